@@ -1,0 +1,54 @@
+"""Errors a user can act on, and the one way invalid input is reported."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake outside the program (input, option, machine); the command line prints it and exits non-zero."""
+
+
+def explain(
+    path: str | Path, found: str, expected: str, advice: str, line: int | None = None, name: str | None = None
+) -> str:
+    """Compose the one error format: `FILE:LINE: found ...; expected ...; advice.`"""
+    where = f"{path}:{line}" if line is not None else str(path)
+    what = f"{name}: " if name else ""
+    return f"{where}: {what}found {found}; expected {expected}. {advice}"
+
+
+@dataclass
+class Problems:
+    """Invalid items met while reading: counted and the first few kept, or refused at once with `strict`.
+
+    Every reader of user data takes one of these, so that the choice between skipping and refusing is the same everywhere.
+    """
+
+    strict: bool = False
+    keep: int = 5
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, path: str | Path, found: str, expected: str, advice: str, line: int | None = None) -> None:
+        """Record one invalid item; raises `UserError` when strict."""
+        message = explain(path, found, expected, advice, line)
+        if self.strict:
+            raise UserError(message)
+        self.count += 1
+        if len(self.first) < self.keep:
+            self.first.append(message)
+
+    def merge(self, other: "Problems") -> None:
+        """Take over what another reader (a worker process) found."""
+        self.count += other.count
+        self.first.extend(other.first[: max(0, self.keep - len(self.first))])
+
+    def summary(self) -> str | None:
+        """A few lines for the terminal, or None when nothing was wrong."""
+        if not self.count:
+            return None
+        lines = [f"Skipped {self.count} invalid item{'s' * (self.count > 1)} (--strict refuses instead):"]
+        lines += [f"  {message}" for message in self.first]
+        if self.count > len(self.first):
+            lines.append(f"  ... and {self.count - len(self.first)} more")
+        return "\n".join(lines)
