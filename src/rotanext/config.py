@@ -1,0 +1,232 @@
+"""The configuration: validated, nested, without defaults. A recipe states every value, so reading one file tells the whole system.
+
+A value is overridden by its dotted key (`train.epochs=3`); an unknown key or a value of the wrong type is an error that names the
+nearest valid key.
+"""
+
+import difflib
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rotanext.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """The network."""
+
+    backbone: str  # a name of models/convnext.py, or timm:NAME
+    weights: str  # backbone weights: "" for none, a local file of any known layout, or a name on the Hugging Face hub
+    drop_path: Fraction
+    layer_scale: Annotated[float, Field(ge=0)]
+    frozen_stages: Annotated[int, Field(ge=0, le=4)]
+    frozen_norm: bool
+    gradient_checkpointing: bool
+    fpn_channels: Count
+    tower_depth: Count
+    anchors: Literal["v0", "v1"]  # see anchors.py
+
+
+class DataConfig(_Section):
+    """Which pictures, and how they come in."""
+
+    train: list[str]  # DOTA folders
+    val: list[str]  # DOTA folders; empty: no validation
+    classes: str  # "auto": the names found in the labels; dota1.0, dota1.5, dota2.0; or a text file with one name a line
+    image_size: Natural  # pictures are resized to fit this square; 0: as they are
+    background: bool  # train on pictures without objects, too
+    workers: Natural
+    cache: bool  # keep decoded pictures in memory
+
+
+class AugmentConfig(_Section):
+    """Random changes of training pictures; all exact on corners."""
+
+    flip_horizontal: Fraction
+    flip_vertical: Fraction
+    flip_diagonal: Fraction  # both at once
+    quarter_turns: Fraction  # chance of a turn by 90, 180 or 270 degrees
+    rotate: Fraction  # chance of a turn by any angle
+    scale: tuple[Positive, Positive]  # range of a random zoom
+    translate: Fraction  # largest random shift, in picture sizes
+    brightness: Fraction
+    contrast: Fraction
+    saturation: Fraction
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AugmentConfig":
+        if self.flip_horizontal + self.flip_vertical + self.flip_diagonal > 1:
+            raise ValueError("the three flip chances add up to more than 1")
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale must be [smallest, largest]")
+        return self
+
+
+class LossConfig(_Section):
+    """The training loss."""
+
+    regression: Literal["kld-stable", "kld", "gwd"]
+    weight: Positive
+
+
+class TrainConfig(_Section):
+    """Optimisation."""
+
+    epochs: Count
+    batch_size: Count  # per process
+    accumulate: Count  # batches per optimiser step
+    optimizer: Literal["sgd", "adamw"]
+    lr: Positive
+    scale_lr: bool  # multiply lr by the total batch over 2
+    momentum: Fraction  # sgd
+    betas: tuple[Fraction, Fraction]  # adamw
+    weight_decay: Annotated[float, Field(ge=0)]
+    no_decay: list[str]  # parameters whose name contains one of these have no weight decay
+    schedule: Literal["step", "cosine"]
+    milestones: list[Natural]  # step: epochs after which the rate falls to a tenth
+    warmup_steps: Natural
+    warmup_ratio: Fraction
+    clip_norm: Annotated[float, Field(ge=0)]  # largest L2 norm of the gradient; 0: no clipping
+    ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the averaged weights; 0: none
+    precision: Literal["fp32", "bf16", "fp16"]
+    seed: Natural
+    validate_every: Natural  # epochs; 0: only at the end
+    best_metric: Literal["map50", "map75", "map50_95"]
+
+
+class PredictConfig(_Section):
+    """From logits to detections."""
+
+    image_size: Natural  # pictures are resized to fit this square; 0: their own resolution
+    tile: Count  # larger pictures are cut into tiles of this size ...
+    gap: Natural  # ... that overlap by this much (only where image_size is 0)
+    score_threshold: Fraction
+    top_k: Count
+    iou_threshold: Fraction
+    max_detections: Count
+    merge_iou: Fraction
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PredictConfig":
+        if self.gap >= self.tile:
+            raise ValueError(f"gap {self.gap} must be smaller than tile {self.tile}")
+        return self
+
+
+class Config(_Section):
+    """Everything a run depends on."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig
+    augment: AugmentConfig
+    loss: LossConfig
+    train: TrainConfig
+    predict: PredictConfig
+
+
+def keys_of(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration."""
+    keys: list[str] = []
+    for name, info in section.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += keys_of(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def nearest_key(key: str) -> str:
+    """The valid key most like `key`, by its whole name or its last part."""
+    keys = keys_of()
+    leaf = key.rsplit(".", 1)[-1]
+    by_leaf = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]
+    return (by_leaf or difflib.get_close_matches(key, keys, 1, 0.5) or _nearest_leaf(leaf, keys))[0]
+
+
+def _nearest_leaf(leaf: str, keys: list[str]) -> list[str]:
+    leaves = {k.rsplit(".", 1)[-1]: k for k in keys}
+    return [leaves[name] for name in difflib.get_close_matches(leaf, leaves, 1, 0)]
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{origin}: unknown key '{key}'; nearest: '{nearest_key(key)}'")
+        elif item["type"] == "missing":
+            lines.append(f"{origin}: key '{key}' is missing")
+        else:
+            lines.append(f"{origin}: {key or 'configuration'} = {item['input']!r}: {item['msg']}")
+    return "\n".join(lines)
+
+
+def validate(values: dict[str, Any], origin: str) -> Config:
+    """A `Config` from plain nested values; raises UserError naming `origin` and each wrong or unknown key."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, origin)) from None
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("rotanext") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
+    """The configuration of a recipe, by its name or the path of a .toml or .json file, with `key=value` overrides applied."""
+    path = Path(recipe)
+    if path.suffix in (".toml", ".json"):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; recipes that come with rotanext: {', '.join(recipe_names())}")
+        text, is_json = path.read_text(encoding="utf-8"), path.suffix == ".json"
+    elif recipe in recipe_names():
+        text, is_json = (resources.files("rotanext") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"), False
+    else:
+        near = difflib.get_close_matches(recipe, recipe_names(), 1, 0)
+        raise UserError(f"no recipe '{recipe}'; nearest: '{near[0]}'; all: {', '.join(recipe_names())}")
+    try:
+        values = json.loads(text) if is_json else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{recipe}: not valid {'JSON' if is_json else 'TOML'}: {error}") from None
+    for override in overrides or []:
+        _apply(values, override)
+    return validate(values, recipe)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one `key=value` in nested values; the value is read as TOML, and as plain text where that fails."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals:
+        raise UserError(f"override '{override}': expected KEY=VALUE, for example train.epochs=3")
+    if key not in keys_of():
+        raise UserError(f"override '{override}': unknown key '{key}'; nearest: '{nearest_key(key)}'")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        values = values[parent]
+    if isinstance(values.get(leaf), list) and isinstance(value, str):
+        value = [value]  # one folder where several may stand
+    values[leaf] = value

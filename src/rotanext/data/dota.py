@@ -1,0 +1,372 @@
+"""DOTA folders (images/ + labelTxt/), their label lines, and the Task1 files of the test server."""
+
+import difflib
+import math
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from rotanext.data.images import IMAGE_SUFFIXES, write_file
+from rotanext.errors import Problems, UserError, explain
+
+if TYPE_CHECKING:  # torch stays out of the splitter's worker processes
+    from rotanext.detections import Detections
+
+_DOTA1_0 = (
+    "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship", "tennis-court",
+    "basketball-court", "storage-tank", "soccer-ball-field", "roundabout", "harbor", "swimming-pool", "helicopter",
+)  # fmt: skip
+# In the order of the published checkpoints' outputs.
+CLASS_LISTS: dict[str, tuple[str, ...]] = {
+    "dota1.0": _DOTA1_0,
+    "dota1.5": (*_DOTA1_0, "container-crane"),
+    "dota2.0": (*_DOTA1_0, "container-crane", "airport", "helipad"),
+}
+
+_LABEL_LINE = "`x1 y1 x2 y2 x3 y3 x4 y4 class difficult`"
+_TASK1_LINE = "`stem score x1 y1 x2 y2 x3 y3 x4 y4`"
+_FARTHEST = 1e6
+_LEAST_AREA = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """Labelled objects of one picture: corners `[N, 4, 2]` float64 (x, y in pixels, in the order of the file), class names, and
+    difficult `[N]` int64 (0 no, 1 difficult, 2 cut by a tile's border)."""
+
+    corners: np.ndarray
+    names: list[str]
+    difficult: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, index: np.ndarray) -> "Objects":
+        """The objects at these indices, or where this mask is true."""
+        chosen = np.arange(len(self))[index]
+        return Objects(self.corners[chosen], [self.names[i] for i in chosen], self.difficult[chosen])
+
+
+class Item(NamedTuple):
+    """One picture of a data set and its label file (None in a data set without labels)."""
+
+    stem: str
+    image: Path | None
+    label: Path | None
+
+
+class Task1Line(NamedTuple):
+    """One detection of a Task1 file; corners are x1, y1, ... x4, y4 in pixels of the whole picture."""
+
+    stem: str
+    score: float
+    corners: tuple[float, ...]
+
+
+def read_objects(path: str | Path, problems: Problems, class_names: Sequence[str] | None = None) -> Objects:
+    """Read a DOTA label file; an empty one is a picture without objects.
+
+    Header lines, a byte-order mark, any line ends, tabs, blank lines and a missing difficulty are fine. An object goes to `problems`
+    where its line is broken, its class is not among `class_names`, or its corners are crossed, without area or those of an
+    earlier object of the same class. Raises `UserError` where the file cannot be read.
+    """
+    path = Path(path)
+    seen: dict[tuple[object, ...], int] = {}
+    corners, names, difficult = [], [], []
+    for number, line in _lines(path, problems):
+        if line.lower().startswith(("imagesource:", "gsd:")):
+            continue
+        parsed = _parse_object(line)
+        fault = parsed if isinstance(parsed, _Fault) else _fault(parsed, class_names, seen)
+        if fault:
+            problems.add(path, fault.found, fault.expected, fault.advice, number)
+        elif not isinstance(parsed, _Fault):
+            seen[_identity(parsed)] = number
+            corners.append(parsed.corners)
+            names.append(parsed.name)
+            difficult.append(parsed.difficult)
+    array = np.array(corners, np.float64).reshape(-1, 4, 2)
+    return Objects(array, names, np.array(difficult, np.int64))
+
+
+def write_objects(path: str | Path, objects: Objects) -> None:
+    """Write a DOTA label file with coordinates to 1e-4 pixel, at least one decimal (`218.0`); whole or not at all."""
+    lines = []
+    rounded = np.round(objects.corners.reshape(-1, 8), 4) + 0.0  # no "-0.0"
+    for values, name, difficult in zip(rounded.tolist(), objects.names, objects.difficult.tolist(), strict=True):
+        lines.append(f"{' '.join(map(str, values))} {name} {difficult}\n")
+    write_file(path, "".join(lines).encode())
+
+
+def inside(objects: Objects, width: int, height: int, problems: Problems, path: str | Path) -> Objects:
+    """Drop the objects whose enclosing box does not touch the picture; those that cross its edge stay as they are."""
+    low, high = objects.corners.min(1), objects.corners.max(1)
+    touches = ((high >= 0) & (low <= (width, height))).all(1)
+    for i in np.flatnonzero(~touches):
+        span = f"x {low[i, 0]:.0f}..{high[i, 0]:.0f}, y {low[i, 1]:.0f}..{high[i, 1]:.0f}"
+        advice = "Check that the label belongs to this picture."
+        problems.add(
+            path, f"a {objects.names[i]} at {span}", f"one that touches the {width} x {height} picture", advice
+        )
+    return objects if touches.all() else objects.take(touches)
+
+
+def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> list[Item]:
+    """Pictures of a data set with their label files, sorted by stem; `labelled=False` lists the pictures alone.
+
+    A picture without label file (unlike one whose file is empty), a label file without picture, and a second picture of the same stem
+    are left out through `problems`. Raises `UserError` where a folder is missing or empty, or nothing fits together.
+    """
+    root = Path(root)
+    images: dict[str, Path] = {}
+    for path in _folder(root, "images", IMAGE_SUFFIXES):
+        if path.stem in images:
+            advice = "Rename or remove one of them; this one is left out."
+            problems.add(path, f"a second picture named {path.stem} beside {images[path.stem].name}", "one", advice)
+        else:
+            images[path.stem] = path
+    if not labelled:
+        return [Item(stem, images[stem], None) for stem in sorted(images)]
+    labels = {path.stem: path for path in _folder(root, "labelTxt", (".txt",))}
+    for stem in sorted(images.keys() - labels.keys()):
+        advice = "Add it; an empty file says that the picture is background."
+        problems.add(images[stem], "no label file for this picture", f"{root / 'labelTxt' / stem}.txt", advice)
+    for stem in sorted(labels.keys() - images.keys()):
+        advice = "Add the picture or remove the label file."
+        problems.add(
+            labels[stem], "no picture for this label file", f"{root / 'images' / stem}.png (or jpg, tif, bmp)", advice
+        )
+    both = sorted(images.keys() & labels.keys())
+    if not both:
+        advice = "Give each picture and its label file the same name."
+        raise UserError(
+            explain(root, "no picture that has a label file", "images/NAME.png and labelTxt/NAME.txt", advice)
+        )
+    return [Item(stem, images[stem], labels[stem]) for stem in both]
+
+
+def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: Problems) -> tuple[str, ...]:
+    """Class names of data sets: `auto` (those in the labels, sorted), a name in `CLASS_LISTS`, or a text file with one a line."""
+    if str(choice) in CLASS_LISTS:
+        return CLASS_LISTS[str(choice)]
+    if str(choice) == "auto":
+        # Broken lines are reported where the objects themselves are read.
+        quiet = Problems()
+        files = [path for root in roots for path in _folder(Path(root), "labelTxt", (".txt",))]
+        names = sorted({name for path in files for name in read_objects(path, quiet).names})
+        if not names:
+            where = ", ".join(str(Path(root) / "labelTxt") for root in roots)
+            raise UserError(
+                explain(where, "no valid object in any label file", f"lines {_LABEL_LINE}", "Check the labels.")
+            )
+        return tuple(names)
+    path = Path(choice)
+    if not path.is_file():
+        near = difflib.get_close_matches(str(choice), ["auto", *CLASS_LISTS], 1)
+        advice = f"Did you mean {near[0]}?" if near else "Check the name or the path."
+        raise UserError(explain(path, "no such class list", f"auto, {', '.join(CLASS_LISTS)} or a text file", advice))
+    found: dict[str, int] = {}
+    for number, name in _lines(path, problems):
+        if name in found or len(name.split()) > 1:
+            fault = f"{name!r} a second time" if name in found else f"{name!r}, with a space inside"
+            problems.add(path, fault, "one class name a line, each once", "Remove or rename it.", number)
+        else:
+            found[name] = number
+    if not found:
+        raise UserError(explain(path, "no class names", "one class name a line", "Add them."))
+    return tuple(found)
+
+
+def read_task1(directory: str | Path, problems: Problems) -> dict[str, list[Task1Line]]:
+    """Read every `Task1_<class>.txt` of a folder: class name to detections in the order of the file.
+
+    Broken lines go to `problems`; raises `UserError` where the folder is missing or holds no such file.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(
+            explain(directory, "no such folder", "a folder with Task1_<class>.txt files", "Check the path.")
+        )
+    files = _task1_files(directory)
+    if not files:
+        raise UserError(explain(directory, "no Task1_<class>.txt file", "one for each class", "Check the folder."))
+    result: dict[str, list[Task1Line]] = {}
+    for path in files:
+        lines = result[path.stem.removeprefix("Task1_")] = []
+        for number, line in _lines(path, problems):
+            fields = line.rsplit(None, 9)  # from the right: a picture's name may hold spaces
+            values = _numbers(fields[1:])
+            if len(fields) < 10:
+                advice = "Correct or remove the line."
+                problems.add(path, f"{len(fields)} fields", f"the ten of {_TASK1_LINE}", advice, number)
+            elif isinstance(values, _Fault):
+                problems.add(path, values.found, values.expected, values.advice, number)
+            else:
+                lines.append(Task1Line(fields[0], values[0], tuple(values[1:])))
+    return result
+
+
+def write_task1(
+    directory: str | Path, detections_by_stem: Mapping[str, "Detections"], class_names: Sequence[str]
+) -> list[Path]:
+    """Write one `Task1_<class>.txt` a class, empty where nothing was found; scores so that reading gives the same number.
+
+    Raises `UserError` where the folder holds files of other classes (they would end up in the zip), or a name is no file name.
+    """
+    directory = Path(directory)
+    lines: dict[str, list[str]] = {name: [] for name in class_names}
+    for name in class_names:
+        if "/" in name or "\\" in name:
+            raise UserError(
+                explain(directory, f"a class named {name!r}", "one that a file can be named after", "Rename it.")
+            )
+    stale = [path for path in _task1_files(directory) if path.stem.removeprefix("Task1_") not in lines]
+    if stale:
+        raise UserError(
+            explain(stale[0], "detections of another class", "none", "Choose an empty folder or remove it.")
+        )
+    for stem in sorted(detections_by_stem):
+        found = detections_by_stem[stem]
+        for name, score, corners in zip(found.names, found.scores.tolist(), found.corners.tolist(), strict=True):
+            numbers = " ".join(f"{value:.4f}" for point in corners for value in point)
+            lines[name].append(f"{stem} {score!r} {numbers}\n")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in class_names:
+        write_file(directory / f"Task1_{name}.txt", "".join(lines[name]).encode())
+    return [directory / f"Task1_{name}.txt" for name in class_names]
+
+
+def zip_task1(directory: str | Path) -> Path:
+    """Pack a folder's Task1 files, top level, into its `Task1.zip` for the test server; the same files give the same bytes."""
+    import io
+
+    directory = Path(directory)
+    files = _task1_files(directory)
+    if not files:
+        raise UserError(explain(directory, "no Task1_<class>.txt file", "one for each class", "Write them first."))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in files:
+            entry = zipfile.ZipInfo(path.name)  # dated 1980, so that no clock gets into the file
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    write_file(directory / "Task1.zip", packed.getvalue())
+    return directory / "Task1.zip"
+
+
+class _Fault(NamedTuple):
+    found: str
+    expected: str
+    advice: str = "Correct or remove the line."
+
+
+class _Object(NamedTuple):
+    corners: list[tuple[float, float]]
+    name: str
+    difficult: int
+
+
+def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
+    """Numbered lines with something on them; one that is not UTF-8 goes to `problems`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = f"that it cannot be read ({error.strerror})"
+        raise UserError(explain(path, reason, "a text file", "Check the path and its permissions.")) from error
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError:
+            problems.add(
+                path, f"bytes that are not UTF-8 ({line[:20]!r})", "UTF-8 text", "Save the file as UTF-8.", number
+            )
+            continue
+        if text:
+            yield number, text
+
+
+def _numbers(fields: Sequence[str]) -> "list[float] | _Fault":
+    """Finite numbers of a plausible size, or what is wrong with the first that is not one."""
+    values = []
+    for field in fields:
+        try:
+            value = float(field)
+        except ValueError:
+            return _Fault(repr(field), "a number")
+        if not math.isfinite(value):
+            return _Fault(field, "a finite number")
+        if abs(value) > _FARTHEST:
+            return _Fault(f"the coordinate {field}", f"at most {_FARTHEST:.0f} pixels either side of 0")
+        values.append(value)
+    return values
+
+
+def _parse_object(line: str) -> "_Object | _Fault":
+    fields = line.split()
+    if len(fields) not in (9, 10):
+        return _Fault(f"{len(fields)} fields", f"the ten of {_LABEL_LINE}")
+    values = _numbers(fields[:8])
+    if isinstance(values, _Fault):
+        return values
+    if not fields[9:]:
+        return _Object(list(zip(values[::2], values[1::2], strict=True)), fields[8], 0)
+    if not fields[9].isdecimal():
+        return _Fault(f"the difficulty {fields[9]!r}", "0, 1 or 2")
+    return _Object(list(zip(values[::2], values[1::2], strict=True)), fields[8], int(fields[9]))
+
+
+def _identity(item: _Object) -> tuple[object, ...]:
+    return (item.name, *sorted(item.corners))
+
+
+def _fault(item: _Object, class_names: Sequence[str] | None, seen: Mapping[tuple[object, ...], int]) -> "_Fault | None":
+    """What makes a well-formed line no object, or None."""
+    if class_names is not None and item.name not in class_names:
+        near = difflib.get_close_matches(item.name, class_names, 1)
+        advice = f"Did you mean {near[0]}?" if near else "Correct the name or the list of classes."
+        return _Fault(f"the unknown class {item.name!r}", f"one of {', '.join(class_names)}", advice)
+    a, b, c, d = item.corners
+    if _cross(a, b, c, d) or _cross(b, c, d, a):
+        return _Fault("crossed corners", "four corners in order around the object")
+    if abs(_turn(a, b, c) + _turn(a, c, d)) < 2 * _LEAST_AREA:
+        return _Fault("corners that enclose no area", "four corners around the object")
+    if _identity(item) in seen:
+        return _Fault(f"the object of line {seen[_identity(item)]} again", "each object once", "Remove the line.")
+    return None
+
+
+def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    """Twice the signed area of a triangle."""
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def _cross(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float], d: tuple[float, float]) -> bool:
+    """Whether the segments ab and cd cross in a point inside both."""
+    return _turn(a, b, c) * _turn(a, b, d) < 0 and _turn(c, d, a) * _turn(c, d, b) < 0
+
+
+def _folder(root: Path, name: str, suffixes: Sequence[str]) -> list[Path]:
+    """Files of a data set's subfolder, sorted; `UserError` where there are none."""
+    folder = root / name
+    if not folder.is_dir():
+        near = [
+            entry.name
+            for entry in sorted(root.glob("*"))
+            if entry.is_dir() and entry.name.lower()[:5] == name.lower()[:5]
+        ]
+        advice = f"Rename {near[0]} to {name}?" if near else "A data set is a folder with images/ and labelTxt/."
+        raise UserError(explain(folder, "no such folder", f"the folder {name} in {root}", advice))
+    files = [
+        path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    ]
+    if not files:
+        raise UserError(explain(folder, "no such files", f"files ending in {' '.join(suffixes)}", "Check the folder."))
+    return files
+
+
+def _task1_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("Task1_*.txt"))

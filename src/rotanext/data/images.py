@@ -1,0 +1,220 @@
+"""Reading pictures of every common kind into one form, and writing files whole or not at all."""
+
+import io
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from rotanext.errors import UserError, explain
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+# opencv refuses larger pictures (settable only by an environment variable before its import); Pillow decodes those.
+_OPENCV_SIDE, _OPENCV_PIXELS = 1 << 20, 1 << 30
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a picture as uint8 RGB `[H, W, 3]`, its pixels as they are stored.
+
+    Grey and palette pictures become RGB, an alpha channel (or any fourth band) is dropped. 16-bit values are divided by 257 and
+    rounded, so that 0..65535 becomes 0..255 whatever the picture holds; 11- or 12-bit data come out dark and are better stretched
+    beforehand. EXIF and TIFF orientation are not applied, because labels are in stored pixels. Of several pages the first is read.
+
+    Raises `UserError` for a missing or empty file, a file that is no picture or is cut off, and pixels that are neither 8 nor 16 bit
+    unsigned (float and signed rasters have no range that everybody means).
+    """
+    path = Path(path)
+    data = _upright(_read_bytes(path))
+    _check_whole(path, data)
+    pixels = _decode(data)
+    if pixels is None:
+        raise _not_decoded(path)
+    return _to_rgb(path, pixels)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in stored pixels, from the header alone where it can be read; raises `UserError` like `read_image`."""
+    path = Path(path)
+    _check_file(path)
+    try:
+        with _pillow_without_limit(), Image.open(path) as picture:
+            # Pillow swaps the sides of a TIFF by its orientation; its tags 256 and 257 hold what is stored.
+            tags = getattr(picture, "tag_v2", None)
+            return (int(tags[256]), int(tags[257])) if tags is not None else picture.size
+    except (OSError, ValueError, SyntaxError, KeyError):
+        height, width = read_image(path).shape[:2]
+        return width, height
+
+
+def list_images(source: str | Path) -> list[Path]:
+    """Pictures named by a file, a folder (not its subfolders) or a glob pattern, sorted; `UserError` when there are none."""
+    path = Path(source)
+    kinds = " ".join(IMAGE_SUFFIXES)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(entry for entry in path.iterdir() if _is_image(entry))
+        if not found:
+            raise UserError(
+                explain(path, "no pictures in this folder", f"files ending in {kinds}", "Check the folder.")
+            )
+        return found
+    if not any(mark in str(source) for mark in "*?["):
+        advice = "Check the path; a glob pattern such as 'scenes/*.png' goes in quotation marks."
+        raise UserError(explain(path, "nothing there", "a picture, a folder of pictures or a glob pattern", advice))
+    root = Path(path.anchor or ".")
+    found = sorted(entry for entry in root.glob(str(path.relative_to(path.anchor))) if _is_image(entry))
+    if not found:
+        raise UserError(explain(path, "no picture that matches this pattern", f"files ending in {kinds}", "Check it."))
+    return found
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write uint8 RGB `[H, W, 3]` as PNG, quickly rather than small; the file appears whole or not at all."""
+    ok, data = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not ok:
+        raise UserError(
+            explain(path, f"a picture of shape {image.shape}", "one that encodes as PNG", "Use a smaller one.")
+        )
+    write_file(path, data.tobytes())
+
+
+def write_file(path: str | Path, data: bytes) -> None:
+    """Write a file under a temporary name beside its place, then rename it, so that nobody ever sees half of it.
+
+    Raises `UserError` where the disk is full or the place cannot be written; what was there before stays.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        reason = f"that it cannot be written ({error.strerror or error})"
+        raise UserError(
+            explain(path, reason, "a writable place with room", "Free some space or choose another.")
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _is_image(path: Path) -> bool:
+    # Names with a leading dot are the leftovers of copying programs ("._P0001.png"), not pictures.
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(explain(path, "a folder", "a picture file", "Name a file inside it."))
+    if not path.is_file():
+        raise UserError(explain(path, "no such file", "a picture file", "Check the path."))
+    if path.stat().st_size == 0:
+        raise UserError(explain(path, "an empty file", "a picture file", "Copy or download it again."))
+
+
+def _read_bytes(path: Path) -> bytes:
+    _check_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        advice = "Check its permissions."
+        raise UserError(
+            explain(path, f"that it cannot be read ({error.strerror})", "a readable file", advice)
+        ) from error
+
+
+def _not_decoded(path: Path) -> UserError:
+    expected = "a complete PNG, JPEG, TIFF or BMP picture"
+    return UserError(explain(path, "a file that does not decode", expected, "Open it in a viewer, or copy it again."))
+
+
+def _check_whole(path: Path, data: bytes) -> None:
+    """Refuse a cut JPEG or PNG, whose missing part some versions of opencv silently fill with grey or black."""
+    cut = None
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        # Inside compressed data FF is escaped, so after the last start of scan (FFDA) an FFD9 can only be the end of image.
+        cut = "a JPEG that is cut off (no end-of-image marker)"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        at = 8
+        while data[at + 4 : at + 8] not in (b"IEND", b""):
+            at += 12 + struct.unpack_from(">I", data, at)[0]
+        if at + 12 > len(data):
+            cut = "a PNG that is cut off (no IEND chunk)"
+    if cut:
+        raise UserError(explain(path, cut, "a complete picture", "Copy or download it again."))
+
+
+def _upright(data: bytes) -> bytes:
+    """The same file with a TIFF's orientation set to "as stored" (opencv would turn the picture), other files unchanged."""
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return data
+    order, big = ("<" if data[:2] == b"II" else ">"), b"+" in data[:4]
+    try:
+        at = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+        count = struct.unpack_from(order + ("Q" if big else "H"), data, at)[0]
+        first, step, value = (at + 8, 20, 12) if big else (at + 2, 12, 8)
+        for entry in range(first, min(first + count * step, len(data)), step):
+            if struct.unpack_from(order + "H", data, entry)[0] == 274:
+                return data[: entry + value] + struct.pack(order + "H", 1) + data[entry + value + 2 :]
+    except struct.error:
+        pass  # cut off: the decoder says so
+    return data
+
+
+def _decode(data: bytes) -> np.ndarray | None:
+    """Pixels with opencv's channel order (BGR, BGRA or grey) and the stored depth; None where they do not decode."""
+    level = cv2.getLogLevel()
+    cv2.setLogLevel(0)  # its warnings about every GeoTIFF tag and its errors would bury ours
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = _decode_huge(data)
+    finally:
+        cv2.setLogLevel(level)
+    return pixels
+
+
+def _decode_huge(data: bytes) -> np.ndarray | None:
+    """Decode with Pillow what is too large for opencv; None for anything else."""
+    try:
+        with _pillow_without_limit(), Image.open(io.BytesIO(data)) as picture:
+            if max(picture.size) <= _OPENCV_SIDE and picture.width * picture.height <= _OPENCV_PIXELS:
+                return None
+            return np.asarray(picture.convert("RGB"))[..., ::-1]
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
+@contextmanager
+def _pillow_without_limit() -> Iterator[None]:
+    """Let Pillow open aerial pictures, all of which look like decompression bombs to it."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata that nobody here reads
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _to_rgb(path: Path, pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint16:
+        pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
+    if pixels.dtype != np.uint8:
+        advice = "Convert it first, for example with `gdal_translate -ot Byte -scale`."
+        raise UserError(explain(path, f"pixels of type {pixels.dtype}", "8 or 16 bit unsigned ones", advice))
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels == 1:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    if channels in (3, 4):
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGB)
+    raise UserError(
+        explain(path, f"{channels} bands", "1, 3 or 4", "Keep the three to be shown as red, green and blue.")
+    )

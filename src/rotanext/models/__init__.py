@@ -1,0 +1,1 @@
+"""The networks: backbones, FPN, the detector, and the reading of their checkpoints."""

@@ -1,0 +1,52 @@
+"""From raw logits and deltas to detections of one picture."""
+
+import torch
+from torch import Tensor
+
+from rotanext.anchors import grid_anchors
+from rotanext.coding import decode
+from rotanext.models.retinanet import flatten_levels
+from rotanext.ops import rotated_nms
+
+
+def best_candidates(logits: Tensor, threshold: float, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, anchor indices and labels `[K]` of the best (anchor, class) pairs of `logits [A, C]`, at most `top_k`, best first."""
+    scores = logits.float().sigmoid().flatten()
+    index = (scores > threshold).nonzero()[:, 0]
+    # Stable sort of ascending indices: ties go to the lower index on every device.
+    order = torch.argsort(scores[index], descending=True, stable=True)[:top_k]
+    index = index[order]
+    return scores[index], index // logits.shape[1], index % logits.shape[1]
+
+
+def detect(
+    logits: list[Tensor],
+    deltas: list[Tensor],
+    sizes: list[tuple[int, int]],
+    *,
+    num_classes: int,
+    anchors: str,
+    score_threshold: float,
+    top_k: int,
+    iou_threshold: float,
+    max_detections: int,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Boxes `[N, 5]`, scores `[N]` and labels `[N]` of each picture of a batch, best first, in pixels of the batch.
+
+    sizes holds each picture's (height, width) without padding; centres are held inside, as in the reference. Per level the best `top_k` (anchor, class) pairs above the threshold are decoded; over all levels together boxes of one class
+    suppress each other by rotated NMS.
+    """
+    grids = grid_anchors([(x.shape[2], x.shape[3]) for x in logits], anchors, logits[0].device)
+    flat_logits, flat_deltas = flatten_levels(logits, deltas, num_classes)
+    results = []
+    for image, (height, width) in enumerate(sizes):
+        parts = []
+        for level_logits, level_deltas, grid in zip(flat_logits, flat_deltas, grids, strict=True):
+            scores, anchor, labels = best_candidates(level_logits[image], score_threshold, top_k)
+            parts.append((decode(grid[anchor], level_deltas[image][anchor].float()), scores, labels))
+        boxes, scores, labels = (torch.cat(values) for values in zip(*parts, strict=True))
+        boxes[:, 0].clamp_(0, width - 1)
+        boxes[:, 1].clamp_(0, height - 1)
+        keep = rotated_nms(boxes, scores, labels, iou_threshold)[:max_detections]
+        results.append((boxes[keep], scores[keep], labels[keep]))
+    return results
