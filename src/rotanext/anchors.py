@@ -44,8 +44,6 @@ def level_anchors(height: int, width: int, stride: int, convention: str, device:
     return torch.stack([cx, cy, w, h, angle], -1).reshape(-1, 5)
 
 
-def grid_anchors(
-    sizes: list[tuple[int, int]], convention: str, device: torch.device | None = None
-) -> list[Tensor]:
+def grid_anchors(sizes: list[tuple[int, int]], convention: str, device: torch.device | None = None) -> list[Tensor]:
     """Anchors of every level, given each map's (height, width); 196,416 in all for 1024 x 1024."""
     return [level_anchors(h, w, s, convention, device) for (h, w), s in zip(sizes, STRIDES, strict=True)]

@@ -29,9 +29,7 @@ class Losses(NamedTuple):
     positives: Tensor
 
 
-def make_targets(
-    sizes: list[tuple[int, int]], boxes: list[Tensor], labels: list[Tensor], anchors: str
-) -> Targets:
+def make_targets(sizes: list[tuple[int, int]], boxes: list[Tensor], labels: list[Tensor], anchors: str) -> Targets:
     """Targets of a batch from each picture's `boxes [G, 5]` and `labels [G]`, for level maps of the given (height, width)."""
     device = boxes[0].device
     grid = torch.cat(grid_anchors(sizes, anchors, device))

@@ -31,7 +31,10 @@ class Problems:
 
     def add(self, path: str | Path, found: str, expected: str, advice: str, line: int | None = None) -> None:
         """Record one invalid item; raises `UserError` when strict."""
-        message = explain(path, found, expected, advice, line)
+        self.note(explain(path, found, expected, advice, line))
+
+    def note(self, message: str) -> None:
+        """Record one invalid item by its whole message; raises `UserError` when strict."""
         if self.strict:
             raise UserError(message)
         self.count += 1

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rotanext.data.dota import read_task1
 
+from rotanext.data.dota import read_task1
+from rotanext.data.images import write_file
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError, explain
 from rotanext.ops import polygon_iou, rotated_nms
@@ -18,6 +19,7 @@ MERGE_IOU = 0.1
 _TILE_NAME = re.compile(r"(?P<stem>.+)__(?P<size>\d+(?:\.\d+)?)__(?P<x>-?\d+)___(?P<y>-?\d+)")
 _LARGEST_RATE, _SMALLEST_SIZE = 16.0, 32
 _CELLS_AT_ONCE = 1 << 20
+_ROUNDING = 1e-12  # what is left of the IoU of shapes that do not meet
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -86,7 +88,7 @@ def overlapping_pairs(a: Floats, b: Floats) -> tuple[Ints, Ints, Floats]:
     for start in range(0, len(a) if len(b) else 0, rows):
         first = torch.from_numpy(np.ascontiguousarray(a[start : start + rows], np.float64))
         iou = polygon_iou(first, second).numpy()
-        i, j = iou.nonzero()
+        i, j = (iou > _ROUNDING).nonzero()
         parts.append((i + start, j, iou[i, j]))
     i, j, value = (np.concatenate(column) for column in zip(*parts, strict=True))
     return i, j, value
@@ -129,14 +131,15 @@ def merge_task1(
     target.mkdir(parents=True, exist_ok=True)
     total = kept = 0
     for name, of_class in lines.items():
-        path, scenes = source / f"Task1_{name}.txt", {}
+        path = source / f"Task1_{name}.txt"
+        scenes: dict[str, list[tuple[float, Floats]]] = {}
         for line in of_class:
             tile = parse_tile_name(line.stem)
             if tile is None:
                 expected = "a tile's name like P0032__1024__824___0"
                 problems.add(path, f"'{line.stem}'", expected, "Detections on whole images need no merging.")
                 continue
-            corners = (line.corners + np.array([tile.x, tile.y], np.float64)) / tile.rate
+            corners = (np.reshape(line.corners, (4, 2)) + np.array([tile.x, tile.y], np.float64)) / tile.rate
             scenes.setdefault(tile.stem, []).append((float(line.score), corners))
             total += 1
         text = []
@@ -146,6 +149,6 @@ def merge_task1(
                 # A ten-thousandth of a pixel: hides the sum's rounding, not a digit that was read.
                 numbers = " ".join(str(value) for value in np.round(quads[k].ravel(), 4).tolist())
                 text.append(f"{stem} {scores[k].item()} {numbers}\n")
-        (target / f"Task1_{name}.txt").write_text("".join(text), encoding="utf-8")
+        write_file(target / f"Task1_{name}.txt", "".join(text).encode())
         kept += len(text)
     return total, kept

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rotanext.data.dota import read_objects, read_task1
 
+from rotanext.data.dota import read_objects, read_task1
 from rotanext.errors import Problems, UserError, explain
 from rotanext.merge import overlapping_pairs, parse_tile_name
 from rotanext.report import THRESHOLDS, ClassResult, Floats, Ints, Report
@@ -22,7 +22,7 @@ from rotanext.report import THRESHOLDS, ClassResult, Floats, Ints, Report
 __all__ = ["THRESHOLDS", "Predictions", "Report", "Truths", "confusion_matrix", "dota_map", "evaluate"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """Detections of a set of images, one row each, in the order that decides ties.
 
@@ -41,7 +41,7 @@ class Predictions:
         return cls(images, corners.reshape(-1, 4, 2), scores, labels.astype(np.int64))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Truths:
     """Labelled objects of image_count images, one row each.
 
@@ -133,9 +133,7 @@ def evaluate(
     results = []
     for threshold in thresholds:
         hits = np.split(_hits(order, best_iou, best_object, truths.difficult, threshold), ends)
-        rows_of = zip(
-            class_names, npos.tolist(), hits, scores, strict=False
-        )  # no class at all still splits into one part
+        rows_of = zip(class_names, npos.tolist(), hits, scores, strict=False)  # np.split makes a part of no class, too
         results.append(tuple(ClassResult(*row) for row in rows_of))
     matrix = confusion_matrix(predictions, truths, len(class_names), confusion_score, thresholds[0], (i, j, iou))
     names, levels = tuple(class_names), tuple(float(threshold) for threshold in thresholds)
@@ -187,42 +185,46 @@ def dota_map(
     problems = Problems() if problems is None else problems
     if not 0 < iou < 1:
         raise UserError(f"IoU threshold {iou} found; expected a number between 0 and 1. 0.5 is DOTA's.")
-    folder = Path(labels_dir)
-    folder = folder / "labelTxt" if (folder / "labelTxt").is_dir() else folder
-    paths = sorted(folder.glob("*.txt"))
-    if not paths:
-        found = "no .txt file" if folder.is_dir() else "no such folder"
-        raise UserError(
-            explain(folder, found, "a folder of DOTA label files", "Give the folder that holds labelTxt/*.txt.")
-        )
+    paths = _label_files(Path(labels_dir))
     objects = [read_objects(path, problems) for path in paths]
-    lines = read_task1(Path(detections_dir), problems)
+    lines = read_task1(detections_dir, problems)
     names = tuple(sorted({*lines, *(name for item in objects for name in item.names)}))
     label_of = {name: k for k, name in enumerate(names)}
     image_of = {path.stem: k for k, path in enumerate(paths)}
-    unknown: dict[str, str] = {}
-    rows = []
+    rows: list[tuple[int, Any, float, int]] = []
+    unknown: dict[str, Path] = {}
     for name, of_class in lines.items():
         for line in of_class:
             if line.stem in image_of:
                 rows.append((image_of[line.stem], line.corners, line.score, label_of[name]))
             else:
-                unknown.setdefault(line.stem, name)
-    for stem, name in unknown.items():
-        found, expected = f"detections on '{stem}'", f"the name of one of the {len(paths)} label files in {folder}"
-        advice = (
-            "This is the name of a tile: merge the tiles first." if parse_tile_name(stem) else "Check both folders."
-        )
-        path = Path(detections_dir) / f"Task1_{name}.txt"
-        if not rows:
-            raise UserError(explain(path, found, expected, f"{advice} No other detection has a label either."))
-        problems.add(path, found, expected, advice)
+                unknown.setdefault(line.stem, Path(detections_dir) / f"Task1_{name}.txt")
+    _report_unknown(unknown, paths[0].parent, len(rows), problems)
     truths = Truths.of_images((o.corners, [label_of[n] for n in o.names], o.difficult) for o in objects)
-    images, corners, scores, labels = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [], [])
     predictions = Predictions(
-        np.array(images, np.int64),
-        np.array(corners, np.float64).reshape(-1, 4, 2),
-        np.array(scores, np.float64),
-        np.array(labels, np.int64),
+        np.array([row[0] for row in rows], np.int64),
+        np.array([row[1] for row in rows], np.float64).reshape(-1, 4, 2),
+        np.array([row[2] for row in rows], np.float64),
+        np.array([row[3] for row in rows], np.int64),
     )
     return evaluate(predictions, truths, names, tuple(dict.fromkeys((iou, *THRESHOLDS))))
+
+
+def _label_files(folder: Path) -> list[Path]:
+    folder = folder / "labelTxt" if (folder / "labelTxt").is_dir() else folder
+    paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
+    if not paths:
+        found = "no .txt file" if folder.is_dir() else "no such folder"
+        advice = "Give the folder that holds labelTxt/*.txt."
+        raise UserError(explain(folder, found, "a folder of DOTA label files", advice))
+    return paths
+
+
+def _report_unknown(unknown: dict[str, Path], folder: Path, known: int, problems: Problems) -> None:
+    """One problem per image name without label; an error where no name fits at all (a mean of 0 would mislead)."""
+    for stem, path in unknown.items():
+        found, expected = f"detections on '{stem}'", f"the name of a label file in {folder}"
+        advice = "This names a tile: merge the tiles first." if parse_tile_name(stem) else "Check both folders."
+        if not known:
+            raise UserError(explain(path, found, expected, f"{advice} No other detection has a label either."))
+        problems.add(path, found, expected, advice)

@@ -32,7 +32,7 @@ def average_precision(recall: Floats, precision: Floats, kind: Kind) -> float:
     return float((np.diff(recall, prepend=0.0) * envelope).sum())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassResult:
     """One class at one IoU threshold.
 
@@ -97,7 +97,7 @@ class ClassResult:
         return {key: float(value[best]) for key, value in values.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     """The outcome of `evaluate`: per threshold one `ClassResult` per class, and the confusion matrix.
 
@@ -143,7 +143,7 @@ class Report:
         return any(abs(threshold - iou) < 1e-9 for threshold in self.thresholds)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data without NaN (null where undefined): means, classes at every threshold, curves, confusion matrix."""
+        """Plain data without NaN (null where undefined): means, classes per threshold, curves, confusion matrix."""
         levels = np.round(np.linspace(0, 1, 101), 2)
         return {
             "protocol": "DOTA task 1, true polygon IoU; ap_area: area under the curve, ap_voc07: eleven recalls",
@@ -186,9 +186,13 @@ class Report:
         main = self.thresholds[0]
         how = {"area": "area under the curve", "voc07": "VOC07, eleven recalls"}[kind]
         other: Kind = "voc07" if kind == "area" else "area"
-        means = ", ".join(f"{key} {_percent(value)}" for key, value in self.summary(other).items())
+        headings = ("mAP50", "mAP75", "mAP50:95")
+        pairs = zip(headings, self.summary(other).values(), strict=True)
+        means = ", ".join(f"{heading} {_percent(value)}" for heading, value in pairs)
+        names = {"area": "area", "voc07": "VOC07"}
         caption = (
-            f"AP: {how} ({other}: {means}). P, R: precision and recall at the score with the best F1, IoU {main:g}."
+            f"AP in percent: {how} ({names[other]}: {means}). "
+            f"P, R: precision and recall at the score with the best F1, IoU {main:g}."
         )
         table = Table(title=f"{self.images} images, true polygon IoU", caption=caption, title_justify="left")
         table.add_column("class")

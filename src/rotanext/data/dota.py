@@ -1,6 +1,7 @@
 """DOTA folders (images/ + labelTxt/), their label lines, and the Task1 files of the test server."""
 
 import difflib
+import io
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,9 @@ if TYPE_CHECKING:  # torch stays out of the splitter's worker processes
     from rotanext.detections import Detections
 
 _DOTA1_0 = (
-    "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship", "tennis-court",
-    "basketball-court", "storage-tank", "soccer-ball-field", "roundabout", "harbor", "swimming-pool", "helicopter",
+    "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship",
+    "tennis-court", "basketball-court", "storage-tank", "soccer-ball-field", "roundabout", "harbor", "swimming-pool",
+    "helicopter",
 )  # fmt: skip
 # In the order of the published checkpoints' outputs.
 CLASS_LISTS: dict[str, tuple[str, ...]] = {
@@ -35,8 +37,11 @@ _LEAST_AREA = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """Labelled objects of one picture: corners `[N, 4, 2]` float64 (x, y in pixels, in the order of the file), class names, and
-    difficult `[N]` int64 (0 no, 1 difficult, 2 cut by a tile's border)."""
+    """Labelled objects of one picture.
+
+    corners `[N, 4, 2]` float64 (x, y in pixels, in the order of the file), names (classes), difficult `[N]` int64 (0
+    no, 1 difficult, 2 cut by a tile's border).
+    """
 
     corners: np.ndarray
     names: list[str]
@@ -70,9 +75,9 @@ class Task1Line(NamedTuple):
 def read_objects(path: str | Path, problems: Problems, class_names: Sequence[str] | None = None) -> Objects:
     """Read a DOTA label file; an empty one is a picture without objects.
 
-    Header lines, a byte-order mark, any line ends, tabs, blank lines and a missing difficulty are fine. An object goes to `problems`
-    where its line is broken, its class is not among `class_names`, or its corners are crossed, without area or those of an
-    earlier object of the same class. Raises `UserError` where the file cannot be read.
+    Header lines, a byte-order mark, any line ends, tabs, blank lines and a missing difficulty are fine. An object
+    goes to `problems` where its line is broken, its class is not among `class_names`, or its corners are crossed,
+    without area or those of an earlier object of the same class. Raises `UserError` where the file cannot be read.
     """
     path = Path(path)
     seen: dict[tuple[object, ...], int] = {}
@@ -118,8 +123,9 @@ def inside(objects: Objects, width: int, height: int, problems: Problems, path: 
 def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> list[Item]:
     """Pictures of a data set with their label files, sorted by stem; `labelled=False` lists the pictures alone.
 
-    A picture without label file (unlike one whose file is empty), a label file without picture, and a second picture of the same stem
-    are left out through `problems`. Raises `UserError` where a folder is missing or empty, or nothing fits together.
+    A picture without label file (unlike one whose file is empty), a label file without picture, and a second picture
+    of the same stem are left out through `problems`. Raises `UserError` where a folder is missing or empty, or
+    nothing fits together.
     """
     root = Path(root)
     images: dict[str, Path] = {}
@@ -150,7 +156,7 @@ def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> l
 
 
 def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: Problems) -> tuple[str, ...]:
-    """Class names of data sets: `auto` (those in the labels, sorted), a name in `CLASS_LISTS`, or a text file with one a line."""
+    """Class names: `auto` (those in the labels, sorted), a name in `CLASS_LISTS`, or a text file with one a line."""
     if str(choice) in CLASS_LISTS:
         return CLASS_LISTS[str(choice)]
     if str(choice) == "auto":
@@ -188,9 +194,7 @@ def read_task1(directory: str | Path, problems: Problems) -> dict[str, list[Task
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(
-            explain(directory, "no such folder", "a folder with Task1_<class>.txt files", "Check the path.")
-        )
+        raise UserError(explain(directory, "no such folder", "a folder of Task1_<class>.txt files", "Check it."))
     files = _task1_files(directory)
     if not files:
         raise UserError(explain(directory, "no Task1_<class>.txt file", "one for each class", "Check the folder."))
@@ -213,22 +217,19 @@ def read_task1(directory: str | Path, problems: Problems) -> dict[str, list[Task
 def write_task1(
     directory: str | Path, detections_by_stem: Mapping[str, "Detections"], class_names: Sequence[str]
 ) -> list[Path]:
-    """Write one `Task1_<class>.txt` a class, empty where nothing was found; scores so that reading gives the same number.
+    """Write one `Task1_<class>.txt` a class (empty where nothing was found) with full precision scores.
 
-    Raises `UserError` where the folder holds files of other classes (they would end up in the zip), or a name is no file name.
+    Raises `UserError` where the folder holds files of other classes (they would end up in the zip), or a class cannot
+    be a file's name.
     """
     directory = Path(directory)
     lines: dict[str, list[str]] = {name: [] for name in class_names}
     for name in class_names:
         if "/" in name or "\\" in name:
-            raise UserError(
-                explain(directory, f"a class named {name!r}", "one that a file can be named after", "Rename it.")
-            )
+            raise UserError(explain(directory, f"a class named {name!r}", "a name for a file", "Rename it."))
     stale = [path for path in _task1_files(directory) if path.stem.removeprefix("Task1_") not in lines]
     if stale:
-        raise UserError(
-            explain(stale[0], "detections of another class", "none", "Choose an empty folder or remove it.")
-        )
+        raise UserError(explain(stale[0], "detections of another class", "none", "Choose an empty folder."))
     for stem in sorted(detections_by_stem):
         found = detections_by_stem[stem]
         for name, score, corners in zip(found.names, found.scores.tolist(), found.corners.tolist(), strict=True):
@@ -241,9 +242,7 @@ def write_task1(
 
 
 def zip_task1(directory: str | Path) -> Path:
-    """Pack a folder's Task1 files, top level, into its `Task1.zip` for the test server; the same files give the same bytes."""
-    import io
-
+    """Pack a folder's Task1 files into its `Task1.zip` for the test server; the same files give the same bytes."""
     directory = Path(directory)
     files = _task1_files(directory)
     if not files:
@@ -294,7 +293,7 @@ def _numbers(fields: Sequence[str]) -> "list[float] | _Fault":
     values = []
     for field in fields:
         try:
-            value = float(field)
+            value = float(field.replace("_", "x"))  # Python reads 1_0 as 10; nobody else does
         except ValueError:
             return _Fault(repr(field), "a number")
         if not math.isfinite(value):

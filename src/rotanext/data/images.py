@@ -23,24 +23,25 @@ _OPENCV_SIDE, _OPENCV_PIXELS = 1 << 20, 1 << 30
 def read_image(path: str | Path) -> np.ndarray:
     """Read a picture as uint8 RGB `[H, W, 3]`, its pixels as they are stored.
 
-    Grey and palette pictures become RGB, an alpha channel (or any fourth band) is dropped. 16-bit values are divided by 257 and
-    rounded, so that 0..65535 becomes 0..255 whatever the picture holds; 11- or 12-bit data come out dark and are better stretched
-    beforehand. EXIF and TIFF orientation are not applied, because labels are in stored pixels. Of several pages the first is read.
+    Grey and palette pictures become RGB, an alpha channel (or any fourth band) is dropped. 16-bit values are divided
+    by 257 and rounded, so that 0..65535 becomes 0..255 whatever the picture holds; 11- or 12-bit data come out dark
+    and are better stretched beforehand. EXIF and TIFF orientation are not applied, because labels are in stored
+    pixels. Of several pages the first is read.
 
-    Raises `UserError` for a missing or empty file, a file that is no picture or is cut off, and pixels that are neither 8 nor 16 bit
-    unsigned (float and signed rasters have no range that everybody means).
+    Raises `UserError` for a missing or empty file, a file that is no picture or is cut off, and pixels that are
+    neither 8 nor 16 bit unsigned (float and signed rasters have no range that everybody means).
     """
     path = Path(path)
-    data = _upright(_read_bytes(path))
+    data = _read_bytes(path)
     _check_whole(path, data)
-    pixels = _decode(data)
+    pixels = _decode(_as_stored(data))
     if pixels is None:
         raise _not_decoded(path)
     return _to_rgb(path, pixels)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height in stored pixels, from the header alone where it can be read; raises `UserError` like `read_image`."""
+    """Width and height in stored pixels, from the header alone where it can be read; raises like `read_image`."""
     path = Path(path)
     _check_file(path)
     try:
@@ -54,7 +55,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def list_images(source: str | Path) -> list[Path]:
-    """Pictures named by a file, a folder (not its subfolders) or a glob pattern, sorted; `UserError` when there are none."""
+    """Pictures named by a file, a folder (not its subfolders) or a glob pattern, sorted; `UserError` if none."""
     path = Path(source)
     kinds = " ".join(IMAGE_SUFFIXES)
     if path.is_file():
@@ -80,9 +81,7 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     """Write uint8 RGB `[H, W, 3]` as PNG, quickly rather than small; the file appears whole or not at all."""
     ok, data = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not ok:
-        raise UserError(
-            explain(path, f"a picture of shape {image.shape}", "one that encodes as PNG", "Use a smaller one.")
-        )
+        raise UserError(explain(path, f"a picture of shape {image.shape}", "one that encodes", "Use a smaller one."))
     write_file(path, data.tobytes())
 
 
@@ -98,9 +97,7 @@ def write_file(path: str | Path, data: bytes) -> None:
         part.replace(path)
     except OSError as error:
         reason = f"that it cannot be written ({error.strerror or error})"
-        raise UserError(
-            explain(path, reason, "a writable place with room", "Free some space or choose another.")
-        ) from error
+        raise UserError(explain(path, reason, "a writable place with room", "Free some space.")) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -139,7 +136,7 @@ def _check_whole(path: Path, data: bytes) -> None:
     """Refuse a cut JPEG or PNG, whose missing part some versions of opencv silently fill with grey or black."""
     cut = None
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        # Inside compressed data FF is escaped, so after the last start of scan (FFDA) an FFD9 can only be the end of image.
+        # Compressed data escape FF, so after the last start of scan (FFDA) an FFD9 can only be the end of the image.
         cut = "a JPEG that is cut off (no end-of-image marker)"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         at = 8
@@ -151,37 +148,40 @@ def _check_whole(path: Path, data: bytes) -> None:
         raise UserError(explain(path, cut, "a complete picture", "Copy or download it again."))
 
 
-def _upright(data: bytes) -> bytes:
-    """The same file with a TIFF's orientation set to "as stored" (opencv would turn the picture), other files unchanged."""
+def _as_stored(data: bytes) -> bytes | bytearray:
+    """The same file, a TIFF's tags changed so that opencv neither turns the picture nor multiplies alpha into it."""
     if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return data
+    changed = bytearray(data)
     order, big = ("<" if data[:2] == b"II" else ">"), b"+" in data[:4]
     try:
         at = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
         count = struct.unpack_from(order + ("Q" if big else "H"), data, at)[0]
         first, step, value = (at + 8, 20, 12) if big else (at + 2, 12, 8)
         for entry in range(first, min(first + count * step, len(data)), step):
-            if struct.unpack_from(order + "H", data, entry)[0] == 274:
-                return data[: entry + value] + struct.pack(order + "H", 1) + data[entry + value + 2 :]
+            tag = struct.unpack_from(order + "H", data, entry)[0]
+            if tag in (274, 338):  # orientation: top-left first; kind of the fourth band: alpha already multiplied in
+                struct.pack_into(order + "H", changed, entry + value, 1)
     except struct.error:
-        pass  # cut off: the decoder says so
-    return data
+        return data  # cut off: the decoder says so
+    return changed
 
 
-def _decode(data: bytes) -> np.ndarray | None:
+def _decode(data: bytes | bytearray) -> np.ndarray | None:
     """Pixels with opencv's channel order (BGR, BGRA or grey) and the stored depth; None where they do not decode."""
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)  # its warnings about every GeoTIFF tag and its errors would bury ours
+    logging = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # its warnings about every GeoTIFF tag and its errors would bury ours
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
-        pixels = _decode_huge(data)
+        pixels = None
     finally:
-        cv2.setLogLevel(level)
-    return pixels
+        logging.setLogLevel(level)
+    return _decode_huge(data) if pixels is None else pixels
 
 
-def _decode_huge(data: bytes) -> np.ndarray | None:
+def _decode_huge(data: bytes | bytearray) -> np.ndarray | None:
     """Decode with Pillow what is too large for opencv; None for anything else."""
     try:
         with _pillow_without_limit(), Image.open(io.BytesIO(data)) as picture:
@@ -215,6 +215,4 @@ def _to_rgb(path: Path, pixels: np.ndarray) -> np.ndarray:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     if channels in (3, 4):
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGB)
-    raise UserError(
-        explain(path, f"{channels} bands", "1, 3 or 4", "Keep the three to be shown as red, green and blue.")
-    )
+    raise UserError(explain(path, f"{channels} bands", "1, 3 or 4", "Keep red, green and blue."))

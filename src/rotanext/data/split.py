@@ -27,7 +27,7 @@ _TRUNCATED = 2
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What a split wrote: source pictures, tiles, tiles without objects, objects in tiles (one in two tiles counts twice)."""
+    """What a split wrote: source pictures, tiles, those without objects, objects (one in two tiles counts twice)."""
 
     images: int
     tiles: int
@@ -42,8 +42,9 @@ def windows(
 ) -> list[tuple[int, int, int]]:
     """Square windows `(x, y, size)` that cover a picture, for several sizes pooled; column by column.
 
-    Steps are size - gap, and the last window of a row or column moves back to the picture's edge. Windows with a smaller share of
-    picture than `min_image` are dropped unless none would remain; then those within 0.01 of the best stay.
+    Steps are size - gap, and the last window of a row or column moves back to the picture's edge. Windows with a
+    smaller share of picture than `min_image` are dropped unless none would remain; then those within 0.01 of the best
+    stay.
     """
     found, shares = [], []
     for size, gap in zip(sizes, gaps, strict=True):
@@ -58,7 +59,7 @@ def windows(
 
 
 def objects_in_window(objects: Objects, x: int, y: int, size: int) -> Objects:
-    """The objects with at least 70 % of their area inside a window, in its pixels: whole, difficulty 2 where it cuts them."""
+    """The objects with at least 70 % of their area in a window, in its pixels: whole, difficulty 2 where cut."""
     corners = objects.corners - (x, y)
     # Sums of rounded products: without the margin exactly 70 % would be a matter of luck.
     enough = _area_inside(corners, size) >= (_MIN_OBJECT - 1e-9) * _area_inside(corners, None)
@@ -80,9 +81,10 @@ def split_dataset(
 ) -> SplitReport:
     """Cut the data set `source` (images/, and labelTxt/ unless it is test data) into tiles in `target`.
 
-    A rate r reads windows of size / r source pixels at gaps of gap / r and stores them unresized. Every window becomes a tile and a
-    label file (empty without objects) named `{stem}__{size}__{x}___{y}`. Pictures that cannot be read go to `problems`, and the
-    others are cut. Raises `UserError` for options that make no sense, a target that is in use, a full disk, or if nothing could be read.
+    A rate r reads windows of size / r source pixels at gaps of gap / r and stores them unresized. Every window
+    becomes a tile and a label file (empty without objects) named `{stem}__{size}__{x}___{y}`. Pictures that cannot be
+    read go to `problems`, and the others are cut. Raises `UserError` for options that make no sense, a target that is
+    in use, a full disk, or if nothing could be read. Each worker process holds one picture in memory.
     """
     source, target = Path(source), Path(target)
     problems = Problems() if problems is None else problems
@@ -125,10 +127,10 @@ def _starts(length: int, size: int, gap: int) -> list[int]:
 
 
 def _area_inside(corners: np.ndarray, size: int | None) -> np.ndarray:
-    """Area `[N]` of quadrilaterals `[N, 4, 2]` (convex or not) inside the window [0, size]^2, or of the whole without one.
+    """Area `[N]` of quadrilaterals `[N, 4, 2]`, convex or not, inside the window [0, size]^2 (None: the whole).
 
-    Clamping to the window maps everything outside onto its border, so the area enclosed by the clamped outline is the area inside.
-    An edge's clamped image bends where the edge crosses the window's four lines.
+    Clamping to the window maps everything outside onto its border, so the clamped outline encloses the area inside. An
+    edge's clamped image bends where the edge crosses the window's four lines.
     """
     edges = np.roll(corners, -1, 1) - corners
     outline = corners
@@ -169,9 +171,7 @@ def _prepare(source: Path, target: Path, overwrite: bool, labelled: bool) -> Non
     """Make the target's folders; an old split there is refused, or its tiles removed."""
     inner, outer = target.resolve(), source.resolve()
     if inner == outer or outer in inner.parents:
-        raise UserError(
-            explain(target, f"a target inside the source {source}", "another folder", "Choose one beside it.")
-        )
+        raise UserError(explain(target, f"a target inside the source {source}", "another one", "Choose one beside it."))
     if target.exists() and not target.is_dir():
         raise UserError(explain(target, "a file", "a folder to write to", "Choose another target."))
     if not overwrite and target.is_dir() and any(target.iterdir()):
@@ -227,7 +227,7 @@ def _worker_setup() -> None:
 
 
 def _in_processes(cut: Callable[[Item], _Result], items: Sequence[Item], workers: int) -> Iterable[_Result]:
-    """Results as they come; on an error or Ctrl-C, what has not begun is dropped and the workers end with the picture in hand."""
+    """Results as they come; on an error or Ctrl-C the workers end after the picture in hand."""
     # Fork would copy locks held by other threads; spawn starts clean on every system.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_worker_setup)
     try:

@@ -1,7 +1,7 @@
-"""A synthetic aerial data set: seeded scenes with rotated boxes in the DOTA layout, to try everything without a download.
+"""A synthetic aerial data set: seeded scenes with rotated boxes in the DOTA layout, to try things without a download.
 
-A scene is a street grid at a random angle, whose blocks become airfields, car parks, depots, tank farms, sports grounds,
-estates or fields; some have a coast, with harbours and open water beyond.
+A scene is a street grid at a random angle, whose blocks become airfields, car parks, depots, tank farms, sports
+grounds, estates or fields; some have a coast, with harbours and open water beyond.
 """
 
 import math
@@ -59,7 +59,8 @@ _DISTRICTS: dict[str, District] = {
     "estate": estate,
     "fields": fields,
 }
-_WEIGHTS = (0.2, 0.14, 0.14, 0.15, 0.19, 0.13, 0.05)
+# Dealt like cards, so that a scene shows many kinds; the common ones lie in the pack twice.
+_PACK = ("airfield", "airfield", "car-park", "depot", "estate", "sports", "sports", "tanks")
 
 
 def _street(c: Canvas, f: Frame, start: float, end: float, wide: float, crossings: list[float], density: float) -> None:
@@ -69,12 +70,13 @@ def _street(c: Canvas, f: Frame, start: float, end: float, wide: float, crossing
     flat(c, f, length, wide + 8, (170, 166, 158), 120, middle)
     flat(c, f, length, wide, ASPHALT, 110, middle)
     for x in np.arange(start, end, 24 * s):
-        flat(c, f, 10 * s, 1.3, (220, 220, 212), 40, x)
+        if c.shows(f.move(x, 0), 20):
+            flat(c, f, 10 * s, 1.3, (220, 220, 212), 40, x)
     for side in (-1, 1):
         x = start + rng.uniform(0, 60)
         while density and x < end:
             x += (rng.exponential(70) + 34) * s
-            if any(abs(x - at) < wide / 2 + 34 * s for at in crossings):
+            if x > end - 20 * s or any(abs(x - at) < wide / 2 + 34 * s for at in crossings):
                 continue
             lane = f.move(x, side * wide / 4 + rng.normal(0, 0.8), (0 if side < 0 else math.pi) + rng.normal(0, 0.02))
             if rng.random() < 0.16:
@@ -143,7 +145,7 @@ def draw_scene(
     reach = math.hypot(height, width) / 2 + 60
     grid = Frame(width / 2, height / 2, angle)
     flat(c, grid, 2 * reach, 2 * reach, c.pick(GRASS), 230)
-    shore = rng.uniform(-0.3, 0.2) * min(height, width) if coast else math.inf
+    shore = rng.uniform(-0.2, 0.25) * min(height, width) if coast else math.inf
     quay = rng.random() < 0.85 and not background
     us = _steps(rng, rng.uniform(-200, 200), reach, c.scale)
     vs = _steps(rng, shore if coast else rng.uniform(-200, 200), reach, c.scale)
@@ -172,6 +174,7 @@ def _fill_grid(
         for v in inland:
             _street(c, grid.move(0, v), us[0], us[-1], wide, us, density)
     gap = wide + 14
+    pack: list[str] = []
     for v0, v1 in pairwise(vs):
         for u0, u1 in pairwise(us):
             if not c.sees(grid.at([[u0, v0], [u1, v0], [u1, v1], [u0, v1]])):
@@ -186,7 +189,8 @@ def _fill_grid(
             f = grid.move((u0 + u1) / 2, (low + high) / 2)
             if rng.random() < 0.5:
                 f, length, depth = f._replace(angle=f.angle + math.pi / 2), depth, length
-            kind = str(rng.choice(list(_DISTRICTS), p=_WEIGHTS)) if density else "fields"
+            pack = pack or [_PACK[k] for k in rng.permutation(len(_PACK))]
+            kind = pack.pop() if density and rng.random() < 0.95 else "fields"
             _DISTRICTS[kind](c, f, length, depth, density)
 
 

@@ -1,9 +1,9 @@
 """The canvas of a synthetic aerial scene: layers, shadows, labels, and how they become a picture.
 
-The layers have twice the resolution, so that everything lies at sub-pixel positions with smooth edges: `ground` is colour
-plus texture strength; `low` (vehicles, boats) and `high` (buildings, planes, tanks, trees) are premultiplied colour plus
-coverage, with one shadow mask under each. Coordinates are continuous pixels of the finished picture: pixel i covers
-[i, i + 1).
+The layers have twice the resolution, so that everything lies at sub-pixel positions with smooth edges: `ground` is
+colour plus texture strength; `low` (vehicles, boats) and `high` (buildings, planes, tanks, trees) are premultiplied
+colour plus coverage, with one shadow mask under each. Coordinates are continuous pixels of the finished picture: pixel
+i covers [i, i + 1).
 """
 
 import math
@@ -29,9 +29,9 @@ class Frame(NamedTuple):
 
     def at(self, points: object) -> np.ndarray:
         """Picture coordinates `[K, 2]` of local points `[K, 2]`."""
-        p = np.asarray(points, np.float64)
         cos, sin = math.cos(self.angle), math.sin(self.angle)
-        return np.stack([self.x + p[:, 0] * cos - p[:, 1] * sin, self.y + p[:, 0] * sin + p[:, 1] * cos], 1)
+        turned: np.ndarray = np.asarray(points, np.float64) @ np.array([[cos, sin], [-sin, cos]])
+        return turned + np.array([self.x, self.y])
 
     def move(self, x: float, y: float, turn: float = 0.0) -> "Frame":
         """The frame at a local point, turned further."""
@@ -83,7 +83,7 @@ class Canvas:
         self.shadow_low, self.shadow_high, self.foam, self.water, self.taken = (
             np.zeros(plain, np.uint8) for _ in range(5)
         )
-        self.trees = [_tree_sprite(self.rng, self.sun) for _ in range(7)]
+        self.trees = [_tree_sprite(self.rng, self.sun) for _ in range(6)]
 
     def pick(self, choices: tuple[Colour, ...]) -> Colour:
         """One of the colours, slightly varied."""
@@ -93,7 +93,7 @@ class Canvas:
 
     def fill(self, layer: np.ndarray, points: np.ndarray, colour: tuple[int, ...] | int) -> None:
         """Fill the outline `[K, 2]` (picture coordinates) on a layer or mask."""
-        cv2.fillPoly(layer, [_fixed(layer, points)], colour, cv2.LINE_AA, _SHIFT)  # type: ignore[call-overload]
+        cv2.fillPoly(layer, [_fixed(layer, points)], colour, cv2.LINE_AA, _SHIFT)
 
     def line(
         self, layer: np.ndarray, points: np.ndarray, colour: tuple[int, ...], thickness: int = 2, closed: bool = False
@@ -105,8 +105,12 @@ class Canvas:
         """Throw the shadow of an outline `height` tall (of a thin one at that height, if not convex)."""
         moved = points + np.array(self.sun) * height
         if convex:
-            moved = cv2.convexHull(np.concatenate([points, moved]).astype(np.float32))[:, 0]
+            moved = np.asarray(cv2.convexHull(np.concatenate([points, moved]).astype(np.float32))[:, 0], np.float64)
         self.fill(mask, moved, 255)
+
+    def shows(self, f: Frame, radius: float) -> bool:
+        """Whether the square about a frame's origin meets the picture."""
+        return -radius < f.x < self.width + radius and -radius < f.y < self.height + radius
 
     def sees(self, points: np.ndarray) -> bool:
         """Whether the bounding box of the points meets the picture."""
@@ -134,7 +138,7 @@ class Canvas:
         cv2.fillConvexPoly(patch, _fixed(patch, points - (x0, y0)), 1, cv2.LINE_8, _SHIFT)
         window = self.taken[y0:y1, x0:x1]
         core = cv2.erode(patch, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
-        if (window & core).any():
+        if cv2.bitwise_and(window, core).any():
             return False
         window |= patch
         return True
@@ -179,7 +183,8 @@ def _grown(corners: np.ndarray, by: float) -> np.ndarray:
 def _fixed(layer: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Fixed-point coordinates for OpenCV, whose integers are pixel centres."""
     scale = SCALE if layer.ndim == 3 else 1
-    return np.rint((points * scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
+    one = 1 << _SHIFT
+    return (points * (scale * one) + (0.5 - one / 2)).astype(np.int32)
 
 
 def _tree_sprite(rng: np.random.Generator, sun: tuple[float, float]) -> np.ndarray:
@@ -201,16 +206,18 @@ def _tree_sprite(rng: np.random.Generator, sun: tuple[float, float]) -> np.ndarr
     return np.concatenate([colour, cover[..., None] * 255], 2).astype(np.uint8)
 
 
-def noise(rng: np.random.Generator, height: int, width: int, cells: tuple[float, ...]) -> np.ndarray:
+def noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[float, ...]) -> np.ndarray:
     """Smooth noise float32 `[H, W]` of unit variance or so: one octave per cell size in pixels, equally strong."""
+    # Large cells need no full resolution on the way.
+    coarse = 1 << max(0, int(math.log2(min(cells) / 4)))
+    height, width = math.ceil(size[0] / coarse), math.ceil(size[1] / coarse)
     total = np.zeros((height, width), np.float32)
     for cell in cells:
-        shape = (math.ceil(height / cell) + 2, math.ceil(width / cell) + 2)
+        shape = (math.ceil(size[0] / cell) + 2, math.ceil(size[1] / cell) + 2)
         grid = rng.standard_normal(shape, np.float32)
-        if cell > 1:
-            grid = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC if cell > 4 else cv2.INTER_LINEAR)
-        total += grid[:height, :width]
-    return total * (1.2 / math.sqrt(len(cells)))
+        total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC if cell > 8 else cv2.INTER_LINEAR)
+    total *= np.float32(1.2 / math.sqrt(len(cells)))
+    return total if coarse == 1 else np.asarray(cv2.resize(total, size[::-1]), np.float32)
 
 
 def _ripple(rng: np.random.Generator, coarse: np.ndarray) -> np.ndarray:
@@ -227,45 +234,66 @@ def _ripple(rng: np.random.Generator, coarse: np.ndarray) -> np.ndarray:
 
 
 def _over(picture: np.ndarray, layer: np.ndarray) -> np.ndarray:
-    """A premultiplied layer, reduced to the picture's resolution, over the picture (float32 RGB)."""
+    """A premultiplied layer, reduced to the picture's resolution, over the picture."""
     height, width = picture.shape[:2]
     small = cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA)
     through = cv2.cvtColor(255 - small[..., 3], cv2.COLOR_GRAY2RGB)
-    return cv2.add(cv2.multiply(picture, through, scale=1 / 255, dtype=cv2.CV_32F), small[..., :3], dtype=cv2.CV_32F)
+    return cv2.add(cv2.multiply(picture, through, scale=1 / 255), cv2.cvtColor(small, cv2.COLOR_RGBA2RGB))
 
 
 def _shade(picture: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarray:
     """Darken where the shadow mask is set, blue least, with a soft edge."""
-    light = 255 - cv2.GaussianBlur(mask, (0, 0), 0.9).astype(np.float32) * depth
-    tint = cv2.merge([light, light * 0.97 + 7.65, light * 0.88 + 30.6])
-    return cv2.multiply(picture, tint, scale=1 / 255)
+    soft = cv2.GaussianBlur(mask, (0, 0), 0.9)
+    steps = np.arange(256) * depth
+    light = [cv2.LUT(soft, (255 - steps * share).astype(np.uint8)) for share in (1.0, 0.97, 0.88)]
+    return cv2.multiply(picture, cv2.merge(light), scale=1 / 255)
+
+
+def _wet(c: Canvas, picture: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """The picture (float32) with waves, shallows and foam on its water."""
+    wet = c.water.astype(np.float32) / 255
+    shallow = np.clip(2 - 2 * cv2.blur(wet, (71, 71), borderType=cv2.BORDER_REPLICATE), 0, 1) * wet
+    wave = 1 + wet * (_ripple(c.rng, coarse) * 0.06 + 0.05 * coarse + 0.02 * fine)
+    foam = cv2.GaussianBlur(c.foam, (0, 0), 1.1).astype(np.float32) / 255
+    white = np.clip(foam * (0.85 + 0.3 * fine), 0, 1) * wet
+    keep = 1 - white
+    channels = [
+        (channel * wave + lift * shallow) * keep + bright * white
+        for channel, lift, bright in zip(cv2.split(picture), (16, 34, 24), (226, 234, 234), strict=True)
+    ]
+    return cv2.merge(channels)
+
+
+def _photograph(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """Haze, exposure, colour cast, blur and grain of a satellite's camera (uint8 to uint8)."""
+    size = (picture.shape[0], picture.shape[1])
+    haze = rng.uniform(0, 0.15) * np.clip(0.6 + 0.3 * noise(rng, size, (260,)), 0, 1)
+    clear = cv2.cvtColor((255 - 255 * haze).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    veil = cv2.LUT(255 - clear, (np.arange(256)[:, None] * np.array([0.77, 0.81, 0.855])).astype(np.uint8)[:, None])
+    picture = cv2.add(cv2.multiply(picture, clear, scale=1 / 255), veil)
+    cast, exposure, gamma = rng.uniform(0.97, 1.03, 3), rng.uniform(0.9, 1.1), rng.uniform(0.92, 1.12)
+    curve = 255 * (np.arange(256) / 255)[:, None] ** gamma * exposure * cast
+    picture = cv2.LUT(picture, np.clip(curve, 0, 255).astype(np.uint8)[:, None])
+    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 0.72))
+    grain = np.float32(rng.uniform(1.5, 4)) * rng.standard_normal(size, np.float32)
+    bright, dark = (cv2.cvtColor(np.maximum(part, 0).astype(np.uint8), cv2.COLOR_GRAY2RGB) for part in (grain, -grain))
+    return np.asarray(cv2.subtract(cv2.add(picture, bright), dark), np.uint8)
 
 
 def develop(c: Canvas) -> np.ndarray:
-    """The finished picture uint8 RGB `[H, W, 3]`: texture, water, shadows, objects, haze, colour cast, blur, noise."""
+    """The finished picture uint8 RGB `[H, W, 3]`: textured ground, water, shadows, objects, and the camera's share."""
     rng, size = c.rng, (c.height, c.width)
     small = cv2.resize(c.ground, size[::-1], interpolation=cv2.INTER_AREA)
-    fine, coarse = noise(rng, *size, (9, 4, 2)), noise(rng, *size, (150, 70, 34, 17))
+    fine, coarse = noise(rng, size, (7, 2.2)), noise(rng, size, (150, 70, 34, 17))
     gain = small[..., 3].astype(np.float32) / 255
-    texture = 1 + gain * (0.13 * fine + 0.10 * coarse)
-    patches = gain * coarse
-    picture = small[..., :3].astype(np.float32)
-    picture = cv2.multiply(picture, cv2.merge([texture + 0.045 * patches, texture, texture - 0.03 * patches]))
+    patches = gain * gain * coarse
+    texture = 1 + 0.12 * gain * fine + 0.085 * patches
+    tint = cv2.merge([texture + 0.03 * patches, texture, texture - 0.02 * patches])
+    ground = cv2.multiply(cv2.cvtColor(small, cv2.COLOR_RGBA2RGB).astype(np.float32), tint)
     if c.water.any():
-        wet = c.water.astype(np.float32) / 255
-        shallow = np.clip(2 - 2 * cv2.blur(wet, (71, 71), borderType=cv2.BORDER_REPLICATE), 0, 1) * wet
-        wave = wet * (_ripple(rng, coarse) * 0.06 + 0.05 * coarse + 0.02 * fine)
-        picture *= (1 + wave)[..., None]
-        picture += shallow[..., None] * np.array([16, 34, 24], np.float32)
-        white = np.clip(c.foam.astype(np.float32) / 255 * (0.8 + 0.3 * fine), 0, 1) * wet
-        picture += white[..., None] * (np.array([226, 234, 234], np.float32) - picture)
-    depth = rng.uniform(0.48, 0.66)
+        ground = _wet(c, ground, fine, coarse)
+    picture = np.clip(ground, 0, 255).astype(np.uint8)
+    depth = rng.uniform(0.5, 0.68)
     picture = _over(_shade(picture, c.shadow_low, depth), c.low)
     picture = _over(_shade(picture, c.shadow_high, depth), c.high)
-    picture *= (1 + 0.016 * fine)[..., None]
-    haze = rng.uniform(0, 0.14) * np.clip(0.6 + 0.25 * noise(rng, *size, (260,)), 0, 1)
-    picture += haze[..., None] * (np.array([196, 206, 218], np.float32) - picture)
-    cast = rng.uniform(0.94, 1.07, 3).astype(np.float32) * np.float32(rng.uniform(0.9, 1.12))
-    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 0.72)) * cast
-    grain = np.float32(rng.uniform(1.5, 4)) * rng.standard_normal(size, np.float32)
-    return np.clip(picture + grain[..., None], 0, 255).astype(np.uint8)
+    return _photograph(rng, picture)

@@ -1,4 +1,4 @@
-"""The districts of a synthetic aerial scene: each fills one block, given as the frame of its middle and its size in pixels.
+"""The districts of a synthetic aerial scene: each fills one block, given as the frame of its middle and its size.
 
 `density` (0 to 1) scales how many of the places for objects are taken.
 """
@@ -44,9 +44,8 @@ def flat(
 
 def _scatter_trees(c: Canvas, f: Frame, length: float, width: float, count: int) -> None:
     """Trees where nothing stands."""
-    for x, y in c.rng.uniform(-0.5, 0.5, (count, 2)) * (length, width):
-        ((px, py),) = f.at([[x, y]])
-        add_tree(c, px, py)
+    for x, y in f.at(c.rng.uniform(-0.5, 0.5, (count, 2)) * (length, width)).tolist():
+        add_tree(c, x, y)
 
 
 def car_park(c: Canvas, f: Frame, length: float, width: float, density: float) -> None:
@@ -67,6 +66,7 @@ def car_park(c: Canvas, f: Frame, length: float, width: float, density: float) -
         busy = density * rng.choice((0.35, 0.7, 0.92))
         xs = np.arange(-length / 2 + 22 * s, length / 2 - 22 * s, stall)
         c.line(c.ground, f.at([[xs[0], y + depth], [xs[-1], y + depth]]), mark, 1)
+        xs = np.array([x for x in xs if c.shows(f.move(x, y + depth), 2 * depth)])
         for x in xs:
             c.line(c.ground, f.at([[x, y], [x, y + 2 * depth]]), mark, 1)
         island = rng.random() < 0.5
@@ -138,7 +138,7 @@ def airfield(c: Canvas, f: Frame, length: float, width: float, density: float) -
         c.line(c.ground, apron.at([[-length / 2, y], [length / 2, y]]), tone(slab, 0.92, 120), 1)
     kind = ("airliner", "airliner", "light", "fighter")[int(rng.integers(4))]
     size = {"airliner": rng.uniform(62, 88), "light": rng.uniform(38, 48), "fighter": rng.uniform(44, 56)}[kind] * s
-    pitch, turn = size * rng.uniform(1.08, 1.25), rng.choice((0.5, 0.5, -0.5, 0.32, 0.68)) * math.pi
+    pitch, turn = size * rng.uniform(1.04, 1.16), rng.choice((0.5, 0.5, -0.5, 0.32, 0.68)) * math.pi
     y = -apron_width / 2 + size * 0.62
     if rng.random() < 0.5:
         for x in (-0.3, 0.05, 0.38):
@@ -147,7 +147,7 @@ def airfield(c: Canvas, f: Frame, length: float, width: float, density: float) -
     while y < apron_width / 2 - size * 0.4:
         for x in np.arange(-length / 2 + pitch * 0.6, length / 2 - pitch * 0.4, pitch):
             c.line(c.ground, apron.move(x, y, turn).at([[-size * 0.55, 0], [size * 0.8, 0]]), yellow, 1)
-            if rng.random() < 0.78 * density:
+            if rng.random() < 0.84 * density:
                 other = size * rng.uniform(0.9, 1.05)
                 add_plane(c, apron.move(x, y, turn + rng.normal(0, 0.03)), kind, other)
         y += size * 1.3
@@ -194,7 +194,7 @@ def sports(c: Canvas, f: Frame, length: float, width: float, density: float) -> 
     for (x, y), kind in zip(corners, kinds, strict=True):
         g = f.move(x * length, y * width, rng.choice((0.0, 0.0, math.pi / 2)) + rng.choice((0.0, rng.normal(0, 0.25))))
         if kind == "soccer-ball-field":
-            add_court(c, g._replace(angle=f.angle + rng.normal(0, 0.05)), kind, s * rng.uniform(122, 146))
+            add_court(c, g._replace(angle=f.angle + rng.normal(0, 0.05)), str(kind), s * rng.uniform(122, 146))
         elif kind == "pool":
             flat(c, g, 92 * s, 62 * s, (206, 198, 182), 90)
             add_pool(c, g, s * rng.uniform(52, 68), s * rng.uniform(24, 30))
@@ -229,7 +229,7 @@ def estate(c: Canvas, f: Frame, length: float, width: float, density: float) -> 
                 (120, 112, 92, 120),
                 2,
             )
-            if rng.random() < 0.55 * density:
+            if rng.random() < 0.7 * density:
                 yard = f.move(x + rng.uniform(-8, 8), side * (width / 2 - 26 * s), rng.normal(0, 0.25))
                 add_pool(c, yard, s * rng.uniform(26, 36), s * rng.uniform(14, 19))
     for x in np.arange(-length / 2 + 20, length / 2 - 20, 30 * s):
@@ -259,25 +259,27 @@ def fields(c: Canvas, f: Frame, length: float, width: float, density: float) -> 
 
 
 def _wake(c: Canvas, f: Frame, length: float) -> None:
-    """The foam behind and beside a ship under way."""
-    for k in range(14):
-        x, spread = -0.45 - 0.17 * k, 0.05 + 0.03 * k
+    """The foam behind and beside a ship under way: two spreading arms and a churned band between them."""
+    xs = -0.46 - np.linspace(0, 1, 13) ** 1.2 * c.rng.uniform(1.6, 2.6)
+    spread, thick = 0.05 + 0.17 * (-0.46 - xs), 0.02 + 0.022 * (-0.46 - xs)
+    for k in range(12):
+        fade = (1 - k / 12) ** 1.3
+        x = xs[[k, k + 1]]
+        band = np.stack([np.r_[x, x[::-1]], np.r_[[0.055, 0.055], [-0.055, -0.055]] * (1 + 0.06 * k)], 1)
+        c.fill(c.foam, f.at(band * length), int(150 * fade))
         for side in (-1, 1):
-            c.fill(
-                c.foam,
-                f.at(box(0.2 * length, max(1.2, 0.035 * length), x * length, side * spread * length)),
-                190 - 13 * k,
-            )
-        c.fill(c.foam, f.at(box(0.2 * length, 0.11 * length, x * length, 0)), 120 - 8 * k)
+            y, t = spread[[k, k + 1]], thick[[k, k + 1]]
+            arm = np.stack([np.r_[x, x[::-1]], side * np.r_[y, (y + t)[::-1]]], 1)
+            c.fill(c.foam, f.at(arm * length), int(215 * fade))
     for side in (-1, 1):
-        bow = np.array([[0.5, 0.0], [0.32, 0.1 * side], [-0.1, 0.17 * side], [0.3, 0.05 * side]]) * length
-        c.fill(c.foam, f.at(bow), 150)
+        bow = np.array([[0.5, 0.0], [0.3, 0.13 * side], [-0.2, 0.21 * side], [0.2, 0.1 * side]]) * length
+        c.fill(c.foam, f.at(bow), 170)
 
 
 def sea(c: Canvas, f: Frame, length: float, width: float, density: float) -> None:
     """Ships under way."""
     rng, s = c.rng, c.scale
-    for _ in range(int(rng.integers(2, 6) * density)):
+    for _ in range(int(rng.integers(2, 5) * density)):
         g = f.move(rng.uniform(-0.45, 0.45) * length, rng.uniform(-0.45, 0.45) * width, rng.uniform(0, 2 * math.pi))
         small = rng.random() < 0.5
         size = s * (rng.uniform(28, 44) if small else rng.uniform(76, 118))

@@ -71,7 +71,7 @@ def add_car(c: Canvas, f: Frame, covered: bool = False) -> bool:
     """A small vehicle; `covered` puts a tree above it and makes it difficult."""
     rng, s = c.rng, c.scale
     length, width = s * rng.uniform(19.5, 24.5), s * rng.uniform(9.4, 11)
-    if not c.place("small-vehicle", f.at(box(length, width)), covered):
+    if not c.shows(f, length) or not c.place("small-vehicle", f.at(box(length, width)), covered):
         return False
     paint = c.pick(PAINTS)
     glass = tone((34, 40, 48), rng.uniform(0.8, 1.3))
@@ -96,7 +96,7 @@ def add_truck(c: Canvas, f: Frame) -> bool:
     """A large vehicle: an articulated lorry, or a bus."""
     rng, s = c.rng, c.scale
     length, width = s * rng.uniform(46, 60), s * rng.uniform(13, 15)
-    if not c.place("large-vehicle", f.at(box(length, width))):
+    if not c.shows(f, length) or not c.place("large-vehicle", f.at(box(length, width))):
         return False
     c.cast(c.shadow_low, f.at(box(length - 1, width - 1)), 7 * s)
     a, b = length / 2, width / 2
@@ -156,6 +156,8 @@ def _fighter(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
 def add_plane(c: Canvas, f: Frame, kind: str, size: float) -> bool:
     """A parked plane, `kind` "airliner", "light" or "fighter"; f is its middle, `size` its length in pixels."""
     rng = c.rng
+    if not c.shows(f, size):
+        return False
     parts = {"airliner": _airliner, "light": _light_plane, "fighter": _fighter}[kind](rng)
     points = np.concatenate([outline for outline, _ in parts]) * size
     low, high = points.min(0), points.max(0)
@@ -196,7 +198,7 @@ def _hull(length: float, beam: float, taper: float) -> np.ndarray:
 def add_boat(c: Canvas, f: Frame, length: float, small: bool = False) -> bool:
     """A yacht or motor boat; `small` marks it difficult."""
     rng, beam = c.rng, length * c.rng.uniform(0.29, 0.35)
-    if not c.place("ship", f.at(box(length, beam)), small):
+    if not c.shows(f, length) or not c.place("ship", f.at(box(length, beam)), small):
         return False
     paint = c.pick(((240, 240, 238), (234, 234, 230), (222, 226, 230), (70, 92, 128), (150, 52, 48)))
     deck = c.pick(((226, 222, 212), (196, 160, 116), (178, 142, 100), (232, 232, 230)))
@@ -216,7 +218,7 @@ def add_boat(c: Canvas, f: Frame, length: float, small: bool = False) -> bool:
 def add_ship(c: Canvas, f: Frame, length: float) -> bool:
     """A freighter with containers, a tanker or a ferry."""
     rng, beam = c.rng, length * c.rng.uniform(0.18, 0.215)
-    if not c.place("ship", f.at(box(length, beam))):
+    if not c.shows(f, length) or not c.place("ship", f.at(box(length, beam))):
         return False
     a, b, kind = length / 2, beam / 2, rng.random()
     outline = _hull(length, beam, 0.26 if kind < 0.7 else 0.36)
@@ -252,7 +254,7 @@ def add_ship(c: Canvas, f: Frame, length: float) -> bool:
 def add_tank(c: Canvas, f: Frame, radius: float) -> bool:
     """A storage tank with a domed or a floating (sunk) roof; its box is upright, as a circle has no angle."""
     rng = c.rng
-    if not c.place("storage-tank", Frame(f.x, f.y, 0).at(box(2 * radius, 2 * radius))):
+    if not c.shows(f, radius) or not c.place("storage-tank", Frame(f.x, f.y, 0).at(box(2 * radius, 2 * radius))):
         return False
     disc = ring(1.0, 0, 0, 48)
     sun = np.array(c.sun) / max(0.2, math.hypot(*c.sun))

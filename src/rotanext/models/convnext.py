@@ -44,7 +44,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def norm_channels(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+def norm_channels(x: Tensor, norm: nn.Module) -> Tensor:
     """Normalise over the channels of [B, C, H, W]; the result is laid out channels-last, whatever the input was."""
     return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -156,15 +156,13 @@ class ConvNeXt(nn.Module):
     def features(self, x: Tensor) -> list[Tensor]:
         """The raw outputs of the four stages, [B, C_i, H / stride_i, W / stride_i], of pictures [B, 3, H, W]."""
         maps = []
+        recompute = self.gradient_checkpointing and self.training
         for index in range(4):
             layers, blocks = self.downsample_layers[index], self.stages[index]
-            norm_first = index > 0
-            x = layers[1](norm_channels(x, layers[0])) if norm_first else norm_channels(layers[0](x), layers[1])
-            for block in blocks:
-                if self.gradient_checkpointing and self.training:
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+            first, second = layers.children()
+            x = second(norm_channels(x, first)) if index else norm_channels(first(x), second)
+            for block in blocks.children():
+                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
             maps.append(x)
         return maps
 

@@ -16,7 +16,6 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
-
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -41,7 +40,7 @@ DTYPES = {str(dtype): dtype for dtype in STORAGES.values()}
 STORAGE_TYPES = {f"torch.{name}Storage": dtype for name, dtype in STORAGES.items()}
 DAMAGE = (
     ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError, RuntimeError, struct.error,
-    zipfile.BadZipFile, SafetensorError,
+    AttributeError, AssertionError, zipfile.BadZipFile, SafetensorError,
 )  # fmt: skip
 
 
@@ -205,7 +204,8 @@ class Machine:
             if name in VALUES:
                 self.stack.append(argument)
             elif name in MAKERS:
-                self.stack.append(MAKERS[name](self))
+                value = MAKERS[name](self)  # first: it may swap the stack
+                self.stack.append(value)
             elif name in CHANGERS:
                 CHANGERS[name](self)
             elif name in ("GET", "BINGET", "LONG_BINGET"):
@@ -287,11 +287,11 @@ class Machine:
             raise Refused(f"a state for an object of type {type(target).__name__}")
 
 
-VALUES = frozenset(
-    ["INT", "LONG", "FLOAT", "NONE", "BINFLOAT", "BINSTRING", "SHORT_BINSTRING", "UNICODE"]
-    + ["BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"]
-    + ["BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"]
-)
+VALUES = (  # instructions whose argument is the value
+    "INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT", "NONE", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+    "BINBYTES8", "BYTEARRAY8",
+)  # fmt: skip
 MAKERS: dict[str, Callable[[Machine], Any]] = {  # instructions that leave a new value on the stack
     "EMPTY_LIST": lambda m: [],
     "EMPTY_TUPLE": lambda m: (),
@@ -325,18 +325,18 @@ CHANGERS: dict[str, Callable[[Machine], None]] = {  # instructions that change w
 # --- the files around the pickle
 
 
-def _empty_storage(persistent_id: Any, room: int) -> tuple[str, np.ndarray, Storage]:
-    """Key, writable bytes and storage for ('storage', type, key, location, elements, ...)."""
+def _empty_storage(persistent_id: Any, room: int) -> tuple[np.ndarray, Storage]:
+    """Writable bytes and the storage on them for ('storage', type, key, location, elements, ...)."""
     if type(persistent_id) is not tuple or len(persistent_id) < 5 or persistent_id[0] != "storage":
         raise ValueError("a reference to something that is no tensor's data")
-    kind, key, elements = persistent_id[1], persistent_id[2], persistent_id[4]
+    kind, elements = persistent_id[1], persistent_id[4]
     if type(kind) is not Global or kind.name not in STORAGE_TYPES:
         raise ValueError(f"data of type {kind}")
     dtype = STORAGE_TYPES[kind.name]
     if type(elements) is not int or not 0 <= elements * dtype.itemsize <= room or any(persistent_id[5:]):
         raise ValueError("a tensor that claims more data than the file holds")
     content = np.zeros(elements * dtype.itemsize, dtype=np.uint8)
-    return str(key), content, Storage(torch.from_numpy(content).untyped_storage(), dtype)
+    return content, Storage(torch.from_numpy(content).untyped_storage(), dtype)
 
 
 def _read_zip(file: IO[bytes], size: int) -> Any:
@@ -359,7 +359,7 @@ def _read_zip(file: IO[bytes], size: int) -> Any:
             key = str(persistent_id[2])
             if key not in known:
                 entry = entries[f"{root}data/{key}"]
-                _, content, known[key] = _empty_storage(persistent_id, entry.file_size)
+                content, known[key] = _empty_storage(persistent_id, entry.file_size)
                 with archive.open(entry) as stream:
                     content[:] = np.frombuffer(stream.read(), dtype=np.uint8)[: len(content)]
             return known[key]
@@ -377,24 +377,19 @@ def _read_legacy(file: IO[bytes], size: int) -> Any:
         nonlocal room
         key = str(persistent_id[2])
         if key not in contents:
-            _, content, empty = _empty_storage(persistent_id, room)
-            room -= len(content)
-            contents[key] = content, empty
+            contents[key] = _empty_storage(persistent_id, room)
+            room -= len(contents[key][0])
         return contents[key][1]
 
-    def run() -> Any:
-        return Machine(4 * size, storage).run(file)
-
-    value = run()
-    if value != LEGACY_MAGIC:
+    value = Machine(4 * size, storage).run(file)
+    if type(value) is not int or value != LEGACY_MAGIC:
         if contents:
             raise ValueError("tensors without data")
         return value
-    run()  # the protocol's number
-    if run().get("little_endian") is not True:
+    _, system, value, keys = (Machine(4 * size, storage).run(file) for _ in range(4))
+    if system.get("little_endian") is not True:
         raise ValueError("numbers in big-endian order")
-    value = run()
-    for key in run():
+    for key in keys:
         content, empty = contents.pop(str(key))
         (elements,) = struct.unpack("<q", file.read(8))
         if elements * empty.dtype.itemsize != len(content) or file.readinto(content.data) != len(content):  # type: ignore[attr-defined]
@@ -428,12 +423,13 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
         raise UserError(explain(path, error.strerror or str(error), "a checkpoint file", "Check the path.")) from None
     except Refused as error:
         advice = (
-            "The file was refused and nothing in it was run: it may be an attack, or a whole pickled program instead of "
-            "weights. Take it from a source you trust, saved as a state dict or as .safetensors."
+            "The file was refused and nothing in it was run: it may be an attack, or a whole pickled program "
+            "instead of weights. Take it from a source you trust, saved as a state dict or as .safetensors."
         )
         raise UserError(explain(path, str(error), "tensors and plain data only", advice)) from None
     except DAMAGE as error:
-        found = "a cut-off file" if isinstance(error, EOFError | struct.error | zipfile.BadZipFile) else str(error)
+        cut = isinstance(error, EOFError | struct.error | zipfile.BadZipFile)
+        found = "a cut-off file" if cut else f"damage ({error})"
         advice = "The file is damaged, incomplete or no checkpoint: fetch it again."
         raise UserError(explain(path, found, "a checkpoint by torch.save or safetensors", advice)) from None
     if not isinstance(value, dict):

@@ -1,0 +1,245 @@
+"""The command line: every command parses its options and calls one function."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rotanext.errors import Problems, UserError
+
+app = typer.Typer(
+    name="rotanext",
+    help="Oriented object detection with ConvNeXt backbones: train, evaluate, predict.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+console = Console(stderr=True)
+output = Console()
+
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse invalid input instead of skipping and counting it.")
+]
+WeightsOption = Annotated[Path, typer.Option("--weights", "-w", help="A checkpoint: ours, or of MMRotate 0.x or 1.x.")]
+AnchorsOption = Annotated[
+    str | None, typer.Option("--anchors", help="v0 or v1: the anchors of an MMRotate checkpoint that does not tell.")
+]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option("--classes", help="dota1.0, dota1.5, dota2.0 or a text file, where the checkpoint has no names."),
+]
+
+
+def _say_problems(problems: Problems) -> None:
+    summary = problems.summary()
+    if summary:
+        console.print(summary, style="yellow", highlight=False, markup=False)
+
+
+def _load(weights: Path, device: str, anchors: str | None, classes: str | None) -> Any:
+    from rotanext.load import read_detector
+
+    if anchors not in (None, "v0", "v1"):
+        raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
+    detector, file = read_detector(weights, device=device, anchors=anchors, classes=classes)  # type: ignore[arg-type]
+    for note in file.notes:
+        console.print(f"{weights.name}: {note}", highlight=False, markup=False, style="dim")
+    return detector
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="Where pictures, curves, figures and the checkpoint go.")] = Path(
+        "runs/demo"
+    ),
+    device: DeviceOption = "cpu",
+) -> None:
+    """Draw a synthetic aerial data set, train on it, evaluate, detect on a large scene: a few minutes on two CPU cores."""
+    from rotanext.demo import run_demo
+
+    run_demo(run, device, console)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name, or a .toml or .json file.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.epochs=3.")
+    ] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="DOTA folder to train on (repeatable).")] = None,
+    val: Annotated[list[str] | None, typer.Option("--val", help="DOTA folder to validate on (repeatable).")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; runs/RECIPE by default.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
+    device: DeviceOption = "auto",
+    strict: StrictOption = False,
+) -> None:
+    """Train a detector."""
+    from rotanext.config import load_config, recipe_names
+    from rotanext.train import read_run_config, start_training
+
+    if resume is not None:
+        if recipe or overrides or data or val or run:
+            raise UserError(
+                "--resume takes everything from the run's folder; give no recipe, override, --data, --val or --run"
+            )
+        config, folder = read_run_config(resume), resume
+    else:
+        if recipe is None:
+            raise UserError(f"a recipe is needed: {', '.join(recipe_names())}, or a file")
+        config = load_config(recipe, [*(overrides or []), *_paths("train", data), *_paths("val", val)])
+        folder = run or Path("runs") / config.name
+    problems = Problems(strict)
+    start_training(config, folder, device, problems, console, resume=resume is not None)
+
+
+def _paths(key: str, folders: list[str] | None) -> list[str]:
+    """An override that sets a list of data folders."""
+    import json
+
+    return [f"data.{key}={json.dumps(folders)}"] if folders else []
+
+
+@app.command(name="eval")
+def evaluate(
+    data: Annotated[
+        Path, typer.Argument(help="A DOTA folder (images/ and labelTxt/); with --detections labels alone will do.")
+    ],
+    weights: Annotated[Path | None, typer.Option("--weights", "-w", help="The detector to evaluate.")] = None,
+    detections: Annotated[
+        Path | None, typer.Option("--detections", help="A folder of Task1_*.txt instead of a detector.")
+    ] = None,
+    merge: Annotated[
+        float | None, typer.Option("--merge", help="The detections are of tiles: merge them by NMS at this IoU first.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where curves, confusion matrix and figures go.")] = Path(
+        "runs/eval"
+    ),
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles computed at once.")] = 1,
+    device: DeviceOption = "auto",
+    anchors: AnchorsOption = None,
+    classes: ClassesOption = None,
+    strict: StrictOption = False,
+) -> None:
+    """Score a detector, or files of detections, by the DOTA protocol with true polygon IoU."""
+    from rotanext.evaluate import evaluate_files, evaluate_weights, write_report
+
+    if (weights is None) == (detections is None):
+        raise UserError("give either --weights (a detector) or --detections (a folder of Task1_*.txt)")
+    problems = Problems(strict)
+    if detections is not None:
+        report = evaluate_files(detections, data, out, merge, problems)
+    else:
+        assert weights is not None
+        if merge is not None:
+            raise UserError("--merge belongs to --detections; a detector merges its tiles itself")
+        report = evaluate_weights(_load(weights, device, anchors, classes), data, out, batch, problems, console)
+    _say_problems(problems)
+    output.print(report.table())
+    write_report(report, out)
+    console.print(f"curves, confusion matrix and figures are in {out}", highlight=False)
+
+
+@app.command()
+def predict(
+    source: Annotated[str, typer.Argument(help="A picture, a folder of pictures, or a quoted glob.")],
+    weights: WeightsOption,
+    out: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("runs/predict"),
+    score: Annotated[
+        float | None, typer.Option("--score", min=0, max=1, help="Lowest score written; the model's own by default.")
+    ] = None,
+    draw: Annotated[float, typer.Option("--draw", min=0, max=1, help="Lowest score drawn.")] = 0.3,
+    pictures: Annotated[bool, typer.Option(help="Draw the boxes.")] = True,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles computed at once.")] = 1,
+    device: DeviceOption = "auto",
+    anchors: AnchorsOption = None,
+    classes: ClassesOption = None,
+    strict: StrictOption = False,
+) -> None:
+    """Detect objects in pictures of any size; write DOTA text and zip, JSON and drawn pictures."""
+    from rotanext.predict import PredictOptions
+    from rotanext.predict import predict as run
+    from rotanext.progress import Reporter
+
+    problems = Problems(strict)
+    detector = _load(weights, device, anchors, classes)
+    found = run(detector, source, out, PredictOptions(score, draw, batch, pictures), problems, Reporter(console))
+    total = sum(int((d.scores >= draw).sum()) for d in found.values())
+    console.print(
+        f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}",
+        highlight=False,
+    )
+    _say_problems(problems)
+    if problems.count:
+        raise typer.Exit(1)
+
+
+@app.command()
+def split(
+    source: Annotated[Path, typer.Argument(help="A DOTA folder.")],
+    target: Annotated[Path, typer.Argument(help="The folder for the tiles, another DOTA folder.")],
+    size: Annotated[int, typer.Option(help="Side of the square tiles.")] = 1024,
+    gap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles.")] = 200,
+    rates: Annotated[str, typer.Option(help="Scales, as in 0.5,1.0,1.5.")] = "1.0",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
+    strict: StrictOption = False,
+) -> None:
+    """Cut a data set into tiles, pictures and labels."""
+    from rotanext.data.split import split_dataset
+
+    try:
+        scales = tuple(float(rate) for rate in rates.split(","))
+    except ValueError:
+        raise UserError(f"--rates is '{rates}'; expected numbers with commas between, as in 0.5,1.0,1.5") from None
+    problems = Problems(strict)
+    report = split_dataset(source, target, size, gap, scales, workers=workers, problems=problems, overwrite=overwrite)
+    _say_problems(problems)
+    labels = "" if report.labelled else " (no labels: pictures only)"
+    console.print(
+        f"{report.tiles} tiles of {report.images} pictures, {report.empty_tiles} without objects, {report.objects} objects, "
+        f"in {report.seconds:.1f} s: {target}{labels}",
+        highlight=False,
+    )
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint of any known layout.")],
+    target: Annotated[Path, typer.Argument(help="The file to write, ending in .safetensors.")],
+    anchors: AnchorsOption = None,
+    classes: ClassesOption = None,
+) -> None:
+    """Turn a checkpoint of MMRotate, mmpretrain, the ConvNeXt authors, timm or torchvision into ours."""
+    from rotanext.convert import convert_checkpoint
+
+    for line in convert_checkpoint(source, target, anchors, classes):
+        console.print(line, highlight=False, markup=False)
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices and active kernels."""
+    from rotanext.info import environment
+
+    for key, value in environment().items():
+        output.print(f"{key:>14}  {value}", highlight=False, markup=False)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("interrupted", style="yellow")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    except OSError as error:
+        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,34 @@
+"""`rotanext convert`: a checkpoint of any known layout becomes a file in our own format."""
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from rotanext.errors import UserError
+from rotanext.files import write_atomically
+from rotanext.load import read_detector, save_detector
+from rotanext.models.checkpoints import detect_layout, find_state_dict, map_keys
+from rotanext.models.unpickle import read_tensors
+
+
+def convert_checkpoint(source: Path, target: Path, anchors: str | None, classes: str | None) -> list[str]:
+    """Convert a detector, or a backbone's weights, to `target`; returns what was done, a line each.
+
+    A detector is loaded strictly first, so what is written is known to be complete. Raises UserError for anything else.
+    """
+    if target.suffix != ".safetensors":
+        raise UserError(f"{target}: the target's name must end in .safetensors")
+    if anchors not in (None, "v0", "v1"):
+        raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
+    weights = find_state_dict(read_tensors(source), source)
+    layout = detect_layout(weights, source)
+    if layout in ("mmrotate", "rotanext detector"):
+        detector, file = read_detector(source, device="cpu", anchors=anchors, classes=classes)  # type: ignore[arg-type]
+        save_detector(detector, target)
+        return [*file.notes, f"{target}: a detector of {len(detector.class_names)} classes"]
+    tensors = {key: value.contiguous() for key, value in map_keys(layout, weights).items()}
+    write_atomically(target, lambda path: save_file(tensors, path))
+    return [
+        f"{layout} layout: {len(tensors)} tensors",
+        f"{target}: backbone weights; use them as model.weights={target}",
+    ]

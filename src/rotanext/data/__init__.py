@@ -1,0 +1,1 @@
+"""Pictures and labels: reading, cutting, changing, inventing."""

@@ -1,0 +1,127 @@
+"""Training pictures with their boxes, in an order that depends on the seed and the epoch alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rotanext.boxes import corners_to_boxes
+from rotanext.config import Config
+from rotanext.data.augment import augment
+from rotanext.data.dota import Objects, list_items, read_objects
+from rotanext.data.images import read_image
+from rotanext.data.resize import resize_to_fit
+from rotanext.errors import Problems, UserError, explain
+
+
+class Sample(NamedTuple):
+    """One picture (uint8 RGB `[H, W, 3]`) with boxes `[G, 5]` (le90) and labels `[G]`."""
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+
+
+class Entry(NamedTuple):
+    """One labelled picture on disk."""
+
+    stem: str
+    path: Path
+    objects: Objects
+
+
+def read_entries(roots: list[str], class_names: tuple[str, ...], problems: Problems) -> list[Entry]:
+    """The labelled pictures of DOTA folders; raises UserError where there are none."""
+    entries = []
+    for root in roots:
+        for item in list_items(Path(root), problems):
+            if item.image is not None and item.label is not None:
+                entries.append(Entry(item.stem, item.image, read_objects(item.label, problems, class_names)))
+    if not entries:
+        raise UserError(
+            explain(
+                ", ".join(roots) or "data",
+                "no picture with a label file",
+                "images/NAME.png with labelTxt/NAME.txt",
+                "Give a DOTA folder.",
+            )
+        )
+    return entries
+
+
+class TrainingSet(Dataset[Sample]):
+    """Augmented training samples; indexed by (epoch, index), which alone decide the random changes."""
+
+    def __init__(self, entries: list[Entry], class_names: tuple[str, ...], config: Config) -> None:
+        self.entries = [e for e in entries if config.data.background or len(e.objects.names)]
+        if not self.entries:
+            raise UserError("no training picture has an object; set data.background=true to train on background alone")
+        self.label_of = {name: i for i, name in enumerate(class_names)}
+        self.config = config
+        self._cache: dict[int, tuple[np.ndarray, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def _load(self, index: int) -> tuple[np.ndarray, float]:
+        """The resized picture and its scale; kept in memory where the configuration says so."""
+        if index not in self._cache:
+            loaded = resize_to_fit(read_image(self.entries[index].path), self.config.data.image_size)
+            if not self.config.data.cache:
+                return loaded
+            self._cache[index] = loaded
+        return self._cache[index]
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        entry = self.entries[index]
+        image, scale = self._load(index)
+        rng = np.random.default_rng([self.config.train.seed, epoch, index])
+        image, corners, remain = augment(image, entry.objects.corners * scale, rng, self.config.augment)
+        labels = torch.tensor([self.label_of[name] for name in entry.objects.names], dtype=torch.int64)
+        keep = torch.from_numpy(remain)
+        boxes = corners_to_boxes(torch.from_numpy(corners[remain]).reshape(-1, 4, 2)).float()
+        return Sample(torch.from_numpy(image), boxes, labels[keep])
+
+
+class EpochOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) of one epoch, from batch `start` on: a permutation by seed and epoch, dealt out to the processes."""
+
+    def __init__(self, length: int, batch_size: int, seed: int, process: int = 0, processes: int = 1) -> None:
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.process, self.processes = process, processes
+        self.epoch, self.start = 0, 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return -(-self.length // (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        # Every process gets equally many: the first samples fill up the last round.
+        padded = np.resize(order, -(-self.length // self.processes) * self.processes)
+        mine = padded[self.process :: self.processes]
+        for at in range(self.start * self.batch_size, len(mine), self.batch_size):
+            yield [(self.epoch, int(i)) for i in mine[at : at + self.batch_size]]
+
+
+def collate(samples: list[Sample]) -> list[Sample]:
+    """Samples keep their own sizes; the model pads them to a batch."""
+    return samples
+
+
+def make_loader(dataset: TrainingSet, order: EpochOrder, workers: int) -> "DataLoader[list[Sample]]":
+    """Loads the batches of `order`; uses its own random generator, so that the global one stays as training left it."""
+    return DataLoader(
+        dataset,
+        batch_sampler=order,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(0),
+        prefetch_factor=4 if workers else None,
+        persistent_workers=workers > 0,
+    )

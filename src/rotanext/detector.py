@@ -1,0 +1,118 @@
+"""A detector ready for use: network, configuration and class names, called on a picture."""
+
+import numpy as np
+import torch
+
+from rotanext.config import Config
+from rotanext.data.resize import resize_to_fit
+from rotanext.data.split import windows
+from rotanext.detections import Detections
+from rotanext.errors import UserError
+from rotanext.merge import merge_tiles
+from rotanext.models.backbones import BackboneOptions
+from rotanext.models.retinanet import RetinaNet
+from rotanext.postprocess import detect
+
+
+def build_model(config: Config, num_classes: int) -> RetinaNet:
+    """The network a configuration describes, with random weights."""
+    model = config.model
+    return RetinaNet(
+        model.backbone,
+        num_classes,
+        fpn_channels=model.fpn_channels,
+        tower_depth=model.tower_depth,
+        options=BackboneOptions(
+            model.drop_path, model.layer_scale, model.frozen_stages, model.frozen_norm, model.gradient_checkpointing
+        ),
+    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of that name, "auto" being the best there is; raises UserError where it does not exist."""
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' cannot be used: {reason}. Use cpu, cuda, cuda:1, mps or auto.") from None
+    return device
+
+
+class Detector:
+    """Finds oriented objects in pictures of any size; holds no state between calls.
+
+    `detector(image)` takes uint8 RGB `[H, W, 3]` and gives `Detections` in that picture's pixels. A picture larger than the
+    configured tile is cut into overlapping tiles whose detections are merged; a smaller one is a single tile.
+    """
+
+    def __init__(self, model: RetinaNet, config: Config, class_names: tuple[str, ...]) -> None:
+        if model.num_classes != len(class_names):
+            raise UserError(f"the model has {model.num_classes} classes, but {len(class_names)} class names were given")
+        self.model, self.config, self.class_names = model, config, class_names
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.mean.device
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        *,
+        score_threshold: float | None = None,
+        image_size: int | None = None,
+        batch_size: int = 1,
+    ) -> Detections:
+        """Detections in a uint8 RGB picture `[H, W, 3]`, best first; tiles are computed `batch_size` at a time.
+
+        score_threshold (0 to 1) and image_size (fit into this square; 0: own resolution) replace the configured values. Raises
+        UserError for anything that is not such a picture.
+        """
+        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise UserError(f"the detector takes a uint8 RGB array [H, W, 3]; found {found}")
+        if 0 in image.shape:
+            raise UserError(f"the picture is empty: its shape is {list(image.shape)}")
+        options = self.config.predict
+        threshold = options.score_threshold if score_threshold is None else score_threshold
+        size = options.image_size if image_size is None else image_size
+        image, scale = resize_to_fit(image, size)
+        height, width = image.shape[:2]
+        tile = max(height, width) if size else options.tile
+        places = windows(width, height, [tile], [0 if size else options.gap], 0.0)
+        tiles: list[Detections] = []
+        for at in range(0, len(places), batch_size):
+            tiles += self._detect(
+                [image[y : y + side, x : x + side] for x, y, side in places[at : at + batch_size]], threshold
+            )
+        offsets = [(float(x), float(y)) for x, y, _ in places]
+        merged = tiles[0] if len(tiles) == 1 else merge_tiles(zip(tiles, offsets, strict=True), options.merge_iou)
+        if scale == 1:
+            return merged
+        boxes = torch.cat([merged.boxes[:, :4] / scale, merged.boxes[:, 4:]], 1)
+        return Detections(boxes, merged.scores, merged.labels, self.class_names)
+
+    @torch.inference_mode()
+    def _detect(self, crops: list[np.ndarray], threshold: float) -> list[Detections]:
+        """Detections of each crop, in its own pixels, on the CPU."""
+        training = self.model.training
+        self.model.eval()
+        logits, deltas = self.model(self.model.prepare([torch.from_numpy(np.ascontiguousarray(c)) for c in crops]))
+        self.model.train(training)
+        options = self.config.predict
+        found = detect(
+            logits,
+            deltas,
+            [crop.shape[:2] for crop in crops],
+            num_classes=len(self.class_names),
+            anchors=self.config.model.anchors,
+            score_threshold=threshold,
+            top_k=options.top_k,
+            iou_threshold=options.iou_threshold,
+            max_detections=options.max_detections,
+        )
+        return [Detections(*(x.clone().cpu() for x in values), self.class_names) for values in found]

@@ -1,0 +1,26 @@
+"""What this installation is and runs on."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+from rotanext import __version__
+from rotanext.boxes import CONVENTION
+
+
+def environment() -> dict[str, str]:
+    """Versions, devices and active kernels, by name."""
+    packages = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "accelerate")
+    devices = [f"cpu ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"]
+    devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    return {
+        "rotanext": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        **{name: version(name) for name in packages},
+        "devices": ", ".join(devices),
+        "rotated ops": "reference (torch) on every device",
+        "boxes": CONVENTION,
+    }

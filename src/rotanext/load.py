@@ -1,0 +1,82 @@
+"""From a checkpoint of any known layout to a detector."""
+
+from pathlib import Path
+
+from rotanext.config import Config, load_config, validate
+from rotanext.data.dota import CLASS_LISTS, find_class_names
+from rotanext.detector import Detector, build_model, find_device
+from rotanext.errors import Problems, UserError, explain
+from rotanext.models.checkpoints import Anchors, DetectorFile, load_strict, read_detector_file, save_detector_file
+
+PUBLISHED = {
+    True: "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota",
+    False: "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota",
+}
+
+
+def _names(file: DetectorFile, path: Path, choice: str | None) -> tuple[str, ...]:
+    """The class names: as asked, else the file's own, else the DOTA list of that length (said in the notes)."""
+    if choice is not None:
+        names = find_class_names([], choice, Problems())
+        if len(names) != file.num_classes:
+            advice = "Give the class list the model was trained with."
+            raise UserError(explain(path, f"{file.num_classes} classes", f"{len(names)}, as in '{choice}'", advice))
+        return names
+    if file.class_names is not None:
+        return file.class_names
+    for name, classes in CLASS_LISTS.items():
+        if len(classes) == file.num_classes:
+            file.notes.append(
+                f"the file holds no class names; its {len(classes)} classes are taken to be those of {name}"
+            )
+            return classes
+    raise UserError(
+        explain(
+            path, f"{file.num_classes} classes without names", "names in its metadata", "Give them with --classes FILE."
+        )
+    )
+
+
+def _config(file: DetectorFile, path: Path, classes: str | None) -> Config:
+    """The file's own configuration, or for a third party's file the published recipe its weights belong to."""
+    if file.config is not None:
+        values = file.config | {"model": file.config["model"] | {"anchors": file.anchors}}
+        return validate(values, f"{path} (configuration)")
+    recipe = load_config(PUBLISHED[file.backbone.startswith("convnext")]).model_dump()
+    shape = {"fpn_channels": file.fpn_channels, "tower_depth": file.tower_depth}
+    recipe["model"] |= {"backbone": file.backbone, "weights": "", "anchors": file.anchors, **shape}
+    recipe["data"] |= {"classes": classes or "auto"}
+    return validate(recipe, str(path))
+
+
+def read_detector(
+    path: str | Path, *, device: str = "auto", anchors: Anchors | None = None, classes: str | None = None
+) -> tuple[Detector, DetectorFile]:
+    """A detector and what its file said; see `load_detector`."""
+    path = Path(path)
+    file = read_detector_file(path, anchors)
+    names = _names(file, path, classes)
+    config = _config(file, path, classes)
+    where = find_device(device)
+    model = build_model(config, len(names))
+    report = load_strict(model, file.state_dict, path, file.layout)
+    file.notes = [report.text(), *file.notes]
+    return Detector(model.eval().to(where), config, names), file
+
+
+def load_detector(
+    path: str | Path, device: str = "auto", *, anchors: Anchors | None = None, classes: str | None = None
+) -> Detector:
+    """Load a detector: our own file, or a checkpoint of MMRotate 0.x or 1.x. Nothing in the file is executed.
+
+    anchors ("v0" or "v1") and classes (a DOTA list or a text file of names) replace what the file's metadata says or lacks. Raises
+    UserError for a damaged file, another architecture, missing or unexpected keys, or a device that does not exist.
+    """
+    return read_detector(path, device=device, anchors=anchors, classes=classes)[0]
+
+
+def save_detector(detector: Detector, path: str | Path) -> None:
+    """Write a detector in our own format."""
+    config = detector.config.model_dump(mode="json")
+    weights = detector.model.state_dict()
+    save_detector_file(path, weights, config, detector.class_names, detector.config.model.anchors)

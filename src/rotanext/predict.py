@@ -1,0 +1,99 @@
+"""Detection on files: pictures in; DOTA text and zip, JSON, and drawn pictures out."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rotanext.boxes import CONVENTION
+from rotanext.data.dota import write_task1, zip_task1
+from rotanext.data.images import list_images, read_image, write_file
+from rotanext.detections import Detections
+from rotanext.detector import Detector
+from rotanext.errors import Problems, UserError
+from rotanext.progress import Reporter
+from rotanext.visualize import draw_detections
+
+JPEG_ABOVE = 4_000_000  # pixels; smaller pictures are written as PNG
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What `predict` computes and writes."""
+
+    score_threshold: float | None = None  # of the files; None: the model's configuration
+    draw_threshold: float = 0.3
+    batch_size: int = 1
+    pictures: bool = True
+
+
+def predict(
+    detector: Detector,
+    source: str | Path,
+    target: Path,
+    options: PredictOptions,
+    problems: Problems,
+    reporter: Reporter,
+) -> dict[str, Detections]:
+    """Detect on a file, a folder or a glob, and write everything below `target`; returns detections by picture name.
+
+    Writes `Task1/Task1_<class>.txt` and `Task1.zip` for the DOTA server, `detections.json`, and `pictures/`. A picture that cannot be
+    read is a problem (skipped, or refused when strict); the others go on.
+    """
+    found: dict[str, Detections] = {}
+    named: dict[str, Path] = {}
+    for path in reporter.track(list_images(source), "detecting"):
+        try:
+            image = read_image(path)
+        except UserError as error:
+            if problems.strict:
+                raise
+            problems.note(str(error))
+            continue
+        if path.stem in named:
+            problems.add(
+                path,
+                f"the name '{path.stem}' a second time",
+                f"one picture of a name ({named[path.stem]})",
+                "Rename one; DOTA files tell pictures apart by their names alone.",
+            )
+            continue
+        named[path.stem] = path
+        found[path.stem] = detector(image, score_threshold=options.score_threshold, batch_size=options.batch_size)
+        if options.pictures:
+            _write_picture(target / "pictures", path.stem, image, found[path.stem], options.draw_threshold)
+    if not found:
+        raise UserError("\n".join([f"none of the pictures in {source} could be read", *problems.first]))
+    write_task1(target / "Task1", found, detector.class_names)
+    zip_task1(target / "Task1")
+    write_json(target / "detections.json", found, named, detector.class_names)
+    return found
+
+
+def _write_picture(folder: Path, stem: str, image: np.ndarray, detections: Detections, threshold: float) -> None:
+    """The picture with its boxes drawn, as PNG, or as JPEG where it is large."""
+    drawn = draw_detections(image, detections, threshold)
+    suffix = ".jpg" if drawn.shape[0] * drawn.shape[1] > JPEG_ABOVE else ".png"
+    done, data = cv2.imencode(suffix, drawn[..., ::-1])
+    if not done:
+        raise UserError(f"{folder / stem}{suffix}: the picture could not be encoded")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / f"{stem}{suffix}", data.tobytes())
+
+
+def write_json(
+    path: Path, found: dict[str, Detections], sources: dict[str, Path], class_names: tuple[str, ...]
+) -> None:
+    """All detections in one JSON file, with the box convention they are in."""
+    content = {
+        "box_convention": CONVENTION,
+        "class_names": list(class_names),
+        "images": [
+            {"name": stem, "file": str(sources[stem]), "detections": detections.to_records()}
+            for stem, detections in found.items()
+        ],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())

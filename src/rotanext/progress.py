@@ -1,0 +1,102 @@
+"""What a long job shows: rich progress on a terminal, plain lines elsewhere, and TensorBoard files where a folder is given."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+_PLAIN_EVERY = 15.0  # seconds between plain lines
+_SUMMARY_KEYS = ("loss", "loss_cls", "loss_box", "lr", "grad_norm")
+
+
+class Reporter:
+    """Tells the user how a job goes."""
+
+    def __init__(self, console: Console | None = None, tensorboard: Path | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._folder, self._writer = tensorboard, None
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def scalars(self, row: dict[str, float], step: int) -> None:
+        """Add the figures of a row to the TensorBoard files."""
+        if self._folder is None:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # a second to import
+
+            self._writer = SummaryWriter(str(self._folder))
+        for key, value in row.items():
+            if key not in ("step", "epoch"):
+                self._writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Flush the TensorBoard files."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _columns(self) -> Progress:
+        return Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+
+    @contextmanager
+    def training(self, total: int, done: int) -> Iterator[Callable[[dict[str, float]], None]]:
+        """A callable that takes each step's row; shows losses, learning rate, steps a second and the time left."""
+        start = time.monotonic()
+        last = start
+        if self.console.is_terminal:
+            with self._columns() as bar:
+                task = bar.add_task("training", total=total, completed=done, note="")
+
+                def tick(row: dict[str, float]) -> None:
+                    rate = (row["step"] - done) / (time.monotonic() - start)
+                    note = f"loss {row['loss']:.3f} (cls {row['loss_cls']:.3f} box {row['loss_box']:.3f}) lr {row['lr']:.1e} {rate:.2f} steps/s"
+                    bar.update(task, completed=row["step"], note=note)
+
+                yield tick
+        else:
+
+            def tick(row: dict[str, float]) -> None:
+                nonlocal last
+                now = time.monotonic()
+                if now - last >= _PLAIN_EVERY or row["step"] == total:
+                    last = now
+                    rate = (row["step"] - done) / (now - start)
+                    left = (total - row["step"]) / rate
+                    values = " ".join(f"{key} {row[key]:.4g}" for key in _SUMMARY_KEYS)
+                    self.say(f"step {row['step']}/{total} {values} {rate:.2f} steps/s {left:.0f} s left")
+
+            yield tick
+
+    def track(self, items: Sequence[T], what: str) -> Iterator[T]:
+        """Go through items with a bar on a terminal, or a line now and then."""
+        start = last = time.monotonic()
+        if self.console.is_terminal:
+            with self._columns() as bar:
+                task = bar.add_task(what, total=len(items), note="")
+                for item in items:
+                    yield item
+                    bar.update(task, advance=1)
+            return
+        for index, item in enumerate(items):
+            yield item
+            now = time.monotonic()
+            if now - last >= _PLAIN_EVERY or (index + 1 == len(items) and now - start > 2):
+                last = now
+                self.say(f"{what}: {index + 1}/{len(items)}, {(index + 1) / (now - start):.1f}/s")

@@ -1,0 +1,319 @@
+"""Training, from top to bottom: data, model, optimiser, the loop, validation, files of the run."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from rich.console import Console
+from torch import Tensor
+
+from rotanext.config import Config, validate
+from rotanext.criterion import batch_losses, make_targets
+from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader, read_entries
+from rotanext.data.dota import find_class_names
+from rotanext.detector import Detector, build_model, find_device
+from rotanext.errors import Problems, UserError
+from rotanext.evaluate import detect_all, score, write_report
+from rotanext.files import write_atomically
+from rotanext.metrics import Report
+from rotanext.models.checkpoints import load_backbone, save_detector_file
+from rotanext.models.retinanet import RetinaNet
+from rotanext.optim import AveragedModel, build_optimizer, rate_factor, set_rate
+from rotanext.plots import plot_training
+from rotanext.progress import Reporter
+
+BAD_STEPS_IN_A_ROW = 20
+LOG_EVERY = 10
+
+
+@dataclass
+class Progress:
+    """Where a training stands; with the weights, all that a resumed one needs."""
+
+    step: int = 0  # optimiser steps done
+    bad_steps: int = 0  # in a row, skipped because loss or gradient was not finite
+    best: float = -1.0
+
+
+class Trainer:
+    """One training run: its parts, built from a configuration, and the folder it writes to."""
+
+    def __init__(self, config: Config, folder: Path, device: str, problems: Problems, reporter: Reporter) -> None:
+        self.config, self.folder, self.report = config, folder, reporter
+        where = find_device(device)
+        AcceleratorState._reset_state(True)  # a second training in one process may ask for another precision
+        precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=where.type == "cpu")
+        torch.manual_seed(config.train.seed)
+
+        self.class_names = find_class_names(config.data.train, config.data.classes, problems)
+        entries = read_entries(config.data.train, self.class_names, problems)
+        self.validation = read_entries(config.data.val, self.class_names, problems) if config.data.val else []
+        dataset = TrainingSet(entries, self.class_names, config)
+        train = config.train
+        self.order = EpochOrder(
+            len(dataset), train.batch_size, train.seed, self.accelerator.process_index, self.accelerator.num_processes
+        )
+        self.loader = make_loader(dataset, self.order, config.data.workers)
+        self.steps_per_epoch = -(-len(self.order) // train.accumulate)
+        self.total_steps = self.steps_per_epoch * train.epochs
+
+        self.model = build_model(config, len(self.class_names))
+        if config.model.weights:
+            self.report.say(load_backbone(self.model.backbone, config.model.weights).text())
+        self.model.to(self.accelerator.device)
+        self.averaged = AveragedModel(self.model, train.ema) if train.ema else None
+        optimizer = build_optimizer(self.model, train, self.accelerator.num_processes)
+        self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.progress = Progress()
+        self.stop = False
+
+    @property
+    def final_model(self) -> RetinaNet:
+        """The weights to keep: the averaged ones where there are any."""
+        return self.averaged.model if self.averaged else self.model  # type: ignore[return-value]
+
+    def run(self) -> Report | None:
+        """Train to the end, or until interrupted; returns the last validation's report."""
+        self._write_json("config.json", self.config.model_dump(mode="json"))
+        report = None
+        with self._interruptible(), self.report.training(self.total_steps, self.progress.step) as tick:
+            while self.progress.step < self.total_steps and not self.stop:
+                self._run_epoch(tick)
+                epoch = self.progress.step // self.steps_per_epoch
+                done = self.progress.step == self.total_steps
+                every = self.config.train.validate_every
+                if not self.stop and self.validation and (done or (every and epoch % every == 0)):
+                    report = self._validate(epoch)
+                self.save()
+        if self.stop:
+            self.report.say(
+                f"Stopped after step {self.progress.step} of {self.total_steps}; everything is saved.\n"
+                f"Go on with: rotanext train --resume {self.folder}"
+            )
+        self._plot()
+        return report
+
+    def _run_epoch(self, tick: Any) -> None:
+        """The rest of the current epoch."""
+        epoch, done = divmod(self.progress.step, self.steps_per_epoch)
+        accumulate = self.config.train.accumulate
+        self.order.epoch, self.order.start = epoch, done * accumulate
+        window: list[list[Sample]] = []
+        left = len(self.order) - done * accumulate
+        for samples in self.loader:
+            window.append(samples)
+            left -= 1
+            if len(window) == accumulate or left == 0:
+                row = self.train_step(window)
+                window = []
+                tick(row)
+                self._log(row)
+                if self.stop:
+                    return
+
+    def train_step(self, batches: list[list[Sample]]) -> dict[str, float]:
+        """One optimiser step over one or more batches; the row of figures for the log."""
+        train, factor = self.config.train, rate_factor(self.progress.step, self.steps_per_epoch, self.config.train)
+        lr = set_rate(self.optimizer, factor)
+        self.network.train()
+        sums = torch.zeros(3, device=self.accelerator.device)
+        for samples in batches:
+            classification, box, positives = self._losses(samples)
+            loss = classification + self.config.loss.weight * box
+            self.accelerator.backward(loss / len(batches))
+            sums += torch.stack([classification.detach(), box.detach(), positives]) / len(batches)
+        limit = train.clip_norm or float("inf")
+        norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
+        classification, box, positives = sums.tolist()
+        scaled = self.accelerator.scaler is not None  # fp16: its scaler skips steps that overflow
+        if scaled or all(map(_finite, (norm, classification, box))):
+            self.optimizer.step()
+            self.progress.bad_steps = 0
+        else:
+            self._skip_bad_step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        if self.averaged:
+            self.averaged.update(self.model, self.progress.step)
+        weighted = self.config.loss.weight * box
+        return {
+            "step": self.progress.step,
+            "epoch": self.progress.step / self.steps_per_epoch,
+            "loss": classification + weighted,
+            "loss_cls": classification,
+            "loss_box": weighted,
+            "lr": lr,
+            "grad_norm": norm,
+            "positives": positives,
+        }
+
+    def _losses(self, samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+        """Both losses of a batch (per positive anchor of all processes) and the number of positives."""
+        device = self.accelerator.device
+        batch = self.model.prepare([s.image for s in samples])
+        logits, deltas = self.network(batch)
+        sizes = [(x.shape[2], x.shape[3]) for x in logits]
+        boxes, labels = [s.boxes.to(device) for s in samples], [s.labels.to(device) for s in samples]
+        targets = make_targets(sizes, boxes, labels, self.config.model.anchors)
+        losses = batch_losses(logits, deltas, targets, len(self.class_names), self.config.loss.regression)
+        # Gradients are averaged over the processes, so the mean number of positives gives the loss of the whole batch.
+        positives = self.accelerator.reduce(losses.positives.float(), "mean")
+        normaliser = positives.clamp_min(1 / self.accelerator.num_processes)
+        return losses.classification / normaliser, losses.regression / normaliser, positives
+
+    def _skip_bad_step(self) -> None:
+        self.progress.bad_steps += 1
+        self.report.say(f"step {self.progress.step}: loss or gradient is not finite; this step is skipped")
+        if self.progress.bad_steps >= BAD_STEPS_IN_A_ROW:
+            raise UserError(
+                f"{BAD_STEPS_IN_A_ROW} steps in a row had no finite loss; the training has diverged. Resume from the last "
+                "checkpoint with a lower train.lr, more train.warmup_steps, or train.precision=fp32."
+            )
+
+    def _validate(self, epoch: int) -> Report:
+        detector = Detector(self.final_model, self.config, self.class_names)
+        detections = detect_all(detector, self.report.track(self.validation, "validating"))
+        report = score(detections, self.validation, self.class_names)
+        figures = {name: value or 0.0 for name, value in report.summary().items()}  # None: no object to find
+        self._log({"step": self.progress.step, "epoch": epoch} | figures, always=True)
+        self.report.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+        if figures[self.config.train.best_metric] > self.progress.best and self.accelerator.is_main_process:
+            self.progress.best = figures[self.config.train.best_metric]
+            self._save_detector("best.safetensors")
+        return report
+
+    def _log(self, row: dict[str, float], always: bool = False) -> None:
+        """Append a row to metrics.jsonl and TensorBoard."""
+        due = always or self.progress.step % LOG_EVERY == 0 or self.progress.step in (1, self.total_steps)
+        if due and self.accelerator.is_main_process:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({k: round(v, 8) for k, v in row.items()}) + "\n")
+            self.report.scalars(row, self.progress.step)
+
+    def save(self) -> None:
+        """Write the training state, then the detector file; each replaces its predecessor only when complete."""
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "progress": vars(self.progress),
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.model.state_dict() if self.averaged else None,
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "class_names": list(self.class_names),
+        }
+        write_atomically(self.folder / "state.pt", lambda path: torch.save(state, path))
+        self._save_detector("last.safetensors")
+
+    def _save_detector(self, name: str) -> None:
+        config = self.config.model_dump(mode="json")
+        save_detector_file(
+            self.folder / name, self.final_model.state_dict(), config, self.class_names, self.config.model.anchors
+        )
+
+    def resume(self) -> None:
+        """Take up the state saved in the run's folder."""
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no saved training to resume; start one with: rotanext train RECIPE --run {self.folder}"
+            )
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(f"{path}: not a whole training state ({str(error).splitlines()[0]}).") from None
+        if tuple(state["class_names"]) != self.class_names:
+            raise UserError(
+                f"{path}: was trained on classes {state['class_names']}, the data now has {list(self.class_names)}"
+            )
+        self.model.load_state_dict(state["model"])
+        if self.averaged:
+            self.averaged.model.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        self.progress = Progress(**state["progress"])
+        self._drop_later_rows()
+
+    def _drop_later_rows(self) -> None:
+        """Forget logged rows of steps that the saved state has not done yet."""
+        path = self.folder / "metrics.jsonl"
+        if path.is_file():
+            rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= self.progress.step]
+            write_atomically(path, lambda part: part.write_text("".join(line + "\n" for line in rows)))
+
+    def _write_json(self, name: str, values: dict[str, Any]) -> None:
+        write_atomically(self.folder / name, lambda path: path.write_text(json.dumps(values, indent=1) + "\n"))
+
+    def _plot(self) -> None:
+        path = self.folder / "metrics.jsonl"
+        if self.accelerator.is_main_process and path.is_file():
+            plot_training([json.loads(line) for line in path.read_text().splitlines()], self.folder / "curves.png")
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the training after the current step; a second one ends it at once."""
+
+        def ask_to_stop(number: int, frame: Any) -> None:
+            if self.stop:
+                raise KeyboardInterrupt
+            self.stop = True
+
+        previous = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0
+
+
+def read_run_config(folder: Path) -> Config:
+    """The configuration a run was started with."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; {folder} is not the folder of a training run")
+    return validate(json.loads(path.read_text()), str(path))
+
+
+def start_training(
+    config: Config, folder: Path, device: str, problems: Problems, console: Console, resume: bool = False
+) -> Report | None:
+    """Train in `folder` from the beginning, or go on with the training saved there; returns the last validation's report."""
+    if not resume and (folder / "state.pt").exists():
+        raise UserError(
+            f"{folder} already holds a training; go on with --resume {folder}, or choose another --run folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    reporter = Reporter(console, tensorboard=folder / "tensorboard")
+    try:
+        trainer = Trainer(config, folder, device, problems, reporter)
+        if summary := problems.summary():
+            reporter.say(summary)
+        if resume:
+            trainer.resume()
+        count = sum(p.numel() for p in trainer.model.parameters())
+        reporter.say(
+            f"{config.name}: {len(trainer.loader.dataset)} pictures, {len(trainer.class_names)} classes, "  # type: ignore[arg-type]
+            f"{count / 1e6:.1f} M parameters, {trainer.total_steps} steps on {trainer.accelerator.device}; files in {folder}"
+        )
+        report = trainer.run()
+        if report is not None:
+            write_report(report, folder / "evaluation")
+            console.print(report.table())
+    finally:
+        reporter.close()
+    return report
