@@ -100,9 +100,7 @@ INVALID = {
 def test_invalid_objects_are_skipped_with_their_line_or_refused(tmp_path: Path, name: str) -> None:
     line, message = INVALID[name]
     last = b"60 10 90 10 90 40 60 40 ship 0"
-    path = label(
-        tmp_path, b"\n".join([GOOD.strip().encode(), line if isinstance(line, bytes) else line.encode(), last])
-    )
+    path = label(tmp_path, b"\n".join([GOOD.strip().encode(), line if isinstance(line, bytes) else line.encode(), last]))
     problems = Problems()
     objects = read_objects(path, problems, ("plane", "ship"))
     assert objects.names == ["plane", "ship"]

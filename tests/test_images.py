@@ -91,9 +91,7 @@ def test_orientation_is_not_applied(tmp_path: Path, picture: np.ndarray, kind: s
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99, 1.0], ids=lambda share: f"cut at {share}")
 def test_a_cut_picture_is_refused(tmp_path: Path, kind: str, share: float) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8))
-    options: dict[str, object] = {"progressive": {"progressive": True}, "tiff_lzw": {"compression": "tiff_lzw"}}.get(
-        kind, {}
-    )
+    options: dict[str, object] = {"progressive": {"progressive": True}, "tiff_lzw": {"compression": "tiff_lzw"}}.get(kind, {})
     data = encode({"progressive": "JPEG", "tiff_lzw": "TIFF"}.get(kind, kind), noise, **options)
     path = tmp_path / "cut"
     path.write_bytes(data)

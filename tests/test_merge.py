@@ -104,9 +104,7 @@ def test_polygon_nms_against_plain_loops(threshold: float) -> None:
     kept: list[int] = []
     for k in sorted(range(60), key=lambda k: -scores[k]):
         shape = Polygon(corners[k])
-        if all(
-            shape.intersection(o).area / shape.union(o).area <= threshold for o in (Polygon(corners[i]) for i in kept)
-        ):
+        if all(shape.intersection(o).area / shape.union(o).area <= threshold for o in (Polygon(corners[i]) for i in kept)):
             kept.append(k)
     assert polygon_nms(corners, scores, threshold).tolist() == kept
     assert 1 < len(kept) < 60
@@ -130,19 +128,14 @@ def test_the_reference_merge(shared: Path, tmp_path: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert Counter(line.stem for line in ours[name]) == Counter(line.stem for line in theirs[name])
-        assert list(dict.fromkeys(line.stem for line in ours[name])) == list(
-            dict.fromkeys(line.stem for line in theirs[name])
-        )
+        assert list(dict.fromkeys(line.stem for line in ours[name])) == list(dict.fromkeys(line.stem for line in theirs[name]))
 
 
 def test_the_reference_merge_is_reproduced_given_its_order_of_ties(shared: Path, tmp_path: Path) -> None:
     # The reference sorted by numpy's unstable quicksort, reversed. With equal scores put in its order, every one of
     # its 857 detections comes out, and nothing else.
     sample = shared / "data" / "dota-sample"
-    theirs = {
-        name: {_key(line) for line in lines}
-        for name, lines in read_task1(sample / "merged_detections", Problems()).items()
-    }
+    theirs = {name: {_key(line) for line in lines} for name, lines in read_task1(sample / "merged_detections", Problems()).items()}
     (tmp_path / "tiles").mkdir()
     for path in (sample / "patch_detections").glob("Task1_*.txt"):
         first, rest = [], []

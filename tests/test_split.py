@@ -44,9 +44,7 @@ def test_tiles_of_the_official_development_kit(shared: Path, tmp_path: Path) -> 
     folder = shared / "data" / "dota-p0032"
     width, height = image_size(folder / "images" / "P0032.png")
     mine = tiles_of(folder / "labelTxt" / "P0032.txt", width, height, tmp_path)
-    official = {
-        path.stem: path.read_text().split("\n")[:-1] for path in sorted((folder / "patch_labelTxt").glob("*.txt"))
-    }
+    official = {path.stem: path.read_text().split("\n")[:-1] for path in sorted((folder / "patch_labelTxt").glob("*.txt"))}
     official = {name.replace("__1__", "__1024__"): [line for line in lines if line] for name, lines in official.items()}
     assert sorted(mine) == sorted(official)
     # By tile: lines equal; ours that it clipped; its lines of objects that are less than 70 % inside
@@ -101,9 +99,7 @@ WINDOWS = [
 
 
 @pytest.mark.parametrize(("width", "height", "scales", "expected"), WINDOWS)
-def test_windows(
-    width: int, height: int, scales: tuple[list[int], list[int]], expected: list[tuple[int, int, int]]
-) -> None:
+def test_windows(width: int, height: int, scales: tuple[list[int], list[int]], expected: list[tuple[int, int, int]]) -> None:
     assert windows(width, height, *scales) == expected
 
 

@@ -58,9 +58,7 @@ def test_the_outline_lies_on_the_box() -> None:
     drawn = draw_detections(image, detections(box, label=1), legend=False)
     ys, xs = np.nonzero(close(drawn, class_colour(1)))
     corners = detections(box).corners[0].numpy().astype(np.float32)
-    away = [
-        abs(cv2.pointPolygonTest(corners, (float(x) + 0.5, float(y) + 0.5), True)) for x, y in zip(xs, ys, strict=True)
-    ]
+    away = [abs(cv2.pointPolygonTest(corners, (float(x) + 0.5, float(y) + 0.5), True)) for x, y in zip(xs, ys, strict=True)]
     # The score is written above the highest corner; all else is outline.
     on = np.array(away) < 1.5
     assert on.sum() > 200
@@ -115,18 +113,13 @@ def test_colours_are_distinct_and_stable() -> None:
     colours = [class_colour(i) for i in range(60)]
     assert len(set(colours)) == 60
     assert colours[0] == (240, 228, 66)
-    assert (
-        min(sum(abs(x - y) for x, y in zip(a, b, strict=True)) for i, a in enumerate(colours[:20]) for b in colours[:i])
-        > 50
-    )
+    assert min(sum(abs(x - y) for x, y in zip(a, b, strict=True)) for i, a in enumerate(colours[:20]) for b in colours[:i]) > 50
 
 
 def test_difficult_objects_are_dashed() -> None:
     image = np.zeros((200, 200, 3), np.uint8)
     corners = np.array([[[40, 60], [160, 60], [160, 120], [40, 120]]], float)
-    easy, hard = (
-        draw_objects(image, Objects(corners, ["a"], np.array([flag])), ("a", "b"), legend=False) for flag in (0, 1)
-    )
+    easy, hard = (draw_objects(image, Objects(corners, ["a"], np.array([flag])), ("a", "b"), legend=False) for flag in (0, 1))
     assert 0.3 < (hard.max(-1) > 60).sum() / (easy.max(-1) > 60).sum() < 0.8
     unknown = Objects(corners, ["zebra"], np.array([0]))
     np.testing.assert_array_equal(draw_objects(image, unknown, ("a", "b")), image)

@@ -1,5 +1,7 @@
 """Which object each anchor learns: the max-IoU assignment of RetinaNet on rotated IoU, without an anchors x objects matrix."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,7 @@ def assign(anchors: Tensor, boxes: Tensor) -> Tensor:
     best_of_object = boxes.new_zeros(len(boxes))
     valid = torch.isfinite(boxes).all(-1) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
     pairs_a, pairs_g, pairs_iou = [], [], []
-    for high, low in zip(_BANDS, _BANDS[1:], strict=False):
+    for high, low in pairwise(_BANDS):
         open_objects = (valid & (best_of_object <= high)).nonzero()[:, 0]
         if len(open_objects) == 0:
             break

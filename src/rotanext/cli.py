@@ -20,9 +20,7 @@ console = Console(stderr=True)
 output = Console()
 
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")]
-StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Refuse invalid input instead of skipping and counting it.")
-]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse invalid input instead of skipping and counting it.")]
 WeightsOption = Annotated[Path, typer.Option("--weights", "-w", help="A checkpoint: ours, or of MMRotate 0.x or 1.x.")]
 AnchorsOption = Annotated[
     str | None, typer.Option("--anchors", help="v0 or v1: the anchors of an MMRotate checkpoint that does not tell.")
@@ -52,9 +50,7 @@ def _load(weights: Path, device: str, anchors: str | None, classes: str | None) 
 
 @app.command()
 def demo(
-    run: Annotated[Path, typer.Option("--run", help="Where pictures, curves, figures and the checkpoint go.")] = Path(
-        "runs/demo"
-    ),
+    run: Annotated[Path, typer.Option("--run", help="Where pictures, curves, figures and the checkpoint go.")] = Path("runs/demo"),
     device: DeviceOption = "cpu",
 ) -> None:
     """Draw a synthetic aerial data set, train on it, evaluate, detect on a large scene: a few minutes on two CPU cores."""
@@ -66,9 +62,7 @@ def demo(
 @app.command()
 def train(
     recipe: Annotated[str | None, typer.Argument(help="A recipe's name, or a .toml or .json file.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.epochs=3.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example train.epochs=3.")] = None,
     data: Annotated[list[str] | None, typer.Option("--data", help="DOTA folder to train on (repeatable).")] = None,
     val: Annotated[list[str] | None, typer.Option("--val", help="DOTA folder to validate on (repeatable).")] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; runs/RECIPE by default.")] = None,
@@ -82,9 +76,7 @@ def train(
 
     if resume is not None:
         if recipe or overrides or data or val or run:
-            raise UserError(
-                "--resume takes everything from the run's folder; give no recipe, override, --data, --val or --run"
-            )
+            raise UserError("--resume takes everything from the run's folder; give no recipe, override, --data, --val or --run")
         config, folder = read_run_config(resume), resume
     else:
         if recipe is None:
@@ -104,19 +96,13 @@ def _paths(key: str, folders: list[str] | None) -> list[str]:
 
 @app.command(name="eval")
 def evaluate(
-    data: Annotated[
-        Path, typer.Argument(help="A DOTA folder (images/ and labelTxt/); with --detections labels alone will do.")
-    ],
+    data: Annotated[Path, typer.Argument(help="A DOTA folder (images/ and labelTxt/); with --detections labels alone will do.")],
     weights: Annotated[Path | None, typer.Option("--weights", "-w", help="The detector to evaluate.")] = None,
-    detections: Annotated[
-        Path | None, typer.Option("--detections", help="A folder of Task1_*.txt instead of a detector.")
-    ] = None,
+    detections: Annotated[Path | None, typer.Option("--detections", help="A folder of Task1_*.txt instead of a detector.")] = None,
     merge: Annotated[
         float | None, typer.Option("--merge", help="The detections are of tiles: merge them by NMS at this IoU first.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where curves, confusion matrix and figures go.")] = Path(
-        "runs/eval"
-    ),
+    out: Annotated[Path, typer.Option("--out", help="Where curves, confusion matrix and figures go.")] = Path("runs/eval"),
     batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles computed at once.")] = 1,
     device: DeviceOption = "auto",
     anchors: AnchorsOption = None,

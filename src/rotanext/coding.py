@@ -13,7 +13,7 @@ MAX_LOG_RATIO = abs(math.log(16 / 1000))
 def encode(anchors: Tensor, boxes: Tensor) -> Tensor:
     """Deltas `[..., 5]` (dx, dy, dw, dh, da) that turn `anchors [..., 5]` into `boxes [..., 5]`.
 
-    The shift is measured along the anchor's axes in units of its edges; of the box's two descriptions (edges swapped and turned by a
+    The shift is measured along the anchor's axes in units of its edges; of the box's two descriptions (edges swapped, turned by a
     quarter) the one that turns less is taken.
     """
     ax, ay, aw, ah, aa = anchors.unbind(-1)

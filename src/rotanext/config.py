@@ -45,9 +45,7 @@ class DataConfig(_Section):
 
     train: list[str]  # DOTA folders
     val: list[str]  # DOTA folders; empty: no validation
-    classes: (
-        str  # "auto": the names found in the labels; dota1.0, dota1.5, dota2.0; or a text file with one name a line
-    )
+    classes: str  # "auto": the names found in the labels; dota1.0, dota1.5, dota2.0; or a text file with one name a line
     image_size: Natural  # pictures are resized to fit this square; 0: as they are
     background: bool  # train on pictures without objects, too
     workers: Natural

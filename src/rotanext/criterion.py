@@ -40,9 +40,7 @@ def make_targets(sizes: list[tuple[int, int]], boxes: list[Tensor], labels: list
     return Targets(assigned, torch.cat(matched), torch.cat(classes), grid)
 
 
-def batch_losses(
-    logits: list[Tensor], deltas: list[Tensor], targets: Targets, num_classes: int, regression: str
-) -> Losses:
+def batch_losses(logits: list[Tensor], deltas: list[Tensor], targets: Targets, num_classes: int, regression: str) -> Losses:
     """Sums of the focal and the box loss over a batch, in float32.
 
     A batch without objects gives zero box loss that still depends on every delta, so that each parameter has a (zero) gradient.

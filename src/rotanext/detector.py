@@ -25,7 +25,7 @@ def build_model(config: Config, num_classes: int) -> RetinaNet:
         options=BackboneOptions(
             model.drop_path, model.layer_scale, model.frozen_stages, model.frozen_norm, model.gradient_checkpointing
         ),
-    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ).to(memory_format=torch.channels_last)
 
 
 def find_device(name: str) -> torch.device:
@@ -86,9 +86,7 @@ class Detector:
         places = windows(width, height, [tile], [0 if size else options.gap], 0.0)
         tiles: list[Detections] = []
         for at in range(0, len(places), batch_size):
-            tiles += self._detect(
-                [image[y : y + side, x : x + side] for x, y, side in places[at : at + batch_size]], threshold
-            )
+            tiles += self._detect([image[y : y + side, x : x + side] for x, y, side in places[at : at + batch_size]], threshold)
         offsets = [(float(x), float(y)) for x, y, _ in places]
         merged = tiles[0] if len(tiles) == 1 else merge_tiles(zip(tiles, offsets, strict=True), options.merge_iou)
         if scale == 1:
@@ -115,4 +113,4 @@ class Detector:
             iou_threshold=options.iou_threshold,
             max_detections=options.max_detections,
         )
-        return [Detections(*(x.clone().cpu() for x in values), self.class_names) for values in found]
+        return [Detections(b.clone().cpu(), s.clone().cpu(), c.clone().cpu(), self.class_names) for b, s, c in found]

@@ -8,9 +8,7 @@ class UserError(Exception):
     """A mistake outside the program (input, option, machine); the command line prints it and exits non-zero."""
 
 
-def explain(
-    path: str | Path, found: str, expected: str, advice: str, line: int | None = None, name: str | None = None
-) -> str:
+def explain(path: str | Path, found: str, expected: str, advice: str, line: int | None = None, name: str | None = None) -> str:
     """Compose the one error format: `FILE:LINE: found ...; expected ...; advice.`"""
     where = f"{path}:{line}" if line is not None else str(path)
     what = f"{name}: " if name else ""

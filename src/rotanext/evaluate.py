@@ -32,18 +32,14 @@ def score(
 ) -> Report:
     """The DOTA protocol on whole pictures: true polygon IoU of the boxes' corners with the labelled quadrilaterals."""
     label_of = {name: i for i, name in enumerate(class_names)}
-    predictions = Predictions.of_images(
-        (d.corners.double().numpy(), d.scores.numpy(), d.labels.numpy()) for d in detections
-    )
+    predictions = Predictions.of_images((d.corners.double().numpy(), d.scores.numpy(), d.labels.numpy()) for d in detections)
     truths = Truths.of_images(
         (e.objects.corners, np.array([label_of[n] for n in e.objects.names]), e.objects.difficult) for e in entries
     )
     return evaluate(predictions, truths, class_names, thresholds)
 
 
-def evaluate_weights(
-    detector: Detector, data: Path, out: Path, batch_size: int, problems: Problems, console: Console
-) -> Report:
+def evaluate_weights(detector: Detector, data: Path, out: Path, batch_size: int, problems: Problems, console: Console) -> Report:
     """Score a detector on a DOTA folder, whole pictures with their tiles merged; its detections are kept in `out`/Task1."""
     entries = read_entries([str(data)], detector.class_names, problems)
     detections = detect_all(detector, Reporter(console).track(entries, "detecting"), batch_size)
@@ -58,7 +54,7 @@ def evaluate_files(detections: Path, data: Path, out: Path, merge_iou: float | N
         merge_task1(detections, out / "merged", merge_iou, problems)
         detections = out / "merged"
     labels = data / "labelTxt" if (data / "labelTxt").is_dir() else data
-    return dota_map(detections, labels, iou=THRESHOLDS, problems=problems)
+    return dota_map(detections, labels, problems=problems)
 
 
 def write_report(report: Report, out: Path) -> None:

@@ -26,14 +26,10 @@ def _names(file: DetectorFile, path: Path, choice: str | None) -> tuple[str, ...
         return file.class_names
     for name, classes in CLASS_LISTS.items():
         if len(classes) == file.num_classes:
-            file.notes.append(
-                f"the file holds no class names; its {len(classes)} classes are taken to be those of {name}"
-            )
+            file.notes.append(f"the file holds no class names; its {len(classes)} classes are taken to be those of {name}")
             return classes
     raise UserError(
-        explain(
-            path, f"{file.num_classes} classes without names", "names in its metadata", "Give them with --classes FILE."
-        )
+        explain(path, f"{file.num_classes} classes without names", "names in its metadata", "Give them with --classes FILE.")
     )
 
 

@@ -43,15 +43,13 @@ def _kl_divergence(pred: Tensor, target: Tensor) -> Tensor:
     turn = angle_t - angle_p
     cos2, sin2 = torch.cos(turn).square(), torch.sin(turn).square()
     # tr(Sp^-1 St) and the determinants' ratio as ratios of sides: no product that could over- or underflow.
-    spread = (
-        cos2 * (wt / wp).square() + sin2 * (ht / wp).square() + sin2 * (wt / hp).square() + cos2 * (ht / hp).square()
-    )
+    spread = cos2 * (wt / wp).square() + sin2 * (ht / wp).square() + sin2 * (wt / hp).square() + cos2 * (ht / hp).square()
     log_ratio = torch.log(wp / wt) + torch.log(hp / ht)
     return shift / 2 + spread / 2 + log_ratio - 1
 
 
 def kld_loss(pred: Tensor, target: Tensor) -> Tensor:
-    """ "KLD, stable" `[N]` of `pred [N, 5]` against `target [N, 5]`: `1 - 1 / (1 + ln(1 + d))`, d the divergence, without a root."""
+    """Stable KLD loss `[N]` of `pred [N, 5]` against `target [N, 5]`: `1 - 1 / (1 + ln(1 + d))`, d the divergence, no root."""
     return _squash(_kl_divergence(pred, target).clamp_min(0))
 
 

@@ -52,9 +52,7 @@ def parse_tile_name(name: str) -> TileName | None:
     return TileName(match["stem"], size if is_rate else 1.0, int(match["x"]), int(match["y"]))
 
 
-def merge_tiles(
-    tiles: Iterable[tuple[Detections, tuple[float, float]]], iou_threshold: float = MERGE_IOU
-) -> Detections:
+def merge_tiles(tiles: Iterable[tuple[Detections, tuple[float, float]]], iou_threshold: float = MERGE_IOU) -> Detections:
     """Detections of the scene from those of its tiles with their offsets (x, y) in scene pixels; best first.
 
     Of boxes of one class with an IoU greater than the threshold the best stays (ties: the earlier tile's). ValueError
@@ -124,9 +122,7 @@ def merge_task1(
     problems = Problems() if problems is None else problems
     source, target = Path(tile_dir), Path(out_dir)
     if source.resolve() == target.resolve():
-        raise UserError(
-            explain(target, "the folder of the tiles", "another folder for the result", "Choose a new one.")
-        )
+        raise UserError(explain(target, "the folder of the tiles", "another folder for the result", "Choose a new one."))
     lines = read_task1(source, problems)
     target.mkdir(parents=True, exist_ok=True)
     total = kept = 0

@@ -66,9 +66,7 @@ def _join(items: Iterable[tuple[Any, Any, Any]]) -> tuple[int, Ints, tuple[Float
     rows = [tuple(np.asarray(part, np.float64) for part in item) for item in items]
     images = np.repeat(np.arange(len(rows)), [len(row[1]) for row in rows])
     shapes = ((0, 4, 2), (0,), (0,))
-    columns = [
-        np.concatenate([np.zeros(shapes[k]), *(row[k].reshape(-1, *shapes[k][1:]) for row in rows)]) for k in range(3)
-    ]
+    columns = [np.concatenate([np.zeros(shapes[k]), *(row[k].reshape(-1, *shapes[k][1:]) for row in rows)]) for k in range(3)]
     return len(rows), images.astype(np.int64), (columns[0], columns[1], columns[2])
 
 
@@ -90,9 +88,7 @@ def _rows_per_image(images: Ints) -> dict[int, Ints]:
     return dict(zip(values.tolist(), np.split(order, starts[1:]), strict=False))
 
 
-def _hits(
-    order: Ints, best_iou: Floats, best_object: Ints, difficult: NDArray[np.bool_], iou: float
-) -> NDArray[np.int8]:
+def _hits(order: Ints, best_iou: Floats, best_object: Ints, difficult: NDArray[np.bool_], iou: float) -> NDArray[np.int8]:
     """1, 0, -1 `[N]` for each detection in the given order (by class, then falling score); see `ClassResult`."""
     hits = np.full(len(order), -1, np.int8)
     over = np.flatnonzero(best_iou[order] > iou)
@@ -169,13 +165,11 @@ def confusion_matrix(
     counted = ~truths.difficult
     predicted = np.append(predictions.labels, classes)[matched]  # -1 picks the background
     np.add.at(matrix, (truths.labels[counted], predicted[counted]), 1)
-    np.add.at(matrix, (classes, predictions.labels[wanted & ~used & ~excused]), 1)
+    matrix[classes] += np.bincount(predictions.labels[wanted & ~used & ~excused], minlength=classes + 1)
     return matrix
 
 
-def dota_map(
-    detections_dir: str | Path, labels_dir: str | Path, iou: float = 0.5, problems: Problems | None = None
-) -> Report:
+def dota_map(detections_dir: str | Path, labels_dir: str | Path, iou: float = 0.5, problems: Problems | None = None) -> Report:
     """Evaluate `Task1_<class>.txt` files against a folder of DOTA labels (whole images, merged detections).
 
     The images are the label files, the classes those of the file names and the labels. iou is evaluated beside 0.50,

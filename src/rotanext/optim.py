@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,11 +15,12 @@ def build_optimizer(model: nn.Module, config: TrainConfig, processes: int = 1) -
 
     With `scale_lr` the rate grows linearly with the total batch, from the published rate for a batch of 2.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (plain if any(part in name for part in config.no_decay) else decayed).append(parameter)
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     total = config.batch_size * config.accumulate * processes
     lr = config.lr * (total / 2 if config.scale_lr else 1)
     if config.optimizer == "sgd":

@@ -137,9 +137,7 @@ def plot_confusion(report: Report, path: str | Path) -> None:
     for at in range(1, size):
         axes.axhline(at - 0.5, color="white", linewidth=4 if at == size - 1 else 0.8)
         axes.axvline(at - 0.5, color="white", linewidth=4 if at == size - 1 else 0.8)
-    axes.set_xticks(
-        range(size), [*names, "missed"], rotation=45 if size > 4 else 0, ha="right" if size > 4 else "center"
-    )
+    axes.set_xticks(range(size), [*names, "missed"], rotation=45 if size > 4 else 0, ha="right" if size > 4 else "center")
     axes.set_yticks(range(size), [*names, BACKGROUND])
     large = float(np.clip(0.29 * 72 * cell, 5, 13))
     for row, column in zip(*counts.nonzero(), strict=True):
@@ -183,9 +181,7 @@ def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     for key, (label, colour) in named.items():
         steps, values = _series(rows, key)
         if len(steps):
-            scores.plot(
-                steps, values, "o-", color=colour, linewidth=1.8, markersize=3.5, label=f"{label}  {values[-1]:.3f}"
-            )
+            scores.plot(steps, values, "o-", color=colour, linewidth=1.8, markersize=3.5, label=f"{label}  {values[-1]:.3f}")
     if scores.lines:
         scores.set_ylim(0, 1)
         scores.legend(frameon=False, fontsize=8, title="last", title_fontsize=8, alignment="left")
@@ -196,9 +192,7 @@ def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     if len(steps):
         rate.plot(steps, values, color=_GREEN, linewidth=1.8)
         rate.set_ylim(0, 1.08 * values.max(initial=1e-12))
-        rate.yaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:.1e}".replace(".0e", "e") if value else "0")
-        )
+        rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1e}".replace(".0e", "e") if value else "0"))
     else:
         _nothing(rate, "nothing recorded")
     _dress(norm, "Gradient norm, before clipping", "Step")

@@ -33,8 +33,9 @@ def detect(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Boxes `[N, 5]`, scores `[N]` and labels `[N]` of each picture of a batch, best first, in pixels of the batch.
 
-    sizes holds each picture's (height, width) without padding; centres are held inside, as in the reference. Per level the best `top_k` (anchor, class) pairs above the threshold are decoded; over all levels together boxes of one class
-    suppress each other by rotated NMS.
+    sizes holds each picture's (height, width) without padding; centres are held inside, as in the reference. Per level the best
+    `top_k` (anchor, class) pairs above the threshold are decoded; over all levels together boxes of one class suppress each other
+    by rotated NMS.
     """
     grids = grid_anchors([(x.shape[2], x.shape[3]) for x in logits], anchors, logits[0].device)
     flat_logits, flat_deltas = flatten_levels(logits, deltas, num_classes)

@@ -39,7 +39,7 @@ def predict(
 ) -> dict[str, Detections]:
     """Detect on a file, a folder or a glob, and write everything below `target`; returns detections by picture name.
 
-    Writes `Task1/Task1_<class>.txt` and `Task1.zip` for the DOTA server, `detections.json`, and `pictures/`. A picture that cannot be
+    Writes `Task1/Task1_<class>.txt` and `Task1.zip` for the DOTA server, `detections.json`, `pictures/`. A picture that cannot be
     read is a problem (skipped, or refused when strict); the others go on.
     """
     found: dict[str, Detections] = {}
@@ -83,16 +83,13 @@ def _write_picture(folder: Path, stem: str, image: np.ndarray, detections: Detec
     write_file(folder / f"{stem}{suffix}", data.tobytes())
 
 
-def write_json(
-    path: Path, found: dict[str, Detections], sources: dict[str, Path], class_names: tuple[str, ...]
-) -> None:
+def write_json(path: Path, found: dict[str, Detections], sources: dict[str, Path], class_names: tuple[str, ...]) -> None:
     """All detections in one JSON file, with the box convention they are in."""
     content = {
         "box_convention": CONVENTION,
         "class_names": list(class_names),
         "images": [
-            {"name": stem, "file": str(sources[stem]), "detections": detections.to_records()}
-            for stem, detections in found.items()
+            {"name": stem, "file": str(sources[stem]), "detections": detections.to_records()} for stem, detections in found.items()
         ],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

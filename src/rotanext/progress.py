@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,7 +19,8 @@ class Reporter:
 
     def __init__(self, console: Console | None = None, tensorboard: Path | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self._folder, self._writer = tensorboard, None
+        self._folder = tensorboard
+        self._writer: Any = None
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -66,7 +67,8 @@ class Reporter:
 
                 def tick(row: dict[str, float]) -> None:
                     rate = (row["step"] - done) / (time.monotonic() - start)
-                    note = f"loss {row['loss']:.3f} (cls {row['loss_cls']:.3f} box {row['loss_box']:.3f}) lr {row['lr']:.1e} {rate:.2f} steps/s"
+                    losses = f"loss {row['loss']:.3f} (cls {row['loss_cls']:.3f} box {row['loss_box']:.3f})"
+                    note = f"{losses} lr {row['lr']:.1e} {rate:.2f} steps/s"
                     bar.update(task, completed=row["step"], note=note)
 
                 yield tick

@@ -134,9 +134,7 @@ class Report:
 
     def summary(self, kind: Kind = "area") -> dict[str, float | None]:
         """`{"map50", "map75", "map50_95"}` in [0, 1], None where undefined or not evaluated."""
-        named = {
-            name: self.map(iou, kind) if self._has(iou) else None for name, iou in (("map50", 0.5), ("map75", 0.75))
-        }
+        named = {name: self.map(iou, kind) if self._has(iou) else None for name, iou in (("map50", 0.5), ("map75", 0.75))}
         return named | {"map50_95": self.map50_95(kind)}
 
     def _has(self, iou: float) -> bool:

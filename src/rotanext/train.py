@@ -216,25 +216,19 @@ class Trainer:
 
     def _save_detector(self, name: str) -> None:
         config = self.config.model_dump(mode="json")
-        save_detector_file(
-            self.folder / name, self.final_model.state_dict(), config, self.class_names, self.config.model.anchors
-        )
+        save_detector_file(self.folder / name, self.final_model.state_dict(), config, self.class_names, self.config.model.anchors)
 
     def resume(self) -> None:
         """Take up the state saved in the run's folder."""
         path = self.folder / "state.pt"
         if not path.is_file():
-            raise UserError(
-                f"{path}: no saved training to resume; start one with: rotanext train RECIPE --run {self.folder}"
-            )
+            raise UserError(f"{path}: no saved training to resume; start one with: rotanext train RECIPE --run {self.folder}")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UserError(f"{path}: not a whole training state ({str(error).splitlines()[0]}).") from None
         if tuple(state["class_names"]) != self.class_names:
-            raise UserError(
-                f"{path}: was trained on classes {state['class_names']}, the data now has {list(self.class_names)}"
-            )
+            raise UserError(f"{path}: was trained on classes {state['class_names']}, the data now has {list(self.class_names)}")
         self.model.load_state_dict(state["model"])
         if self.averaged:
             self.averaged.model.load_state_dict(state["averaged"])
@@ -294,9 +288,7 @@ def start_training(
 ) -> Report | None:
     """Train in `folder` from the beginning, or go on with the training saved there; returns the last validation's report."""
     if not resume and (folder / "state.pt").exists():
-        raise UserError(
-            f"{folder} already holds a training; go on with --resume {folder}, or choose another --run folder"
-        )
+        raise UserError(f"{folder} already holds a training; go on with --resume {folder}, or choose another --run folder")
     folder.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(console, tensorboard=folder / "tensorboard")
     try:

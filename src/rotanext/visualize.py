@@ -137,9 +137,7 @@ def _draw_legend(image: np.ndarray, corners: np.ndarray, labels: np.ndarray, cla
     rows, columns = image.shape[:2]
     counts = Counter(labels.tolist())
     scale = _font_scale(rows, columns)
-    entries = [
-        (class_colour(i), f"{class_names[i]}  {n}") for i, n in sorted(counts.items(), key=lambda e: (-e[1], e[0]))
-    ]
+    entries = [(class_colour(i), f"{class_names[i]}  {n}") for i, n in sorted(counts.items(), key=lambda e: (-e[1], e[0]))]
     sizes = [cv2.getTextSize(text, _FONT, scale, max(1, round(1.6 * scale)))[0] for _, text in entries]
     if not entries:
         return
@@ -198,9 +196,7 @@ def _draw(
     return canvas
 
 
-def draw_detections(
-    image: np.ndarray, detections: Detections, score_threshold: float = 0.3, legend: bool = True
-) -> np.ndarray:
+def draw_detections(image: np.ndarray, detections: Detections, score_threshold: float = 0.3, legend: bool = True) -> np.ndarray:
     """A copy of the picture (uint8 RGB `[H, W, 3]`) with the detections of at least that score drawn on it.
 
     Colours go by class index, line width and letters by the picture's size; scores are written where there are at most

@@ -89,7 +89,7 @@ class TrainingSet(Dataset[Sample]):
 
 
 class EpochOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) of one epoch, from batch `start` on: a permutation by seed and epoch, dealt out to the processes."""
+    """Batches of (epoch, index) of one epoch, from batch `start` on: a permutation by seed and epoch, dealt to the processes."""
 
     def __init__(self, length: int, batch_size: int, seed: int, process: int = 0, processes: int = 1) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
@@ -114,11 +114,11 @@ def collate(samples: list[Sample]) -> list[Sample]:
     return samples
 
 
-def make_loader(dataset: TrainingSet, order: EpochOrder, workers: int) -> "DataLoader[list[Sample]]":
+def make_loader(dataset: TrainingSet, order: EpochOrder, workers: int) -> "DataLoader[Sample]":
     """Loads the batches of `order`; uses its own random generator, so that the global one stays as training left it."""
     return DataLoader(
         dataset,
-        batch_sampler=order,  # type: ignore[arg-type]
+        batch_sampler=order,
         num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator().manual_seed(0),

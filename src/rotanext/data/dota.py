@@ -114,9 +114,7 @@ def inside(objects: Objects, width: int, height: int, problems: Problems, path: 
     for i in np.flatnonzero(~touches):
         span = f"x {low[i, 0]:.0f}..{high[i, 0]:.0f}, y {low[i, 1]:.0f}..{high[i, 1]:.0f}"
         advice = "Check that the label belongs to this picture."
-        problems.add(
-            path, f"a {objects.names[i]} at {span}", f"one that touches the {width} x {height} picture", advice
-        )
+        problems.add(path, f"a {objects.names[i]} at {span}", f"one that touches the {width} x {height} picture", advice)
     return objects if touches.all() else objects.take(touches)
 
 
@@ -143,15 +141,11 @@ def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> l
         problems.add(images[stem], "no label file for this picture", f"{root / 'labelTxt' / stem}.txt", advice)
     for stem in sorted(labels.keys() - images.keys()):
         advice = "Add the picture or remove the label file."
-        problems.add(
-            labels[stem], "no picture for this label file", f"{root / 'images' / stem}.png (or jpg, tif, bmp)", advice
-        )
+        problems.add(labels[stem], "no picture for this label file", f"{root / 'images' / stem}.png (or jpg, tif, bmp)", advice)
     both = sorted(images.keys() & labels.keys())
     if not both:
         advice = "Give each picture and its label file the same name."
-        raise UserError(
-            explain(root, "no picture that has a label file", "images/NAME.png and labelTxt/NAME.txt", advice)
-        )
+        raise UserError(explain(root, "no picture that has a label file", "images/NAME.png and labelTxt/NAME.txt", advice))
     return [Item(stem, images[stem], labels[stem]) for stem in both]
 
 
@@ -166,9 +160,7 @@ def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: 
         names = sorted({name for path in files for name in read_objects(path, quiet).names})
         if not names:
             where = ", ".join(str(Path(root) / "labelTxt") for root in roots)
-            raise UserError(
-                explain(where, "no valid object in any label file", f"lines {_LABEL_LINE}", "Check the labels.")
-            )
+            raise UserError(explain(where, "no valid object in any label file", f"lines {_LABEL_LINE}", "Check the labels."))
         return tuple(names)
     path = Path(choice)
     if not path.is_file():
@@ -214,9 +206,7 @@ def read_task1(directory: str | Path, problems: Problems) -> dict[str, list[Task
     return result
 
 
-def write_task1(
-    directory: str | Path, detections_by_stem: Mapping[str, "Detections"], class_names: Sequence[str]
-) -> list[Path]:
+def write_task1(directory: str | Path, detections_by_stem: Mapping[str, "Detections"], class_names: Sequence[str]) -> list[Path]:
     """Write one `Task1_<class>.txt` a class (empty where nothing was found) with full precision scores.
 
     Raises `UserError` where the folder holds files of other classes (they would end up in the zip), or a class cannot
@@ -280,9 +270,7 @@ def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
         try:
             text = line.decode().strip()
         except UnicodeDecodeError:
-            problems.add(
-                path, f"bytes that are not UTF-8 ({line[:20]!r})", "UTF-8 text", "Save the file as UTF-8.", number
-            )
+            problems.add(path, f"bytes that are not UTF-8 ({line[:20]!r})", "UTF-8 text", "Save the file as UTF-8.", number)
             continue
         if text:
             yield number, text
@@ -352,16 +340,10 @@ def _folder(root: Path, name: str, suffixes: Sequence[str]) -> list[Path]:
     """Files of a data set's subfolder, sorted; `UserError` where there are none."""
     folder = root / name
     if not folder.is_dir():
-        near = [
-            entry.name
-            for entry in sorted(root.glob("*"))
-            if entry.is_dir() and entry.name.lower()[:5] == name.lower()[:5]
-        ]
+        near = [entry.name for entry in sorted(root.glob("*")) if entry.is_dir() and entry.name.lower()[:5] == name.lower()[:5]]
         advice = f"Rename {near[0]} to {name}?" if near else "A data set is a folder with images/ and labelTxt/."
         raise UserError(explain(folder, "no such folder", f"the folder {name} in {root}", advice))
-    files = [
-        path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    ]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     if not files:
         raise UserError(explain(folder, "no such files", f"files ending in {' '.join(suffixes)}", "Check the folder."))
     return files

@@ -63,9 +63,7 @@ def list_images(source: str | Path) -> list[Path]:
     if path.is_dir():
         found = sorted(entry for entry in path.iterdir() if _is_image(entry))
         if not found:
-            raise UserError(
-                explain(path, "no pictures in this folder", f"files ending in {kinds}", "Check the folder.")
-            )
+            raise UserError(explain(path, "no pictures in this folder", f"files ending in {kinds}", "Check the folder."))
         return found
     if not any(mark in str(source) for mark in "*?["):
         advice = "Check the path; a glob pattern such as 'scenes/*.png' goes in quotation marks."
@@ -122,9 +120,7 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         advice = "Check its permissions."
-        raise UserError(
-            explain(path, f"that it cannot be read ({error.strerror})", "a readable file", advice)
-        ) from error
+        raise UserError(explain(path, f"that it cannot be read ({error.strerror})", "a readable file", advice)) from error
 
 
 def _not_decoded(path: Path) -> UserError:

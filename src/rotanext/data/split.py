@@ -161,9 +161,7 @@ def _scales(size: int, gap: int, rates: Sequence[float]) -> tuple[list[int], lis
         raise refuse("--gap", gap, f"0 or more, and less than the size {size}")
     scales = list(dict.fromkeys((int(size / rate), int(gap / rate)) for rate in rates))
     if any(window <= between for window, between in scales):
-        raise refuse(
-            "--rates", list(rates), f"rates that leave windows of at least a pixel (from size {size}, gap {gap})"
-        )
+        raise refuse("--rates", list(rates), f"rates that leave windows of at least a pixel (from size {size}, gap {gap})")
     return [window for window, _ in scales], [between for _, between in scales]
 
 
@@ -263,7 +261,5 @@ def _with_progress(results: Iterable[_Result], total: int, show: bool) -> Iterab
             if now - shown > 5 or done == total:
                 shown, rate = now, tiles / max(now - started, 1e-9)
                 left = (now - started) / done * (total - done)
-                print(
-                    f"split {done}/{total} images, {rate:.1f} tiles/s, {left:.0f} s left", file=sys.stderr, flush=True
-                )
+                print(f"split {done}/{total} images, {rate:.1f} tiles/s, {left:.0f} s left", file=sys.stderr, flush=True)
             yield result

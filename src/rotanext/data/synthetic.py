@@ -160,9 +160,7 @@ def draw_scene(
     return develop(c), objects
 
 
-def _fill_grid(
-    c: Canvas, grid: Frame, us: list[float], vs: list[float], shore: float, quay: bool, density: float
-) -> None:
+def _fill_grid(c: Canvas, grid: Frame, us: list[float], vs: list[float], shore: float, quay: bool, density: float) -> None:
     """Streets, then a district in every block of the grid that the picture shows."""
     rng = c.rng
     wide = c.scale * rng.uniform(28, 36)
@@ -201,9 +199,7 @@ def _write_scene(index: int, root: Path, size: tuple[int, int], seed: int, densi
     path = root / "images" / f"scene_{index:05d}.png"
     if not cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3]):
         raise UserError(
-            explain(
-                path, "a failed write", "room and the right to write there", "Free some space or choose another folder."
-            )
+            explain(path, "a failed write", "room and the right to write there", "Free some space or choose another folder.")
         )
     write_objects(root / "labelTxt" / f"scene_{index:05d}.txt", objects)
     return len(objects.names)

@@ -80,9 +80,7 @@ class Canvas:
     def __post_init__(self) -> None:
         fine, plain = (self.height * SCALE, self.width * SCALE, 4), (self.height, self.width)
         self.ground, self.low, self.high = (np.zeros(fine, np.uint8) for _ in range(3))
-        self.shadow_low, self.shadow_high, self.foam, self.water, self.taken = (
-            np.zeros(plain, np.uint8) for _ in range(5)
-        )
+        self.shadow_low, self.shadow_high, self.foam, self.water, self.taken = (np.zeros(plain, np.uint8) for _ in range(5))
         self.trees = [_tree_sprite(self.rng, self.sun) for _ in range(6)]
 
     def pick(self, choices: tuple[Colour, ...]) -> Colour:

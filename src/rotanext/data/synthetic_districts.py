@@ -35,9 +35,7 @@ _FIELDS: tuple[Colour, ...] = (
 )
 
 
-def flat(
-    c: Canvas, f: Frame, length: float, width: float, colour: Colour, gain: int = 150, x: float = 0, y: float = 0
-) -> None:
+def flat(c: Canvas, f: Frame, length: float, width: float, colour: Colour, gain: int = 150, x: float = 0, y: float = 0) -> None:
     """A rectangle of ground; the gain is the strength of its texture (0 to 255)."""
     c.fill(c.ground, f.at(box(length, width, x, y)), tone(colour, 1, gain))
 
@@ -53,9 +51,7 @@ def car_park(c: Canvas, f: Frame, length: float, width: float, density: float) -
     rng, s = c.rng, c.scale
     flat(c, f, length, width, c.pick(GRASS), 220)
     shop = width * rng.uniform(0.2, 0.4)
-    add_building(
-        c, f.move(rng.uniform(-0.1, 0.1) * length, -width / 2 + shop / 2), length * rng.uniform(0.5, 0.8), shop - 16, 14
-    )
+    add_building(c, f.move(rng.uniform(-0.1, 0.1) * length, -width / 2 + shop / 2), length * rng.uniform(0.5, 0.8), shop - 16, 14)
     lot = width - shop - 8
     f = f.move(0, width / 2 - lot / 2)
     asphalt = c.pick((ASPHALT, (112, 112, 112), (84, 86, 90)))
@@ -216,9 +212,7 @@ def estate(c: Canvas, f: Frame, length: float, width: float, density: float) -> 
     for x in np.arange(-length / 2 + plot / 2, length / 2 - plot / 3, plot):
         for side in (-1, 1):
             g = f.move(x, side * (10 * s + (width / 2 - 10 * s) * 0.42), 0)
-            add_building(
-                c, g.move(0, 0, rng.normal(0, 0.04)), plot * rng.uniform(0.52, 0.66), plot * rng.uniform(0.4, 0.6), 8
-            )
+            add_building(c, g.move(0, 0, rng.normal(0, 0.04)), plot * rng.uniform(0.52, 0.66), plot * rng.uniform(0.4, 0.6), 8)
             drive = f.move(x + plot * 0.4, side * 34 * s, math.pi / 2)
             flat(c, drive, 48 * s, 12 * s, (160, 156, 150), 120)
             if rng.random() < 0.6 * density:

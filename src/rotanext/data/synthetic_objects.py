@@ -50,9 +50,7 @@ def add_building(c: Canvas, f: Frame, length: float, width: float, height: float
         side = width / 4 * (1 if rng.random() < 0.5 else -1)
         c.fill(c.high, f.at(box(4, 4, rng.uniform(-0.3, 0.3) * length, side)), tone((120, 70, 60), 0.8))
         return True
-    roof = c.pick(
-        ((196, 194, 188), (168, 168, 166), (142, 146, 150), (206, 202, 192), (120, 128, 138), (176, 160, 142))
-    )
+    roof = c.pick(((196, 194, 188), (168, 168, 166), (142, 146, 150), (206, 202, 192), (120, 128, 138), (176, 160, 142)))
     c.fill(c.high, outline, tone(roof, 1.18))
     c.fill(c.high, f.at(box(length - 4, width - 4)), tone(roof, 0.78))
     inner = f.at(box(length - 6, width - 6))
@@ -137,9 +135,7 @@ def _airliner(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
 def _light_plane(rng: np.random.Generator) -> list[tuple[np.ndarray, float]]:
     """Outlines of a propeller plane with straight wings."""
     chord, span = rng.uniform(0.07, 0.09), rng.uniform(0.5, 0.58)
-    wing = np.array(
-        [[0.16 + chord, 0.02], [0.16 + chord * 0.6, span], [0.16 - chord * 0.6, span], [0.16 - chord, 0.02]]
-    )
+    wing = np.array([[0.16 + chord, 0.02], [0.16 + chord * 0.6, span], [0.16 - chord * 0.6, span], [0.16 - chord, 0.02]])
     tail = np.array([[-0.38, 0.01], [-0.4, 0.19], [-0.49, 0.19], [-0.5, 0.01]])
     body = [[0.5, 0.0], [0.49, 0.03], [0.42, 0.06], [0.1, 0.062], [-0.2, 0.035], [-0.5, 0.012]]
     return [(wing, 0.96), (wing * (1, -1), 0.88), (tail, 0.94), (tail * (1, -1), 0.86), (mirror(body), 1.0)]
@@ -172,9 +168,7 @@ def add_plane(c: Canvas, f: Frame, kind: str, size: float) -> bool:
         c.fill(c.high, points, tone(paint, light))
     band = c.pick(((40, 70, 140), (176, 40, 44), (30, 110, 90), (220, 140, 40), (90, 90, 100)))
     if kind == "fighter":
-        c.fill(
-            c.high, f.at(mirror(np.array([[0.34, 0.008], [0.26, 0.022], [0.14, 0.01]]) * size)), tone((40, 44, 50), 1)
-        )
+        c.fill(c.high, f.at(mirror(np.array([[0.34, 0.008], [0.26, 0.022], [0.14, 0.01]]) * size)), tone((40, 44, 50), 1))
         return True
     c.line(c.high, f.at(np.array([[0.42, 0], [-0.3, 0]]) * size), tone(paint, 1.06), 2)
     c.fill(c.high, f.at(mirror(np.array([[-0.32, 0.004], [-0.4, 0.012], [-0.5, 0.01]]) * size)), tone(band, 1))
@@ -209,9 +203,7 @@ def add_boat(c: Canvas, f: Frame, length: float, small: bool = False) -> bool:
     c.fill(c.low, f.at(cabin), tone((242, 242, 240), 1))
     c.fill(c.low, f.at(box(length * 0.07, beam * 0.5, length * 0.14)), tone((44, 56, 70), 1))
     if rng.random() < 0.4:
-        c.fill(
-            c.low, f.at(box(length * 0.2, beam * 0.6, -length * 0.33)), tone(c.pick(((40, 70, 120), (120, 50, 46))), 1)
-        )
+        c.fill(c.low, f.at(box(length * 0.2, beam * 0.6, -length * 0.33)), tone(c.pick(((40, 70, 120), (120, 50, 46))), 1))
     return True
 
 
@@ -326,9 +318,7 @@ def add_court(c: Canvas, f: Frame, name: str, length: float) -> bool:
         for side in (-1, 1):
             draw(box(0.14, 0.56, side * 0.4), 2, True)
             draw(box(0.05, 0.26, side * 0.445), 1, True)
-            c.line(
-                c.low, f.at(np.array([[0.475, -0.06], [0.475, 0.06]]) * (side * length, width)), (*white[:3], 255), 2
-            )
+            c.line(c.low, f.at(np.array([[0.475, -0.06], [0.475, 0.06]]) * (side * length, width)), (*white[:3], 255), 2)
     return True
 
 

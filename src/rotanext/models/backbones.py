@@ -1,7 +1,7 @@
 """Backbones by name: our ConvNeXt, or any of timm's feature extractors as `timm:NAME`."""
 
 import difflib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 from torch import Tensor, nn
@@ -30,17 +30,18 @@ class TimmBackbone(nn.Module):
         if not timm.is_model(name):
             near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 3)
             raise UserError(f"timm has no model '{name}'; nearest: {', '.join(near) or 'none'}")
-        arguments = {"drop_path_rate": options.drop_path} if options.drop_path else {}
-        self.body = timm.create_model(name, features_only=True, pretrained=False, **arguments)
-        strides = self.body.feature_info.reduction()
+        arguments: dict[str, Any] = {"drop_path_rate": options.drop_path} if options.drop_path else {}
+        body: Any = timm.create_model(name, features_only=True, pretrained=False, **arguments)
+        self.body = body
+        strides = body.feature_info.reduction()
         chosen = [i for i, stride in enumerate(strides) if stride in OUTPUT_STRIDES]
         if tuple(strides[i] for i in chosen) != OUTPUT_STRIDES:
             raise UserError(f"timm:{name} has maps at strides {strides}; needed are {list(OUTPUT_STRIDES)}")
         self._chosen = chosen
-        self.channels = [self.body.feature_info.channels()[i] for i in chosen]
+        self.channels = [body.feature_info.channels()[i] for i in chosen]
         self.frozen_norm = options.frozen_norm
         if options.gradient_checkpointing:
-            self.body.set_grad_checkpointing(True)
+            body.set_grad_checkpointing(True)
         self._freeze(options.frozen_stages)
 
     def _freeze(self, stages: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rotanext.anchors import PER_POSITION
 from rotanext.models.backbones import BackboneOptions, build_backbone
+from rotanext.models.convnext import ConvNeXt
 from rotanext.models.fpn import FPN
 
 MEAN = (123.675, 116.28, 103.53)
@@ -67,6 +68,9 @@ class RetinaNet(nn.Module):
         self.fpn = FPN(list(self.backbone.channels)[1:], fpn_channels)  # type: ignore[arg-type]
         self.head = RetinaHead(fpn_channels, tower_depth, num_classes)
         self.num_classes = num_classes
+        if isinstance(self.backbone, ConvNeXt):
+            # The pyramid starts at stride 8: the finest map, and so its norm, is not used.
+            self.backbone.norm0.requires_grad_(False)
 
     def prepare(self, images: list[Tensor]) -> Tensor:
         """One batch `[B, 3, H, W]` from uint8 RGB pictures `[h, w, 3]` of any sizes, on the model's device.

@@ -1,7 +1,7 @@
 """Rotated IoU, polygon IoU and rotated NMS in readable torch, for any device and dtype: the truth the fast versions are held to.
 
-Intersection areas use one identity. Let `phi` project the plane onto a convex set Q (clamping, for an axis-aligned rectangle). It is
-the identity inside Q and flat outside, so the signed area enclosed by `phi(boundary of P)` is the area of P inside Q. Nothing is
+Intersection areas use one identity. Let `phi` project the plane onto a convex set Q (clamping, for an axis-aligned box). It is the
+identity inside Q and flat outside, so the signed area enclosed by `phi(boundary of P)` is the area of P inside Q. Nothing is
 sorted, no point is tested for being inside, so no rounding can flip a decision: nearly identical, touching and collinear shapes
 need no special case, and the result is differentiable.
 """
