@@ -1,9 +1,25 @@
 """Fixtures every test file may use."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
+
+from rotanext.config import Config, load_config
+from rotanext.data.dota import Objects, write_objects
+from rotanext.data.images import write_png
+from rotanext.errors import Problems
+from rotanext.train import start_training
+
+TINY = (
+    "model.fpn_channels=8", "model.tower_depth=1", "data.image_size=64", "predict.image_size=64", "data.workers=0",
+    "train.batch_size=2", "train.epochs=1", "train.warmup_steps=0",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +34,79 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def draw_dataset(root: Path, count: int, seed: int = 0) -> Path:
+    """A DOTA folder of 64 x 64 pictures, each with a long red plane and a short blue ship at any angle."""
+    rng = np.random.default_rng(seed)
+    for name in ("images", "labelTxt"):
+        (root / name).mkdir(parents=True)
+    for index in range(count):
+        image = rng.integers(60, 90, (64, 64, 3)).astype(np.uint8)
+        corners = []
+        for x, size, colour in ((18, (24, 8), (230, 40, 40)), (46, (14, 12), (40, 40, 230))):
+            angle = rng.uniform(-1.5, 1.5)
+            turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            corners.append(np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2 * size @ turn.T + (x, rng.uniform(18, 46)))
+            cv2.fillPoly(image, [np.rint(corners[-1]).astype(np.int32)], colour)
+        write_png(root / f"images/p{index}.png", image)
+        write_objects(root / f"labelTxt/p{index}.txt", Objects(np.array(corners), ["plane", "ship"], np.zeros(2, np.int64)))
+    return root
+
+
+def tiny_config(train: Path, val: Path | None = None, *overrides: str, recipe: str = "demo") -> Config:
+    """A recipe made small enough for a test; pictures of `draw_dataset` give half as many steps an epoch."""
+    folders = [f'data.train=["{train}"]', f'data.val=["{val}"]' if val else "data.val=[]"]
+    return load_config(recipe, [*TINY, *folders, *overrides])
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the DOTA folders train (four pictures) and val (two)."""
+    root = tmp_path_factory.mktemp("tiny")
+    draw_dataset(root / "train", 4)
+    draw_dataset(root / "val", 2, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training of two epochs; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    config = tiny_config(tiny_dataset / "train", tiny_dataset / "val", "train.epochs=2", "train.validate_every=1")
+    start_training(config, folder, "cpu", Problems(strict=True), Console(quiet=True))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_run: Path) -> Path:
+    """A detector of the classes plane and ship, in our own format; all its scores are near 0.01."""
+    return tiny_run / "last.safetensors"
+
+
+class Outcome(NamedTuple):
+    """What a command left: exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs `rotanext ARGUMENTS` in this process."""
+    from rotanext.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["rotanext", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        streams = capsys.readouterr()
+        assert "Traceback" not in streams.out + streams.err
+        return Outcome(code, streams.out, streams.err)
+
+    return run

@@ -31,14 +31,15 @@ def level_anchors(height: int, width: int, stride: int, convention: str, device:
     x = torch.arange(width, device=device, dtype=torch.float32) * stride
     y = torch.arange(height, device=device, dtype=torch.float32) * stride
     shape = (height, width, PER_POSITION)
-    cx, cy = x[None, :, None].expand(shape), y[:, None, None].expand(shape)
-    w, h = sizes[:, 0].expand(shape), sizes[:, 1].expand(shape)
+    x, y = x[None, :, None].expand(shape), y[:, None, None].expand(shape)
+    half_w, half_h = sizes[:, 0] / 2, sizes[:, 1] / 2
+    # The reference keeps its anchors as float32 corners. What rounding leaves of w and h on the way back decides ties between
+    # anchors of equal area, and whether a square counts as tall, so the trip is made here, too.
+    left, right, top, bottom = x - half_w, x + half_w, y - half_h, y + half_h
+    cx, cy, w, h = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
     angle = torch.zeros_like(w)
     if convention == "v1":
-        # MMRotate 1.x compares the sides after a float32 trip through corners, which leaves some squares unturned by rounding.
-        # Its weights were trained with exactly that, so the comparison is repeated here as it was made.
-        trip_w, trip_h = (cx + w / 2) - (cx - w / 2), (cy + h / 2) - (cy - h / 2)
-        turned = trip_w <= trip_h
+        turned = w <= h
         angle = torch.where(turned, angle - math.pi / 2, angle)
         w, h = torch.where(turned, h, w), torch.where(turned, w, h)
     return torch.stack([cx, cy, w, h, angle], -1).reshape(-1, 5)

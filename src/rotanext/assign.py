@@ -38,7 +38,7 @@ def assign(anchors: Tensor, boxes: Tensor) -> Tensor:
 
     Best IoU >= 0.5 is positive (ties between objects: the earlier), < 0.4 negative, between ignored. Every object's best anchors
     (all ties, in float32) are positive as well, however low their IoU; where several objects claim one, the later wins. An object
-    without area, or that overlaps no anchor, gets none. Same result as `assign_dense`.
+    without area, or that overlaps no anchor, gets none. The same as the rule applied to the whole matrix of IoUs.
     """
     result = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     if len(boxes) == 0 or len(anchors) == 0:

@@ -15,8 +15,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
+    rich_markup_mode="rich" if sys.stderr.isatty() else None,  # no frames around lines that go to a file
 )
-console = Console(stderr=True)
+# Messages hold paths, which neither line breaks nor "[...]" as markup may change.
+console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 output = Console()
 
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")]
@@ -34,7 +36,7 @@ ClassesOption = Annotated[
 def _say_problems(problems: Problems) -> None:
     summary = problems.summary()
     if summary:
-        console.print(summary, style="yellow", highlight=False, markup=False)
+        console.print(summary, style="yellow")
 
 
 def _load(weights: Path, device: str, anchors: str | None, classes: str | None) -> Any:
@@ -44,7 +46,7 @@ def _load(weights: Path, device: str, anchors: str | None, classes: str | None) 
         raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
     detector, file = read_detector(weights, device=device, anchors=anchors, classes=classes)  # type: ignore[arg-type]
     for note in file.notes:
-        console.print(f"{weights.name}: {note}", highlight=False, markup=False, style="dim")
+        console.print(f"{weights.name}: {note}", style="dim")
     return detector
 
 
@@ -100,7 +102,8 @@ def evaluate(
     weights: Annotated[Path | None, typer.Option("--weights", "-w", help="The detector to evaluate.")] = None,
     detections: Annotated[Path | None, typer.Option("--detections", help="A folder of Task1_*.txt instead of a detector.")] = None,
     merge: Annotated[
-        float | None, typer.Option("--merge", help="The detections are of tiles: merge them by NMS at this IoU first.")
+        float | None,
+        typer.Option("--merge", min=0, max=1, help="The detections are of tiles: merge them by NMS at this IoU first."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where curves, confusion matrix and figures go.")] = Path("runs/eval"),
     batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles computed at once.")] = 1,
@@ -125,7 +128,7 @@ def evaluate(
     _say_problems(problems)
     output.print(report.table())
     write_report(report, out)
-    console.print(f"curves, confusion matrix and figures are in {out}", highlight=False)
+    console.print(f"curves, confusion matrix and figures are in {out}")
 
 
 @app.command()
@@ -153,10 +156,7 @@ def predict(
     detector = _load(weights, device, anchors, classes)
     found = run(detector, source, out, PredictOptions(score, draw, batch, pictures), problems, Reporter(console))
     total = sum(int((d.scores >= draw).sum()) for d in found.values())
-    console.print(
-        f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}",
-        highlight=False,
-    )
+    console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")
     _say_problems(problems)
     if problems.count:
         raise typer.Exit(1)
@@ -186,8 +186,7 @@ def split(
     labels = "" if report.labelled else " (no labels: pictures only)"
     console.print(
         f"{report.tiles} tiles of {report.images} pictures, {report.empty_tiles} without objects, {report.objects} objects, "
-        f"in {report.seconds:.1f} s: {target}{labels}",
-        highlight=False,
+        f"in {report.seconds:.1f} s: {target}{labels}"
     )
 
 
@@ -202,7 +201,7 @@ def convert(
     from rotanext.convert import convert_checkpoint
 
     for line in convert_checkpoint(source, target, anchors, classes):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
 
 
 @app.command()
@@ -211,7 +210,7 @@ def info() -> None:
     from rotanext.info import environment
 
     for key, value in environment().items():
-        output.print(f"{key:>14}  {value}", highlight=False, markup=False)
+        output.print(f"{key:>14}  {value}", highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -219,13 +218,19 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"error: {error}", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
         console.print("interrupted", style="yellow")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
-    except OSError as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    except (OSError, MemoryError) as error:
+        console.print(f"error: {str(error) or 'out of memory'}", style="red")
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; importing it here would slow every start
+            raise
+        advice = "Use a smaller train.batch_size, --batch, tile or picture size, or --device cpu."
+        console.print(f"error: {str(error).splitlines()[0]} {advice}", style="red")
         sys.exit(2)

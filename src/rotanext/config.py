@@ -197,7 +197,11 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
     if path.suffix in (".toml", ".json"):
         if not path.is_file():
             raise UserError(f"{path}: no such file; recipes that come with rotanext: {', '.join(recipe_names())}")
-        text, is_json = path.read_text(encoding="utf-8"), path.suffix == ".json"
+        is_json = path.suffix == ".json"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read as text ({error})") from None
     elif recipe in recipe_names():
         text, is_json = (resources.files("rotanext") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"), False
     else:
@@ -207,6 +211,8 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
         values = json.loads(text) if is_json else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{recipe}: not valid {'JSON' if is_json else 'TOML'}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{recipe}: found a {type(values).__name__}; expected sections of keys and values")
     for override in overrides or []:
         _apply(values, override)
     return validate(values, recipe)
@@ -226,7 +232,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = text.strip()
     *parents, leaf = key.split(".")
     for parent in parents:
-        values = values[parent]
+        section = values.setdefault(parent, {})
+        if not isinstance(section, dict):
+            return  # a recipe with a value where a section belongs; validation says so
+        values = section
     if isinstance(values.get(leaf), list) and isinstance(value, str):
         value = [value]  # one folder where several may stand
     values[leaf] = value

@@ -26,7 +26,8 @@ def convert_checkpoint(source: Path, target: Path, anchors: str | None, classes:
         detector, file = read_detector(source, device="cpu", anchors=anchors, classes=classes)  # type: ignore[arg-type]
         save_detector(detector, target)
         return [*file.notes, f"{target}: a detector of {len(detector.class_names)} classes"]
-    tensors = {key: value.contiguous() for key, value in map_keys(layout, weights).items()}
+    tensors = {key: value.clone().contiguous() for key, value in map_keys(layout, weights).items()}
+    # A copy of each, because safetensors refuses tensors that share their memory.
     write_atomically(target, lambda path: save_file(tensors, path))
     return [
         f"{layout} layout: {len(tensors)} tensors",

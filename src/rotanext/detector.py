@@ -35,9 +35,9 @@ def find_device(name: str) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device).item()  # "meta" and the like make tensors, but hold no numbers
+    except Exception as error:  # each backend raises its own kind, import errors among them
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"device '{name}' cannot be used: {reason}. Use cpu, cuda, cuda:1, mps or auto.") from None
     return device
 
@@ -77,6 +77,12 @@ class Detector:
             raise UserError(f"the detector takes a uint8 RGB array [H, W, 3]; found {found}")
         if 0 in image.shape:
             raise UserError(f"the picture is empty: its shape is {list(image.shape)}")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; expected at least 1")
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
+            raise UserError(f"score_threshold is {score_threshold}; expected a number from 0 to 1")
+        if image_size is not None and image_size < 0:
+            raise UserError(f"image_size is {image_size}; expected a number of pixels, or 0 for the picture's own size")
         options = self.config.predict
         threshold = options.score_threshold if score_threshold is None else score_threshold
         size = options.image_size if image_size is None else image_size

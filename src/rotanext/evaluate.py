@@ -8,20 +8,32 @@ import numpy as np
 from rich.console import Console
 
 from rotanext.data.dataset import Entry, read_entries
-from rotanext.data.dota import write_task1
+from rotanext.data.dota import check_task1_target, write_task1
 from rotanext.data.images import read_image, write_file
 from rotanext.detections import Detections
 from rotanext.detector import Detector
-from rotanext.errors import Problems
+from rotanext.errors import Problems, UserError
+from rotanext.files import make_folder
 from rotanext.merge import merge_task1
 from rotanext.metrics import THRESHOLDS, Predictions, Report, Truths, dota_map, evaluate
 from rotanext.plots import plot_confusion, plot_precision_recall
 from rotanext.progress import Reporter
 
 
-def detect_all(detector: Detector, entries: Iterable[Entry], batch_size: int = 1) -> list[Detections]:
-    """Detections on every picture, in order."""
-    return [detector(read_image(entry.path), batch_size=batch_size) for entry in entries]
+def detect_all(
+    detector: Detector, entries: Iterable[Entry], problems: Problems, batch_size: int = 1
+) -> tuple[list[Entry], list[Detections]]:
+    """The entries whose pictures can be read, and the detections on each; a damaged picture goes to `problems`."""
+    read, detections = [], []
+    for entry in entries:
+        try:
+            image = read_image(entry.path)
+        except UserError as error:
+            problems.note(str(error))
+            continue
+        read.append(entry)
+        detections.append(detector(image, batch_size=batch_size))
+    return read, detections
 
 
 def score(
@@ -41,18 +53,27 @@ def score(
 
 def evaluate_weights(detector: Detector, data: Path, out: Path, batch_size: int, problems: Problems, console: Console) -> Report:
     """Score a detector on a DOTA folder, whole pictures with their tiles merged; its detections are kept in `out`/Task1."""
+    check_task1_target(out / "Task1", detector.class_names)
+    make_folder(out)
     entries = read_entries([str(data)], detector.class_names, problems)
-    detections = detect_all(detector, Reporter(console).track(entries, "detecting"), batch_size)
-    named = {entry.stem: found for entry, found in zip(entries, detections, strict=True)}
+    read, detections = detect_all(detector, Reporter(console).track(entries, "detecting"), problems, batch_size)
+    if not read:
+        raise UserError("\n".join([f"none of the pictures in {data} could be read", *problems.first]))
+    named = {entry.stem: found for entry, found in zip(read, detections, strict=True)}
     write_task1(out / "Task1", named, detector.class_names)
-    return score(detections, entries, detector.class_names)
+    return score(detections, read, detector.class_names)
 
 
 def evaluate_files(detections: Path, data: Path, out: Path, merge_iou: float | None, problems: Problems) -> Report:
     """Score a folder of Task1 files against a DOTA folder or a folder of label files; tile detections are merged first."""
+    make_folder(out)
+    merged = out / "merged"
     if merge_iou is not None:
-        merge_task1(detections, out / "merged", merge_iou, problems)
-        detections = out / "merged"
+        if merged.resolve() != detections.resolve():
+            for old in merged.glob("Task1_*.txt"):  # classes of an earlier evaluation
+                old.unlink()
+        merge_task1(detections, merged, merge_iou, problems)
+        detections = merged
     labels = data / "labelTxt" if (data / "labelTxt").is_dir() else data
     return dota_map(detections, labels, problems=problems)
 

@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from rotanext.errors import UserError
+from safetensors import SafetensorError
+
+from rotanext.errors import UserError, explain
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place; raises UserError where that fails.
 
-    The previous file stays as it was until the new one is complete on disk.
+    The previous file stays as it was until the new one is complete on disk; an interrupted write leaves nothing behind.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -19,10 +22,28 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         # torch.save reports a full disk as a RuntimeError.
-        part.unlink(missing_ok=True)
         raise UserError(
             f"{path}: could not be written ({error}); the previous file, if any, is untouched. "
             "Make room or choose another folder, then resume."
         ) from error
+    finally:
+        _remove(part)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, with its parents, before the work starts; raises UserError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{os.getpid()}.part"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        found = "a file" if path.is_file() else f"that it cannot be written ({error.strerror or error})"
+        raise UserError(explain(path, found, "a folder to write results to", "Choose another folder.")) from None
+
+
+def _remove(part: Path) -> None:
+    with suppress(OSError):  # such as a parent that is a file: there is nothing to remove
+        part.unlink()

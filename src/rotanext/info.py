@@ -1,7 +1,7 @@
 """What this installation is and runs on."""
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -19,8 +19,15 @@ def environment() -> dict[str, str]:
         "rotanext": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        **{name: version(name) for name in packages},
+        **{name: _version(name) for name in packages},
         "devices": ", ".join(devices),
         "rotated ops": "reference (torch) on every device",
         "boxes": CONVENTION,
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # such as opencv-python in the place of opencv-python-headless
+        return "not installed under this name"

@@ -17,6 +17,10 @@ PUBLISHED = {
 def _names(file: DetectorFile, path: Path, choice: str | None) -> tuple[str, ...]:
     """The class names: as asked, else the file's own, else the DOTA list of that length (said in the notes)."""
     if choice is not None:
+        if choice == "auto":
+            raise UserError(
+                f"--classes auto reads labels, and there are none here; expected {', '.join(CLASS_LISTS)} or a text file"
+            )
         names = find_class_names([], choice, Problems())
         if len(names) != file.num_classes:
             advice = "Give the class list the model was trained with."
@@ -36,8 +40,10 @@ def _names(file: DetectorFile, path: Path, choice: str | None) -> tuple[str, ...
 def _config(file: DetectorFile, path: Path, classes: str | None) -> Config:
     """The file's own configuration, or for a third party's file the published recipe its weights belong to."""
     if file.config is not None:
-        values = file.config | {"model": file.config["model"] | {"anchors": file.anchors}}
-        return validate(values, f"{path} (configuration)")
+        origin = f"{path} (configuration)"
+        values = validate(file.config, origin).model_dump()
+        values["model"]["anchors"] = file.anchors
+        return validate(values, origin)
     recipe = load_config(PUBLISHED[file.backbone.startswith("convnext")]).model_dump()
     shape = {"fpn_channels": file.fpn_channels, "tower_depth": file.tower_depth}
     recipe["model"] |= {"backbone": file.backbone, "weights": "", "anchors": file.anchors, **shape}

@@ -8,15 +8,17 @@ import cv2
 import numpy as np
 
 from rotanext.boxes import CONVENTION
-from rotanext.data.dota import write_task1, zip_task1
+from rotanext.data.dota import check_task1_target, write_task1, zip_task1
 from rotanext.data.images import list_images, read_image, write_file
 from rotanext.detections import Detections
 from rotanext.detector import Detector
 from rotanext.errors import Problems, UserError
+from rotanext.files import make_folder
 from rotanext.progress import Reporter
 from rotanext.visualize import draw_detections
 
 JPEG_ABOVE = 4_000_000  # pixels; smaller pictures are written as PNG
+JPEG_SIDE = 65500  # the format's limit
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,15 @@ def predict(
     Writes `Task1/Task1_<class>.txt` and `Task1.zip` for the DOTA server, `detections.json`, `pictures/`. A picture that cannot be
     read is a problem (skipped, or refused when strict); the others go on.
     """
+    paths = list_images(source)
+    check_task1_target(target / "Task1", detector.class_names)
+    make_folder(target)
     found: dict[str, Detections] = {}
     named: dict[str, Path] = {}
-    for path in reporter.track(list_images(source), "detecting"):
+    for path in reporter.track(paths, "detecting"):
         try:
             image = read_image(path)
         except UserError as error:
-            if problems.strict:
-                raise
             problems.note(str(error))
             continue
         if path.stem in named:
@@ -75,7 +78,8 @@ def predict(
 def _write_picture(folder: Path, stem: str, image: np.ndarray, detections: Detections, threshold: float) -> None:
     """The picture with its boxes drawn, as PNG, or as JPEG where it is large."""
     drawn = draw_detections(image, detections, threshold)
-    suffix = ".jpg" if drawn.shape[0] * drawn.shape[1] > JPEG_ABOVE else ".png"
+    height, width = drawn.shape[:2]
+    suffix = ".jpg" if height * width > JPEG_ABOVE and max(height, width) <= JPEG_SIDE else ".png"
     done, data = cv2.imencode(suffix, drawn[..., ::-1])
     if not done:
         raise UserError(f"{folder / stem}{suffix}: the picture could not be encoded")

@@ -24,25 +24,36 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def scalars(self, row: dict[str, float], step: int) -> None:
         """Add the figures of a row to the TensorBoard files."""
         if self._folder is None:
             return
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # a second to import
+        try:
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter  # a second to import
 
-            self._writer = SummaryWriter(str(self._folder))
-        for key, value in row.items():
-            if key not in ("step", "epoch"):
-                self._writer.add_scalar(key, value, step)
+                self._writer = SummaryWriter(str(self._folder))
+            for key, value in row.items():
+                if key not in ("step", "epoch"):
+                    self._writer.add_scalar(key, value, step)
+        except OSError as error:
+            self._give_up(error)
 
     def close(self) -> None:
         """Flush the TensorBoard files."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """Go on without TensorBoard: a full disk must not end a training through its least important file."""
+        self.say(f"{self._folder}: TensorBoard's files could not be written ({error}); going on without them")
+        self._folder = self._writer = None
 
     def _columns(self) -> Progress:
         return Progress(

@@ -2,9 +2,11 @@
 
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,16 @@ from rotanext.criterion import batch_losses, make_targets
 from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader, read_entries
 from rotanext.data.dota import find_class_names
 from rotanext.detector import Detector, build_model, find_device
-from rotanext.errors import Problems, UserError
+from rotanext.errors import Problems, UserError, explain
 from rotanext.evaluate import detect_all, score, write_report
-from rotanext.files import write_atomically
+from rotanext.files import make_folder, write_atomically
 from rotanext.metrics import Report
 from rotanext.models.checkpoints import load_backbone, save_detector_file
 from rotanext.models.retinanet import RetinaNet
 from rotanext.optim import AveragedModel, build_optimizer, rate_factor, set_rate
 from rotanext.plots import plot_training
 from rotanext.progress import Reporter
+from rotanext.runlog import append_row, drop_rows_after, read_rows
 
 BAD_STEPS_IN_A_ROW = 20
 LOG_EVERY = 10
@@ -40,18 +43,21 @@ class Progress:
     step: int = 0  # optimiser steps done
     bad_steps: int = 0  # in a row, skipped because loss or gradient was not finite
     best: float = -1.0
+    validated: int = 0  # the last epoch that was
 
 
 class Trainer:
     """One training run: its parts, built from a configuration, and the folder it writes to."""
 
-    def __init__(self, config: Config, folder: Path, device: str, problems: Problems, reporter: Reporter) -> None:
-        self.config, self.folder, self.report = config, folder, reporter
-        where = find_device(device)
-        AcceleratorState._reset_state(True)  # a second training in one process may ask for another precision
-        precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=where.type == "cpu")
+    def __init__(
+        self, config: Config, folder: Path, device: str, problems: Problems, reporter: Reporter, pretrained: bool = True
+    ) -> None:
+        """`pretrained=False` leaves model.weights alone: a resumed training has its own."""
+        self.config, self.folder, self.problems, self.report = config, folder, problems, reporter
+        self.accelerator = _accelerator(device, config.train.precision)
         torch.manual_seed(config.train.seed)
+        if not config.data.train:
+            raise UserError("no training data: give --data FOLDER (a DOTA folder: images/ and labelTxt/), or set data.train")
 
         self.class_names = find_class_names(config.data.train, config.data.classes, problems)
         entries = read_entries(config.data.train, self.class_names, problems)
@@ -66,7 +72,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * train.epochs
 
         self.model = build_model(config, len(self.class_names))
-        if config.model.weights:
+        if config.model.weights and pretrained:
             self.report.say(load_backbone(self.model.backbone, config.model.weights).text())
         self.model.to(self.accelerator.device)
         self.averaged = AveragedModel(self.model, train.ema) if train.ema else None
@@ -74,6 +80,7 @@ class Trainer:
         self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.progress = Progress()
         self.stop = False
+        self._unreadable: set[str] = set()
 
     @property
     def final_model(self) -> RetinaNet:
@@ -85,13 +92,13 @@ class Trainer:
         self._write_json("config.json", self.config.model_dump(mode="json"))
         report = None
         with self._interruptible(), self.report.training(self.total_steps, self.progress.step) as tick:
-            while self.progress.step < self.total_steps and not self.stop:
-                self._run_epoch(tick)
-                epoch = self.progress.step // self.steps_per_epoch
-                done = self.progress.step == self.total_steps
-                every = self.config.train.validate_every
-                if not self.stop and self.validation and (done or (every and epoch % every == 0)):
-                    report = self._validate(epoch)
+            while not self.stop:
+                if self._validation_is_due():
+                    report = self._validate()
+                elif self.progress.step < self.total_steps:
+                    self._run_epoch(tick)
+                else:
+                    break
                 self.save()
         if self.stop:
             self.report.say(
@@ -101,6 +108,13 @@ class Trainer:
         self._plot()
         return report
 
+    def _validation_is_due(self) -> bool:
+        """After every `validate_every` epochs and after the last one, once; a resumed training makes up for an interrupted one."""
+        epoch, rest = divmod(self.progress.step, self.steps_per_epoch)
+        every = self.config.train.validate_every
+        due = self.progress.step == self.total_steps or (every and epoch % every == 0)
+        return bool(self.validation and due and rest == 0 and epoch > self.progress.validated)
+
     def _run_epoch(self, tick: Any) -> None:
         """The rest of the current epoch."""
         epoch, done = divmod(self.progress.step, self.steps_per_epoch)
@@ -108,8 +122,8 @@ class Trainer:
         self.order.epoch, self.order.start = epoch, done * accumulate
         window: list[list[Sample]] = []
         left = len(self.order) - done * accumulate
-        for samples in self.loader:
-            window.append(samples)
+        for loaded in self.loader:
+            window.append(self._readable(loaded))
             left -= 1
             if len(window) == accumulate or left == 0:
                 row = self.train_step(window)
@@ -119,12 +133,24 @@ class Trainer:
                 if self.stop:
                     return
 
+    def _readable(self, loaded: list[Sample | UserError]) -> list[Sample]:
+        """The samples of a batch without those whose pictures turned out to be damaged; these are said, each once."""
+        for item in loaded:
+            if isinstance(item, UserError) and str(item) not in self._unreadable:
+                if self.problems.strict:
+                    self.save()
+                self._unreadable.add(str(item))
+                self.problems.note(str(item))
+                self.report.say(f"left out of the training: {item}")
+        return [item for item in loaded if isinstance(item, Sample)]
+
     def train_step(self, batches: list[list[Sample]]) -> dict[str, float]:
         """One optimiser step over one or more batches; the row of figures for the log."""
         train, factor = self.config.train, rate_factor(self.progress.step, self.steps_per_epoch, self.config.train)
         lr = set_rate(self.optimizer, factor)
         self.network.train()
         sums = torch.zeros(3, device=self.accelerator.device)
+        batches = [samples for samples in batches if samples]  # all pictures of a batch may have been unreadable
         for samples in batches:
             classification, box, positives = self._losses(samples)
             loss = classification + self.config.loss.weight * box
@@ -133,9 +159,11 @@ class Trainer:
         limit = train.clip_norm or float("inf")
         norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
         classification, box, positives = sums.tolist()
-        scaled = self.accelerator.scaler is not None  # fp16: its scaler skips steps that overflow
-        if scaled or all(map(_finite, (norm, classification, box))):
+        scaled = self.accelerator.scaler is not None  # fp16: its scaler skips steps whose gradient overflows, as some do
+        finite = all(map(_finite, (classification, box) if scaled else (norm, classification, box)))
+        if batches and (finite or scaled):
             self.optimizer.step()
+        if finite:
             self.progress.bad_steps = 0
         else:
             self._skip_bad_step()
@@ -174,14 +202,20 @@ class Trainer:
         self.report.say(f"step {self.progress.step}: loss or gradient is not finite; this step is skipped")
         if self.progress.bad_steps >= BAD_STEPS_IN_A_ROW:
             raise UserError(
-                f"{BAD_STEPS_IN_A_ROW} steps in a row had no finite loss; the training has diverged. Resume from the last "
-                "checkpoint with a lower train.lr, more train.warmup_steps, or train.precision=fp32."
+                f"{BAD_STEPS_IN_A_ROW} steps in a row had no finite loss; the training has diverged. Start again in another --run "
+                "folder with a lower train.lr, more train.warmup_steps, or train.precision=fp32; this one stays as last saved."
             )
 
-    def _validate(self, epoch: int) -> Report:
+    def _validate(self) -> Report | None:
+        """Score the weights to keep; None where Ctrl-C came in between."""
+        epoch = self.progress.step // self.steps_per_epoch
         detector = Detector(self.final_model, self.config, self.class_names)
-        detections = detect_all(detector, self.report.track(self.validation, "validating"))
-        report = score(detections, self.validation, self.class_names)
+        entries = takewhile(lambda _: not self.stop, self.report.track(self.validation, "validating"))
+        read, detections = detect_all(detector, entries, self.problems)
+        if self.stop:
+            return None
+        report = score(detections, read, self.class_names)
+        self.progress.validated = epoch
         figures = {name: value or 0.0 for name, value in report.summary().items()}  # None: no object to find
         self._log({"step": self.progress.step, "epoch": epoch} | figures, always=True)
         self.report.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
@@ -194,8 +228,7 @@ class Trainer:
         """Append a row to metrics.jsonl and TensorBoard."""
         due = always or self.progress.step % LOG_EVERY == 0 or self.progress.step in (1, self.total_steps)
         if due and self.accelerator.is_main_process:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({k: round(v, 8) for k, v in row.items()}) + "\n")
+            append_row(self.folder / "metrics.jsonl", row)
             self.report.scalars(row, self.progress.step)
 
     def save(self) -> None:
@@ -210,6 +243,7 @@ class Trainer:
             "random": torch.get_rng_state(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "class_names": list(self.class_names),
+            "pictures": self.order.length,
         }
         write_atomically(self.folder / "state.pt", lambda path: torch.save(state, path))
         self._save_detector("last.safetensors")
@@ -225,26 +259,32 @@ class Trainer:
             raise UserError(f"{path}: no saved training to resume; start one with: rotanext train RECIPE --run {self.folder}")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(f"{path}: not a whole training state ({str(error).splitlines()[0]}).") from None
-        if tuple(state["class_names"]) != self.class_names:
-            raise UserError(f"{path}: was trained on classes {state['class_names']}, the data now has {list(self.class_names)}")
-        self.model.load_state_dict(state["model"])
-        if self.averaged:
-            self.averaged.model.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
-        self.progress = Progress(**state["progress"])
-        self._drop_later_rows()
+            self._check_same_data(state, path)
+            self.model.load_state_dict(state["model"])
+            if self.averaged:
+                self.averaged.model.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler and state["scaler"]:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            torch.set_rng_state(state["random"])
+            self.progress = Progress(**state["progress"])
+        except UserError:
+            raise
+        except Exception as error:  # a damaged file fails in a dozen ways
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            advice = f"It cannot be resumed; weights to start from may be in {self.folder / 'last.safetensors'}."
+            raise UserError(explain(path, f"damage, or another training's state ({reason})", "this training's", advice)) from None
+        drop_rows_after(self.folder / "metrics.jsonl", self.progress.step)
 
-    def _drop_later_rows(self) -> None:
-        """Forget logged rows of steps that the saved state has not done yet."""
-        path = self.folder / "metrics.jsonl"
-        if path.is_file():
-            rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= self.progress.step]
-            write_atomically(path, lambda part: part.write_text("".join(line + "\n" for line in rows)))
+    def _check_same_data(self, state: dict[str, Any], path: Path) -> None:
+        """Raise UserError where the data are no longer those that the training began with."""
+        advice = "Restore the data, or start a new training in another --run folder."
+        if tuple(state["class_names"]) != self.class_names:
+            found = f"a training of the classes {', '.join(state['class_names'])}"
+            raise UserError(explain(path, found, f"{', '.join(self.class_names)}, as in the data now", advice))
+        if state.get("pictures", self.order.length) != self.order.length:
+            found = f"a training on {state['pictures']} pictures"
+            raise UserError(explain(path, found, f"{self.order.length}, as in the data now", advice))
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
         write_atomically(self.folder / name, lambda path: path.write_text(json.dumps(values, indent=1) + "\n"))
@@ -252,7 +292,7 @@ class Trainer:
     def _plot(self) -> None:
         path = self.folder / "metrics.jsonl"
         if self.accelerator.is_main_process and path.is_file():
-            plot_training([json.loads(line) for line in path.read_text().splitlines()], self.folder / "curves.png")
+            plot_training(read_rows(path), self.folder / "curves.png")
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -263,6 +303,9 @@ class Trainer:
                 raise KeyboardInterrupt
             self.stop = True
 
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may handle signals
+            return
         previous = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -275,34 +318,60 @@ def _finite(value: float) -> bool:
     return value - value == 0
 
 
+def _accelerator(device: str, precision: str) -> Accelerator:
+    """accelerate's view of a device and a precision; raises UserError where the two do not go together."""
+    where = find_device(device)
+    if where.type == "cuda" and where.index is not None:
+        torch.cuda.set_device(where)  # accelerate takes the current one
+    AcceleratorState._reset_state(True)  # a second training in one process may ask for another precision
+    try:
+        return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=where.type == "cpu")
+    except ValueError as error:
+        raise UserError(f"train.precision = '{precision}' does not work on {where} ({error}). Use bf16 or fp32.") from None
+
+
 def read_run_config(folder: Path) -> Config:
     """The configuration a run was started with."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{path}: not found; {folder} is not the folder of a training run")
-    return validate(json.loads(path.read_text()), str(path))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        advice = "Restore the file; the checkpoints hold the configuration, too."
+        raise UserError(explain(path, f"that it cannot be read ({error})", "the configuration of the run", advice)) from None
+    return validate(values, str(path))
 
 
 def start_training(
     config: Config, folder: Path, device: str, problems: Problems, console: Console, resume: bool = False
 ) -> Report | None:
-    """Train in `folder` from the beginning, or go on with the training saved there; returns the last validation's report."""
-    if not resume and (folder / "state.pt").exists():
+    """Train in `folder` from the beginning, or go on with the training saved there; returns the last validation's report.
+
+    Raises UserError where it cannot, and KeyboardInterrupt after Ctrl-C, when everything is saved.
+    """
+    if not resume and any((folder / name).exists() for name in ("state.pt", "last.safetensors", "best.safetensors")):
         raise UserError(f"{folder} already holds a training; go on with --resume {folder}, or choose another --run folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     reporter = Reporter(console, tensorboard=folder / "tensorboard")
     try:
-        trainer = Trainer(config, folder, device, problems, reporter)
+        trainer = Trainer(config, folder, device, problems, reporter, pretrained=not resume)
         if summary := problems.summary():
             reporter.say(summary)
         if resume:
             trainer.resume()
+        else:
+            (folder / "metrics.jsonl").unlink(missing_ok=True)  # of a training that never came to save its state
         count = sum(p.numel() for p in trainer.model.parameters())
         reporter.say(
             f"{config.name}: {len(trainer.loader.dataset)} pictures, {len(trainer.class_names)} classes, "  # type: ignore[arg-type]
             f"{count / 1e6:.1f} M parameters, {trainer.total_steps} steps on {trainer.accelerator.device}; files in {folder}"
         )
+        if trainer.progress.step == trainer.total_steps:
+            reporter.say("this training is complete; to train longer, start a new one with more train.epochs")
         report = trainer.run()
+        if trainer.stop:
+            raise KeyboardInterrupt
         if report is not None:
             write_report(report, folder / "evaluation")
             console.print(report.table())

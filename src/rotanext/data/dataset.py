@@ -1,5 +1,6 @@
 """Training pictures with their boxes, in an order that depends on the seed and the epoch alone."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config
 from rotanext.data.augment import augment
-from rotanext.data.dota import Objects, list_items, read_objects
-from rotanext.data.images import read_image
+from rotanext.data.dota import Objects, inside, list_items, read_objects
+from rotanext.data.images import check_image, read_image
 from rotanext.data.resize import resize_to_fit
 from rotanext.errors import Problems, UserError, explain
 
@@ -35,26 +36,39 @@ class Entry(NamedTuple):
 
 
 def read_entries(roots: list[str], class_names: tuple[str, ...], problems: Problems) -> list[Entry]:
-    """The labelled pictures of DOTA folders; raises UserError where there are none."""
+    """The labelled pictures of DOTA folders; raises UserError where there are none.
+
+    Pictures that are no pictures or cut off, and objects outside their picture, go to `problems`; nothing is decoded yet.
+    """
     entries = []
     for root in roots:
         for item in list_items(Path(root), problems):
-            if item.image is not None and item.label is not None:
-                entries.append(Entry(item.stem, item.image, read_objects(item.label, problems, class_names)))
+            if item.image is None or item.label is None:
+                continue
+            try:
+                width, height = check_image(item.image)
+            except UserError as error:
+                problems.note(str(error))
+                continue
+            objects = inside(read_objects(item.label, problems, class_names), width, height, problems, item.label)
+            entries.append(Entry(item.stem, item.image, objects))
     if not entries:
         raise UserError(
             explain(
                 ", ".join(roots) or "data",
-                "no picture with a label file",
+                "no readable picture with a label file",
                 "images/NAME.png with labelTxt/NAME.txt",
-                "Give a DOTA folder.",
+                " ".join(["Give a DOTA folder.", *problems.first[:1]]),
             )
         )
     return entries
 
 
-class TrainingSet(Dataset[Sample]):
-    """Augmented training samples; indexed by (epoch, index), which alone decide the random changes."""
+class TrainingSet(Dataset[Sample | UserError]):
+    """Augmented training samples; indexed by (epoch, index), which alone decide the random changes.
+
+    A picture that does not decode gives the error itself as a value, since raised ones lose their shape between processes.
+    """
 
     def __init__(self, entries: list[Entry], class_names: tuple[str, ...], config: Config) -> None:
         self.entries = [e for e in entries if config.data.background or len(e.objects.names)]
@@ -76,10 +90,13 @@ class TrainingSet(Dataset[Sample]):
             self._cache[index] = loaded
         return self._cache[index]
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
         epoch, index = key
         entry = self.entries[index]
-        image, scale = self._load(index)
+        try:
+            image, scale = self._load(index)
+        except UserError as error:
+            return error
         rng = np.random.default_rng([self.config.train.seed, epoch, index])
         image, corners, remain = augment(image, entry.objects.corners * scale, rng, self.config.augment)
         labels = torch.tensor([self.label_of[name] for name in entry.objects.names], dtype=torch.int64)
@@ -109,18 +126,25 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(i)) for i in mine[at : at + self.batch_size]]
 
 
-def collate(samples: list[Sample]) -> list[Sample]:
+def collate(samples: list[Sample | UserError]) -> list[Sample | UserError]:
     """Samples keep their own sizes; the model pads them to a batch."""
     return samples
 
 
-def make_loader(dataset: TrainingSet, order: EpochOrder, workers: int) -> "DataLoader[Sample]":
+def _worker_signals(_: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main one alone decides how to stop, and ends the workers by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def make_loader(dataset: TrainingSet, order: EpochOrder, workers: int) -> "DataLoader[Sample | UserError]":
     """Loads the batches of `order`; uses its own random generator, so that the global one stays as training left it."""
     return DataLoader(
         dataset,
         batch_sampler=order,
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=_worker_signals,
         generator=torch.Generator().manual_seed(0),
         prefetch_factor=4 if workers else None,
         persistent_workers=workers > 0,

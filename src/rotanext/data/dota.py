@@ -206,20 +206,28 @@ def read_task1(directory: str | Path, problems: Problems) -> dict[str, list[Task
     return result
 
 
-def write_task1(directory: str | Path, detections_by_stem: Mapping[str, "Detections"], class_names: Sequence[str]) -> list[Path]:
-    """Write one `Task1_<class>.txt` a class (empty where nothing was found) with full precision scores.
+def check_task1_target(directory: str | Path, class_names: Sequence[str]) -> None:
+    """Raise `UserError` where `write_task1` would: known before the work of hours, not after it.
 
-    Raises `UserError` where the folder holds files of other classes (they would end up in the zip), or a class cannot
-    be a file's name.
+    A folder that holds files of other classes (they would end up in the zip), or a class that cannot be a file's name.
     """
     directory = Path(directory)
-    lines: dict[str, list[str]] = {name: [] for name in class_names}
     for name in class_names:
         if "/" in name or "\\" in name:
             raise UserError(explain(directory, f"a class named {name!r}", "a name for a file", "Rename it."))
-    stale = [path for path in _task1_files(directory) if path.stem.removeprefix("Task1_") not in lines]
+    stale = [path for path in _task1_files(directory) if path.stem.removeprefix("Task1_") not in class_names]
     if stale:
         raise UserError(explain(stale[0], "detections of another class", "none", "Choose an empty folder."))
+
+
+def write_task1(directory: str | Path, detections_by_stem: Mapping[str, "Detections"], class_names: Sequence[str]) -> list[Path]:
+    """Write one `Task1_<class>.txt` a class (empty where nothing was found) with full precision scores.
+
+    Raises `UserError` where the folder or a class cannot be used; see `check_task1_target`.
+    """
+    directory = Path(directory)
+    check_task1_target(directory, class_names)
+    lines: dict[str, list[str]] = {name: [] for name in class_names}
     for stem in sorted(detections_by_stem):
         found = detections_by_stem[stem]
         for name, score, corners in zip(found.names, found.scores.tolist(), found.corners.tolist(), strict=True):

@@ -18,6 +18,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 # opencv refuses larger pictures (settable only by an environment variable before its import); Pillow decodes those.
 _OPENCV_SIDE, _OPENCV_PIXELS = 1 << 20, 1 << 30
+_TAIL = 1 << 16  # bytes at the end of a file in which its end marker is looked for
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -54,6 +55,26 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return width, height
 
 
+def check_image(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture whose header and end are there, without decoding it; raises like `read_image`.
+
+    Finds files that are empty, cut off or no pictures at a fraction of the cost of reading them; damage within shows only when
+    a picture is decoded.
+    """
+    path = Path(path)
+    width, height = image_size(path)
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        end = file.read()
+    if start.startswith((b"\xff\xd8", b"\x89PNG")):
+        if (b"\xff\xd9" if start[0] == 0xFF else b"IEND") not in end:
+            _check_whole(path, _read_bytes(path))
+    elif not _has_all_strips(path):
+        read_image(path)
+    return width, height
+
+
 def list_images(source: str | Path) -> list[Path]:
     """Pictures named by a file, a folder (not its subfolders) or a glob pattern, sorted; `UserError` if none."""
     path = Path(source)
@@ -63,7 +84,8 @@ def list_images(source: str | Path) -> list[Path]:
     if path.is_dir():
         found = sorted(entry for entry in path.iterdir() if _is_image(entry))
         if not found:
-            raise UserError(explain(path, "no pictures in this folder", f"files ending in {kinds}", "Check the folder."))
+            advice = f"Did you mean {path / 'images'}?" if (path / "images").is_dir() else "Check the folder."
+            raise UserError(explain(path, "no pictures in this folder", f"files ending in {kinds}", advice))
         return found
     if not any(mark in str(source) for mark in "*?["):
         advice = "Check the path; a glob pattern such as 'scenes/*.png' goes in quotation marks."
@@ -98,6 +120,19 @@ def write_file(path: str | Path, data: bytes) -> None:
         raise UserError(explain(path, reason, "a writable place with room", "Free some space.")) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _has_all_strips(path: Path) -> bool:
+    """Whether a TIFF is as long as its strips or tiles need; False for other kinds, and where it cannot be told."""
+    try:
+        with _pillow_without_limit(), Image.open(path) as picture:
+            tags = getattr(picture, "tag_v2", {})
+            offsets, lengths = (tags.get(273) or tags.get(324), tags.get(279) or tags.get(325))
+    except (OSError, ValueError, SyntaxError, KeyError):
+        return False
+    if not offsets or not lengths:
+        return False
+    return max(at + length for at, length in zip(offsets, lengths, strict=False)) <= path.stat().st_size
 
 
 def _is_image(path: Path) -> bool:

@@ -55,7 +55,7 @@ def _ratio(intersection: Tensor, area_a: Tensor, area_b: Tensor, mode: str) -> T
         raise ValueError(f"mode is {mode!r}; expected 'iou' or 'iof'")
     intersection = torch.minimum(intersection, torch.minimum(area_a, area_b))
     whole = area_a if mode == "iof" else area_a + area_b - intersection
-    valid = (area_a > 0) & (area_b > 0) & torch.isfinite(whole)
+    valid = (area_a > 0) & (area_b > 0) & torch.isfinite(area_a + area_b + intersection)
     return torch.where(valid, intersection / torch.where(valid, whole, torch.ones_like(whole)), torch.zeros_like(whole))
 
 

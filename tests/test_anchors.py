@@ -1,0 +1,71 @@
+"""The anchor grid: count, order, and both conventions."""
+
+import math
+
+import pytest
+import torch
+
+from rotanext.anchors import BASE, PER_POSITION, RATIOS, STRIDES, base_sizes, grid_anchors, level_anchors
+from rotanext.ops import rotated_iou_pairs
+
+
+def map_sizes(side: int) -> list[tuple[int, int]]:
+    return [(side // s, side // s) for s in STRIDES]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "count"),
+    [(1024, 1024, 196_416), (512, 512, 49_104), (128, 256, 9 * (16 * 32 + 8 * 16 + 4 * 8 + 2 * 4 + 1 * 2))],
+)
+@pytest.mark.parametrize("convention", ["v0", "v1"])
+def test_count(height: int, width: int, count: int, convention: str) -> None:
+    levels = grid_anchors([(height // s, width // s) for s in STRIDES], convention)
+    assert sum(len(level) for level in levels) == count
+
+
+def test_order_is_row_major_then_ratio_then_octave() -> None:
+    anchors = level_anchors(3, 4, 16, "v0").reshape(3, 4, 9, 5)
+    # Centred on index x stride, 4 strides wide.
+    torch.testing.assert_close(anchors[0, 0, 0], torch.tensor([0.0, 0, 64, 64, 0]))
+    torch.testing.assert_close(anchors[2, 1, :, :2], torch.tensor([[16.0, 32.0]]).expand(9, 2))
+    w, h = anchors[1, 1, :, 2], anchors[1, 1, :, 3]
+    torch.testing.assert_close(h / w, torch.tensor(RATIOS).repeat_interleave(3))
+    torch.testing.assert_close((w * h).sqrt(), BASE * 16 * 2 ** (torch.arange(9) % 3 / 3))
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_v0_anchors_are_upright(stride: int) -> None:
+    anchors = level_anchors(4, 4, stride, "v0")
+    assert (anchors[:, 4] == 0).all()
+    assert (anchors[:, 2] * 1.5 < anchors[:, 3]).sum() == 16 * 3, "taller ones stay taller"
+    torch.testing.assert_close(anchors.reshape(16, PER_POSITION, 5)[5, :, 2:4], base_sizes(stride))
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_v1_anchors_are_the_same_rectangles_with_the_long_edge_first(stride: int) -> None:
+    v0, v1 = level_anchors(4, 5, stride, "v0"), level_anchors(4, 5, stride, "v1")
+    # Squares may be off by the rounding they are compared with.
+    assert (v1[:, 2] >= v1[:, 3] * (1 - 1e-5)).all()
+    assert set(v1[:, 4].tolist()) <= {0.0, torch.tensor(-math.pi / 2).item()}
+    torch.testing.assert_close(rotated_iou_pairs(v0, v1), torch.ones(len(v0)))
+    turned = (v1[:, 4] < 0).reshape(20, 3, 3)
+    assert not turned[:, 1].any()  # wider
+    assert turned[:, 2].all()  # taller
+    assert turned[0, 0].all()  # square, at the origin where nothing rounds
+
+
+def test_levels_follow_their_strides() -> None:
+    for level, stride in zip(grid_anchors(map_sizes(256), "v0"), STRIDES, strict=True):
+        positions = level[:, 0].round().unique()
+        assert positions.tolist() == list(range(0, 256, stride))
+        assert level[0, 2].item() == pytest.approx(BASE * stride)
+
+
+def test_unknown_convention() -> None:
+    with pytest.raises(ValueError, match="'v2'"):
+        level_anchors(1, 1, 8, "v2")
+
+
+def test_wrong_number_of_levels() -> None:
+    with pytest.raises(ValueError):
+        grid_anchors([(4, 4)], "v0")

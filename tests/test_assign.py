@@ -1,0 +1,157 @@
+"""Assignment against its definition on the whole matrix of IoUs, on hundreds of random layouts."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rotanext import assign as module
+from rotanext.anchors import grid_anchors
+from rotanext.assign import NEGATIVE_IOU, POSITIVE_IOU, assign
+from rotanext.ops import rotated_iou
+
+
+def assign_dense(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """The rule as it is written down: REFERENCE.md, "Assignment"."""
+    result = torch.full((len(anchors),), -1)
+    if len(boxes) == 0:
+        return torch.zeros_like(result)
+    matrix = rotated_iou(anchors, boxes)
+    best, owner = matrix.max(1)
+    owner = (matrix == best[:, None]).int().argmax(1)  # the first of equals
+    result[best < NEGATIVE_IOU] = 0
+    result[best >= POSITIVE_IOU] = owner[best >= POSITIVE_IOU] + 1
+    for index, best_of_object in enumerate(matrix.amax(0)):
+        if best_of_object > 0:
+            result[matrix[:, index] == best_of_object] = index + 1
+    return result
+
+
+def grid(height: int, width: int, convention: str) -> Tensor:
+    return torch.cat(grid_anchors([(-(-height // s), -(-width // s)) for s in (8, 16, 32, 64, 128)], convention))
+
+
+def layout(rng: np.random.Generator, n: int, low: float, high: float, extent: float) -> Tensor:
+    sizes = np.sort(np.exp(rng.uniform(np.log(low), np.log(high), (n, 2))), 1)[:, ::-1]
+    centres, angles = rng.uniform(0, extent, (n, 2)), rng.uniform(-np.pi / 2, np.pi / 2, (n, 1))
+    return torch.from_numpy(np.concatenate([centres, sizes, angles], 1).astype(np.float32))
+
+
+def ordinary(rng: np.random.Generator) -> Tensor:
+    return layout(rng, int(rng.integers(1, 12)), 8, 90, 96)
+
+
+def tiny(rng: np.random.Generator) -> Tensor:
+    return layout(rng, 6, 1e-3, 3, 96)
+
+
+def huge(rng: np.random.Generator) -> Tensor:
+    return layout(rng, 4, 200, 1e5, 96)
+
+
+def slender(rng: np.random.Generator) -> Tensor:
+    boxes = layout(rng, 6, 40, 120, 96)
+    boxes[:, 3] = torch.from_numpy(rng.uniform(0.01, 3, 6))
+    return boxes
+
+
+def duplicate(rng: np.random.Generator) -> Tensor:
+    boxes = ordinary(rng)
+    return boxes.repeat(3, 1)[torch.from_numpy(rng.permutation(3 * len(boxes)))]
+
+
+def coincident(rng: np.random.Generator) -> Tensor:
+    """Several sizes on one centre, on and off the grid."""
+    boxes = layout(rng, 6, 8, 90, 96)
+    boxes[:, :2] = torch.from_numpy(rng.integers(0, 24, 2) * 4)
+    return boxes
+
+
+def on_the_grid(rng: np.random.Generator) -> Tensor:
+    """Upright squares between grid points: many anchors tie exactly."""
+    boxes = torch.zeros(5, 5)
+    boxes[:, :2] = torch.from_numpy(rng.integers(0, 24, (5, 2)) * 4.0)
+    boxes[:, 2:4] = torch.from_numpy(rng.choice([8.0, 32, 64, 100], (5, 1)))
+    return boxes
+
+
+def outside(rng: np.random.Generator) -> Tensor:
+    boxes = layout(rng, 6, 8, 60, 96)
+    boxes[:, :2] += torch.from_numpy(rng.choice([-200, -60, 0, 60, 1e6], (6, 2)))
+    return boxes
+
+
+def broken(rng: np.random.Generator) -> Tensor:
+    """Objects without area and not finite among good ones."""
+    boxes = layout(rng, 8, 8, 60, 96)
+    boxes[0, 2:4], boxes[2, 3] = 0, 0
+    boxes[4, 0], boxes[6, 2] = float("nan"), float("inf")
+    return boxes
+
+
+LAYOUTS = [ordinary, tiny, huge, slender, duplicate, coincident, on_the_grid, outside, broken]
+
+
+@pytest.mark.parametrize("convention", ["v0", "v1"])
+@pytest.mark.parametrize("make", LAYOUTS, ids=lambda f: f.__name__)
+def test_equals_the_definition(make: Callable[[np.random.Generator], Tensor], convention: str) -> None:
+    for seed in range(16):
+        height, width = ((96, 96), (64, 128), (128, 32))[seed % 3]
+        anchors, boxes = grid(height, width, convention), make(np.random.default_rng(seed))
+        found = assign(anchors, boxes)
+        assert found.dtype == torch.int64
+        torch.testing.assert_close(found, assign_dense(anchors, boxes), msg=lambda m, s=seed: f"seed {s}: {m}")
+
+
+def test_equals_the_definition_on_a_large_map() -> None:
+    anchors, boxes = grid(512, 384, "v0"), layout(np.random.default_rng(0), 60, 4, 300, 400)
+    found = assign(anchors, boxes)
+    assert torch.equal(found, assign_dense(anchors, boxes))
+    assert set(found.tolist()) >= {-1, 0}
+
+
+def test_the_block_size_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    anchors, boxes = grid(96, 96, "v0"), layout(np.random.default_rng(1), 30, 2, 90, 96)
+    expected = assign(anchors, boxes)
+    monkeypatch.setattr(module, "_CHECKS_AT_ONCE", 1)
+    assert torch.equal(assign(anchors, boxes), expected)
+
+
+def test_every_object_with_an_overlap_gets_an_anchor() -> None:
+    boxes = layout(np.random.default_rng(2), 8, 1, 20, 90)
+    boxes[:, :2] = torch.tensor([[x * 24.0 + 3, y * 48.0 + 5] for x in range(4) for y in range(2)])
+    assert set(assign(grid(96, 96, "v0"), boxes).tolist()) >= set(range(1, 9))
+
+
+ANCHORS = [[0.0, 0, 10, 10, 0], [100.0, 0, 10, 10, 0], [200.0, 0, 10, 10, 0]]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ([], [0, 0, 0]),
+        ([[0, 0, 10, 10, 0]], [1, 0, 0]),
+        ([[0, 0, 10, 6, 0], [100, 0, 10, 4.5, 0]], [1, 2, 0]),  # the second only because it is that object's best
+        ([[0, 0, 10, 9, 0], [0, 0, 10, 4.5, 0]], [2, 0, 0]),  # both claim one anchor: the later object wins
+        ([[0, 0, 10, 4.5, 0], [0, 0, 10, 9, 0]], [2, 0, 0]),
+        ([[0, 0, 10, 10, 0], [0, 0, 10, 10, 0]], [2, 0, 0]),  # the same object twice: the later
+        ([[50, 0, 92, 1, 0]], [1, 1, 0]),  # two anchors equally good: both
+        ([[100, 0, 1, 1, 0]], [0, 1, 0]),  # IoU 0.01, and still the best there is
+        ([[50, 50, 10, 10, 0]], [0, 0, 0]),  # overlaps nothing: gets nothing (the reference would give it everything)
+        ([[0, 0, 10, 0, 0]], [0, 0, 0]),  # no area
+    ],
+    ids=["none", "same", "low-quality", "conflict", "conflict-reversed", "twice", "tie", "tiny", "no-overlap", "no-area"],
+)
+def test_rule(boxes: list[list[float]], expected: list[int]) -> None:
+    assert assign(torch.tensor(ANCHORS), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)).tolist() == expected
+
+
+def test_ignored_between_the_thresholds() -> None:
+    anchors = torch.tensor([[0.0, 0, 10, 10, 0], [0, 0, 10, 8, 0], [0, 0, 10, 4.5, 0], [0, 0, 10, 3.9, 0]])
+    assert assign(anchors, torch.tensor([[0.0, 0, 10, 10, 0]])).tolist() == [1, 1, -1, 0]
+
+
+def test_no_anchors() -> None:
+    assert assign(torch.zeros(0, 5), torch.ones(2, 5)).shape == (0,)

@@ -1,0 +1,201 @@
+"""Configuration: recipes and their published facts, overrides, and messages that name the nearest key."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rotanext.config import Config, keys_of, load_config, nearest_key, recipe_names, validate
+from rotanext.errors import UserError
+
+R50_SGD = "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota"
+R50_ADAMW = "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_adamw-1x_dota"
+CONVNEXT = "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota"
+PUBLISHED = [R50_SGD, R50_ADAMW, CONVNEXT]
+
+
+def value_of(config: Config, key: str) -> object:
+    section: object = config
+    for part in key.split("."):
+        section = getattr(section, part)
+    return section
+
+
+def test_the_recipes_that_come_along() -> None:
+    assert set(recipe_names()) == {*PUBLISHED, "demo", "small"}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads(name: str) -> None:
+    assert load_config(name).name == name
+
+
+# REFERENCE.md, "The published systems": the facts of all three, then of each.
+SHARED_FACTS = {
+    "model.fpn_channels": 256, "model.tower_depth": 4, "model.anchors": "v0", "data.classes": "dota1.0", "data.image_size": 1024,
+    "data.background": False, "loss.regression": "kld-stable", "loss.weight": 5.5, "train.epochs": 12, "train.batch_size": 2,
+    "train.accumulate": 1, "train.scale_lr": False, "train.schedule": "step", "train.milestones": [8, 11], "train.clip_norm": 35,
+    "train.ema": 0, "train.precision": "fp32", "augment.flip_horizontal": 0.25, "augment.flip_vertical": 0.25,
+    "augment.flip_diagonal": 0.25, "augment.quarter_turns": 0, "augment.rotate": 0, "augment.scale": (1, 1),
+    "augment.translate": 0, "augment.brightness": 0, "augment.contrast": 0, "augment.saturation": 0, "augment.hue": 0,
+    "predict.tile": 1024, "predict.gap": 200, "predict.score_threshold": 0.05, "predict.top_k": 2000, "predict.iou_threshold": 0.1,
+    "predict.max_detections": 2000, "predict.merge_iou": 0.1,
+}  # fmt: skip
+SGD_FACTS = {
+    "train.optimizer": "sgd", "train.lr": 0.0025, "train.momentum": 0.9, "train.weight_decay": 1e-4, "train.no_decay": [],
+}  # fmt: skip
+ADAMW_FACTS = {
+    "train.optimizer": "adamw", "train.lr": 1e-4, "train.betas": (0.9, 0.999), "train.weight_decay": 0.05,
+    "train.no_decay": ["norm"],
+}  # fmt: skip
+R50_FACTS = {
+    "model.backbone": "timm:resnet50", "model.weights": "resnet50.tv_in1k", "model.frozen_stages": 1, "model.frozen_norm": True,
+    "model.drop_path": 0, "train.warmup_steps": 500,
+}  # fmt: skip
+CONVNEXT_FACTS = {
+    "model.backbone": "convnext_tiny", "model.frozen_stages": 0, "model.drop_path": 0.4, "model.layer_scale": 1,
+    "train.warmup_steps": 1000,
+}  # fmt: skip
+FACTS = {R50_SGD: R50_FACTS | SGD_FACTS, R50_ADAMW: R50_FACTS | ADAMW_FACTS, CONVNEXT: CONVNEXT_FACTS | ADAMW_FACTS}
+
+
+@pytest.mark.parametrize("name", PUBLISHED, ids=["r50-sgd", "r50-adamw", "convnext-adamw"])
+def test_published_facts(name: str) -> None:
+    config = load_config(name)
+    for key, expected in (SHARED_FACTS | FACTS[name]).items():
+        assert value_of(config, key) == expected, key
+    assert config.train.warmup_ratio == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "expected"),
+    [
+        ("train.epochs=3", "train.epochs", 3),
+        (" train.epochs = 3 ", "train.epochs", 3),
+        ("train.lr=2e-3", "train.lr", 0.002),
+        ("train.lr=.5", "train.lr", 0.5),
+        ("train.scale_lr=true", "train.scale_lr", True),
+        ("train.milestones=[2, 5]", "train.milestones", [2, 5]),
+        ("augment.scale=[0.5, 2]", "augment.scale", (0.5, 2.0)),
+        ("data.train=folder/with=sign", "data.train", ["folder/with=sign"]),
+        ('data.train=["a", "b"]', "data.train", ["a", "b"]),
+        ("model.weights=", "model.weights", ""),
+        ("name=mine", "name", "mine"),
+    ],
+)
+def test_overrides(override: str, key: str, expected: object) -> None:
+    config = load_config("small", [override])
+    assert value_of(config, key) == expected
+    others = [k for k in keys_of() if k != key]
+    assert all(value_of(config, k) == value_of(load_config("small"), k) for k in others)
+
+
+def test_the_last_override_counts() -> None:
+    assert load_config("small", ["train.epochs=3", "train.epochs=4"]).train.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("train.epoch=3", ["'train.epoch'", "'train.epochs'"]),
+        ("epochs=3", ["'epochs'", "'train.epochs'"]),
+        ("model.lr=3", ["'model.lr'", "'train.lr'"]),
+        ("train.learning_rate=3", ["'train.learning_rate'", "nearest"]),
+        ("train=3", ["'train'", "nearest"]),
+        ("=3", ["nearest"]),
+        ("train.epochs", ["train.epochs", "KEY=VALUE"]),
+        ("train.epochs=many", ["train.epochs", "'many'", "integer"]),
+        ("train.epochs=2.5", ["train.epochs", "2.5", "integer"]),
+        ("train.epochs=0", ["train.epochs", "0", "greater than or equal to 1"]),
+        ("train.lr=-1", ["train.lr", "-1", "greater than 0"]),
+        ("train.lr=nan", ["train.lr", "nan", "finite"]),
+        ("train.lr=[1]", ["train.lr", "number"]),
+        ("train.optimizer=adam", ["train.optimizer", "'adam'", "'sgd' or 'adamw'"]),
+        ("model.anchors=v2", ["model.anchors", "'v0' or 'v1'"]),
+        ("augment.flip_horizontal=0.9", ["augment", "more than 1"]),
+        ("augment.scale=[2.0, 1.0]", ["augment", "[smallest, largest]"]),
+        ("augment.scale=[1.0]", ["augment.scale"]),
+        ("predict.gap=1024", ["predict", "smaller than tile"]),
+        ("data.train=3", ["data.train", "list"]),
+    ],
+)
+def test_wrong_overrides(override: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        load_config("small", [override])
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("key", keys_of())
+def test_every_key_is_its_own_nearest(key: str) -> None:
+    assert nearest_key(key).rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="nearest: 'small'"):
+        load_config("smal")
+
+
+def plain(name: str = "small") -> dict:
+    return json.loads(load_config(name).model_dump_json())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_json_round_trip(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json(indent=2))
+    assert load_config(str(path)) == config
+    assert validate(json.loads(path.read_text()), "here") == config
+
+
+def write(path: Path, values: object) -> str:
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def test_a_users_file_with_a_missing_and_an_unknown_key(tmp_path: Path) -> None:
+    values = plain()
+    del values["train"]["lr"], values["augment"]
+    values["train"]["learning_rate"] = values["model"]["epochs"] = 1
+    path = write(tmp_path / "mine.json", values)
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    lines = str(error.value).splitlines()
+    assert all(line.startswith(path) for line in lines)
+    assert {line.removeprefix(f"{path}: ") for line in lines} >= {
+        "key 'train.lr' is missing",
+        "key 'augment' is missing",
+        "unknown key 'model.epochs'; nearest: 'train.epochs'",
+    }
+    assert "unknown key 'train.learning_rate'; nearest: '" in str(error.value)
+
+
+def test_an_override_can_supply_what_a_users_file_lacks(tmp_path: Path) -> None:
+    values = plain()
+    del values["train"]["lr"], values["loss"]
+    path = write(tmp_path / "mine.json", values)
+    assert load_config(path, ["train.lr=0.1", "loss.weight=2", "loss.regression=gwd"]).loss.weight == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "part"),
+    [
+        ("a.toml", b"[train\n", "not valid TOML"),
+        ("a.json", b"{", "not valid JSON"),
+        ("a.json", b"[1, 2]", "list"),
+        ("a.json", b'{"train": 3}', "train"),
+        ("a.toml", b"name = '\xff\xfe'", "text"),
+        ("a.toml", None, "no such file"),
+    ],
+    ids=["toml", "json", "list", "no-section", "bytes", "missing"],
+)
+@pytest.mark.parametrize("overrides", [[], ["train.epochs=3"]], ids=["plain", "override"])
+def test_broken_files(file: str, content: bytes | None, part: str, overrides: list[str], tmp_path: Path) -> None:
+    path = tmp_path / file
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_config(str(path), overrides)
+    assert str(path) in str(error.value)
+    assert part in str(error.value)

@@ -1,0 +1,91 @@
+"""NMS against its definition in pure Python, the reference, and cases by hand."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rotanext.ops import reference, rotated_iou, rotated_nms
+
+GOLDEN = Path(__file__).parent / "golden" / "functions.npz"
+Row = list[float]
+
+
+def random_boxes(n: int, rng: np.random.Generator) -> Tensor:
+    sizes = np.exp(rng.uniform(math.log(5), math.log(60), (n, 2)))
+    return torch.from_numpy(np.concatenate([rng.uniform(0, 100, (n, 2)), sizes, rng.uniform(-4, 4, (n, 1))], 1))
+
+
+def plain_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float) -> list[int]:
+    """The definition, one box at a time."""
+    matrix = rotated_iou(boxes, boxes)
+    kept: list[int] = []
+    for i in sorted(range(len(boxes)), key=lambda k: (-scores[k].item(), k)):
+        rivals = [k for k in kept if labels is None or labels[k] == labels[i]]
+        if all(matrix[k, i] <= threshold for k in rivals):
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("with_labels", [False, True], ids=["all", "per-class"])
+def test_nms_equals_the_definition(threshold: float, with_labels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        boxes = random_boxes(60, rng).float()
+        boxes[50:] = boxes[:10]  # duplicates
+        scores = torch.from_numpy(rng.integers(0, 12, 60) / 12)  # many ties
+        labels = torch.from_numpy(rng.integers(0, 3, 60)) if with_labels else None
+        expected = plain_nms(boxes, scores, labels, threshold)
+        kept = rotated_nms(boxes, scores, labels, threshold)
+        assert kept.dtype == torch.int64
+        assert kept.tolist() == expected
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, "_PAIRS_AT_ONCE", 16)
+            assert rotated_nms(boxes, scores, labels, threshold).tolist() == expected
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5])
+def test_nms_against_the_reference(threshold: float) -> None:
+    """The golden indices come from a call without classes: labels None gives them exactly, the labels beside them do not."""
+    golden = {name: torch.from_numpy(values) for name, values in np.load(GOLDEN).items()}
+    kept = rotated_nms(golden["nms_boxes"], golden["nms_scores"], None, threshold)
+    assert torch.equal(kept, golden[f"nms_keep_{threshold}"])
+    per_class = rotated_nms(golden["nms_boxes"], golden["nms_scores"], golden["nms_labels"], threshold)
+    assert len(per_class) > len(kept)
+
+
+TWINS = [[10.0, 10, 20, 8, 0.2]] * 3
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "labels", "expected"),
+    [
+        (TWINS, [0.5, 0.9, 0.7], None, [1]),
+        (TWINS, [0.5, 0.5, 0.5], None, [0]),  # ties: the lower index
+        (TWINS, [0.5, 0.9, 0.7], [0, 1, 0], [1, 2]),
+        (TWINS, [0.5, 0.5, 0.5], [2, 1, 2], [0, 1]),
+        ([[0.0, 0, 10, 10, 0], [6, 0, 10, 10, 0], [12, 0, 10, 10, 0]], [0.9, 0.8, 0.7], None, [0, 2]),  # the dropped do not drop
+        ([[0.0, 0, 10, 10, 0], [20, 0, 10, 10, 0]], [0.1, 0.2], None, [1, 0]),
+        ([[5.0, 5, 0, 0, 0], [5, 5, 0, 0, 0]], [0.1, 0.2], None, [1, 0]),  # boxes without area overlap nothing
+        ([[5.0, 5, 3, 2, 0]], [0.0], None, [0]),
+        ([], [], None, []),
+        ([], [], [], []),
+    ],
+    ids=["best", "tie", "labels", "labels-tie", "chain", "apart", "points", "one", "none", "none-labels"],
+)
+def test_nms_small(boxes: list[Row], scores: Row, labels: list[int] | None, expected: list[int]) -> None:
+    chosen = None if labels is None else torch.tensor(labels, dtype=torch.int64)
+    kept = rotated_nms(torch.tensor(boxes).reshape(-1, 5), torch.tensor(scores), chosen, 0.1)
+    assert kept.tolist() == expected
+    assert kept.dtype == torch.int64
+
+
+def test_nms_drops_only_above_the_threshold() -> None:
+    boxes, scores = torch.tensor([[0.0, 0, 10, 10, 0], [5, 0, 10, 10, 0]]), torch.tensor([0.9, 0.8])
+    exact = rotated_iou(boxes, boxes)[0, 1].item()
+    assert rotated_nms(boxes, scores, None, exact).tolist() == [0, 1]
+    assert rotated_nms(boxes, scores, None, exact - 1e-6).tolist() == [0]
