@@ -14,8 +14,8 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --durations=10
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 
 install: $(STAMP)

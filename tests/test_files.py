@@ -25,6 +25,15 @@ def test_written_in_place(before: str | None, tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path], "nothing else is left behind"
 
 
+def test_the_old_file_is_replaced_not_overwritten(tmp_path: Path) -> None:
+    """A reader that has the old file open, or a crash half-way, must never see a mixture."""
+    path, reader = tmp_path / "file.txt", tmp_path / "reader"
+    path.write_text("old")
+    reader.hardlink_to(path)
+    write_atomically(path, write_new)
+    assert (path.read_text(), reader.read_text()) == ("new", "old")
+
+
 def full_disk(part: Path) -> None:
     part.write_text("half of it")
     raise OSError(errno.ENOSPC, "No space left on device")

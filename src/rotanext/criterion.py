@@ -43,7 +43,7 @@ def make_targets(sizes: list[tuple[int, int]], boxes: list[Tensor], labels: list
 def batch_losses(logits: list[Tensor], deltas: list[Tensor], targets: Targets, num_classes: int, regression: str) -> Losses:
     """Sums of the focal and the box loss over a batch, in float32.
 
-    A batch without objects gives zero box loss that still depends on every delta, so that each parameter has a (zero) gradient.
+    A batch without objects gives a box loss of zero that still depends on the deltas: each parameter has a (zero) gradient.
     """
     flat_logits, flat_deltas = flatten_levels(logits, deltas, num_classes)
     all_logits, all_deltas = torch.cat(flat_logits, 1).float(), torch.cat(flat_deltas, 1).float()
@@ -54,5 +54,5 @@ def batch_losses(logits: list[Tensor], deltas: list[Tensor], targets: Targets, n
     used = (targets.assigned >= 0).unsqueeze(-1)
     classification = (focal_loss(all_logits, wanted) * used).sum()
     predicted = decode(targets.anchors[anchor], all_deltas[picture, anchor])
-    box = REGRESSION_LOSSES[regression](predicted, targets.boxes).sum() + 0.0 * all_deltas.sum()
+    box = REGRESSION_LOSSES[regression](predicted, targets.boxes).sum()
     return Losses(classification, box, positive.sum())

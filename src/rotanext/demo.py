@@ -17,9 +17,9 @@ from rotanext.progress import Reporter
 from rotanext.train import start_training
 from rotanext.visualize import contact_sheet, draw_detections, draw_objects
 
-TRAINING_SCENES = 240
-VALIDATION_SCENES = 40
-TILE = 384
+TRAINING_SCENES = 700
+VALIDATION_SCENES = 60
+TILE = 256
 SCENE_SIZE = 1200, 1600
 SEEDS = {"train": 1, "val": 2, "scene": 3}
 EXAMPLES = 6
