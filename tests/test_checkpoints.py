@@ -22,6 +22,7 @@ from torch import Tensor
 import formula
 from rotanext.errors import UserError
 from rotanext.models.checkpoints import (
+    _check_angles,
     anchor_convention,
     find_state_dict,
     load_backbone,
@@ -367,3 +368,14 @@ def test_no_state_dict(content: dict[str, Any]) -> None:
 def test_missing_backbone_file() -> None:
     with pytest.raises(UserError, match=r"none\.pth"):
         load_backbone(ConvNeXt("convnext_atto"), "none.pth")
+
+
+@pytest.mark.parametrize(("text", "accepted"), [("angle_version = 'le90'", True), ("angle_version = 'oc'", False), ("", True)])
+def test_another_angle_version_is_refused(text: str, accepted: bool) -> None:
+    """Detectors for other conventions have the same tensors; only the configuration in the metadata tells."""
+    content = {"meta": {"config": text}}
+    if accepted:
+        assert "le90" in _check_angles(content, "epoch_12.pth")
+    else:
+        with pytest.raises(UserError, match="angle version oc"):
+            _check_angles(content, "epoch_12.pth")

@@ -111,13 +111,13 @@ def test_a_training_from_the_command_line(cli: Callable, tiny_dataset: Path, tmp
     label.write_text("\ufeffimagesource:x\r\ngsd:0.1\r\n" + label.read_text().replace(" ", "\t") + "1 2 nan 4 5 6 7 8 ship 0\r\n")
     folder = tmp_path / "a folder of a rather long name so that a line with it has more than eighty columns" / "run"
     done = cli("train", "small", *TINY, "--data", root, "--val", tiny_dataset / "val", "--run", folder, "--device", "cpu")
-    assert done.code == 0, done.err
+    assert done.code == 1, done.err
     assert f"{label}:5: found nan; expected a finite number" in done.err
     assert f"1 steps on cpu; files in {folder}\n" in done.err
     assert "epoch 1: map50 " in done.err
     assert (folder / "best.safetensors").is_file()
     done = cli("train", "--resume", folder, "--device", "cpu")
-    assert done.code == 0, done.err
+    assert done.code == 1, done.err
     assert "this training is complete" in done.err
     strict = cli("train", "small", *TINY, "--data", root, "--run", tmp_path / "strict", "--strict", "--device", "cpu")
     assert strict.code == 2
@@ -172,7 +172,7 @@ def test_a_split(cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:
     root = draw_dataset(tmp_path / "cut/data", 2)
     (root / "images/p0.png").write_bytes(b"x")
     done = cli("split", root, tmp_path / "rest", "--workers", 1)
-    assert done.code == 0
+    assert done.code == 1
     assert "Skipped 1 invalid item (" in done.err
     assert cli("split", root, tmp_path / "strict", "--workers", 1, "--strict").code == 2
 

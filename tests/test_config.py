@@ -199,3 +199,9 @@ def test_broken_files(file: str, content: bytes | None, part: str, overrides: li
         load_config(str(path), overrides)
     assert str(path) in str(error.value)
     assert part in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["train.epochs=true", "train.lr=true", "data.cache=1", "train.epochs=3.0", 'train.epochs="3"'])
+def test_a_value_of_another_type_is_refused(override: str) -> None:
+    with pytest.raises(UserError, match=override.split("=")[0].replace(".", r"\.")):
+        load_config("small", [override])

@@ -32,7 +32,7 @@ def perfect(data: Path, out: Path, tile: str = "", shift: float = 0) -> Path:
 
 
 def map50(out: Path) -> float:
-    return json.loads((out / "metrics.json").read_text())["area"]["map50"]
+    return json.loads((out / "metrics.json").read_text())["mean"]["area"]["map50"]
 
 
 def test_a_detector(cli: Callable, tiny_dataset: Path, tiny_weights: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def broken(root: Path) -> Path:
 def test_faults_are_skipped_counted_and_named(cli: Callable, tiny_weights: Path, tmp_path: Path) -> None:
     root = broken(tmp_path / "data")
     done = cli("eval", root, "-w", tiny_weights, "--out", tmp_path / "out", "--device", "cpu")
-    assert done.code == 0, done.err
+    assert done.code == 1, done.err
     assert "Skipped 8 invalid items" in done.err
     assert "2 images" in done.out
     strict = cli("eval", root, "-w", tiny_weights, "--out", tmp_path / "out", "--device", "cpu", "--strict")

@@ -185,10 +185,11 @@ torch.save({"w": torch.arange(1000.0)}, OLD, _use_new_zipfile_serialization=Fals
     (10**15).to_bytes(8, "little") + b"{}", (20).to_bytes(8, "little") + b'{"a":1}', WHOLE.getvalue()[:-100],
     WHOLE.getvalue()[:900], WHOLE.getvalue().replace(b"\x00\x00\x80?", b"\x00\x00\x00?"), OLD.getvalue()[:-100],
     OLD.getvalue()[:200], bomb(), nested_key(), copies(), raw(b"]q\x00h\x00a."),
+    raw(b"K\x01" + b"2\x86" * 60 + b"2\x93."),
 ], ids=[
     "empty", "text", "two-bytes", "zip-start", "pickle-start", "noise", "no-value", "number", "empty-stack", "no-memo",
     "no-dict", "huge-frame", "json", "huge-header", "bad-header", "zip-cut", "zip-cut-early", "zip-flipped", "old-cut",
-    "old-cut-early", "bomb", "nested-key", "copies", "recursive-list",
+    "old-cut-early", "bomb", "nested-key", "copies", "recursive-list", "doubling",
 ])  # fmt: skip
 def test_broken_files(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"

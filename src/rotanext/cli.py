@@ -33,10 +33,19 @@ ClassesOption = Annotated[
 ]
 
 
-def _say_problems(problems: Problems) -> None:
+ImageSizeOption = Annotated[
+    int | None, typer.Option("--image-size", help="Shrink or enlarge pictures to this size; 0: as they are, in tiles.")
+]
+TileOption = Annotated[int | None, typer.Option("--tile", help="Side of the tiles larger pictures are cut into.")]
+GapOption = Annotated[int | None, typer.Option("--gap", help="Overlap of neighbouring tiles.")]
+
+
+def _finish(problems: Problems) -> None:
+    """Say what was skipped; exit code 1 then: everything else is done."""
     summary = problems.summary()
     if summary:
         console.print(summary, style="yellow")
+        raise typer.Exit(1)
 
 
 def _load(weights: Path, device: str, anchors: str | None, classes: str | None) -> Any:
@@ -87,13 +96,15 @@ def train(
         folder = run or Path("runs") / config.name
     problems = Problems(strict)
     start_training(config, folder, device, problems, console, resume=resume is not None)
+    if problems.count:  # they were named at the start
+        raise typer.Exit(1)
 
 
 def _paths(key: str, folders: list[str] | None) -> list[str]:
-    """An override that sets a list of data folders."""
+    """An override that sets a list of data folders, absolute: --resume may be called from anywhere."""
     import json
 
-    return [f"data.{key}={json.dumps(folders)}"] if folders else []
+    return [f"data.{key}={json.dumps([str(Path(folder).resolve()) for folder in folders])}"] if folders else []
 
 
 @app.command(name="eval")
@@ -107,6 +118,9 @@ def evaluate(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where curves, confusion matrix and figures go.")] = Path("runs/eval"),
     batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles computed at once.")] = 1,
+    image_size: ImageSizeOption = None,
+    tile: TileOption = None,
+    gap: GapOption = None,
     device: DeviceOption = "auto",
     anchors: AnchorsOption = None,
     classes: ClassesOption = None,
@@ -124,11 +138,12 @@ def evaluate(
         assert weights is not None
         if merge is not None:
             raise UserError("--merge belongs to --detections; a detector merges its tiles itself")
-        report = evaluate_weights(_load(weights, device, anchors, classes), data, out, batch, problems, console)
-    _say_problems(problems)
+        detector = _load(weights, device, anchors, classes).reconfigured(image_size=image_size, tile=tile, gap=gap)
+        report = evaluate_weights(detector, data, out, batch, problems, console)
     output.print(report.table())
     write_report(report, out)
     console.print(f"curves, confusion matrix and figures are in {out}")
+    _finish(problems)
 
 
 @app.command()
@@ -142,6 +157,9 @@ def predict(
     draw: Annotated[float, typer.Option("--draw", min=0, max=1, help="Lowest score drawn.")] = 0.3,
     pictures: Annotated[bool, typer.Option(help="Draw the boxes.")] = True,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles computed at once.")] = 1,
+    image_size: ImageSizeOption = None,
+    tile: TileOption = None,
+    gap: GapOption = None,
     device: DeviceOption = "auto",
     anchors: AnchorsOption = None,
     classes: ClassesOption = None,
@@ -153,13 +171,11 @@ def predict(
     from rotanext.progress import Reporter
 
     problems = Problems(strict)
-    detector = _load(weights, device, anchors, classes)
+    detector = _load(weights, device, anchors, classes).reconfigured(image_size=image_size, tile=tile, gap=gap)
     found = run(detector, source, out, PredictOptions(score, draw, batch, pictures), problems, Reporter(console))
     total = sum(int((d.scores >= draw).sum()) for d in found.values())
     console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")
-    _say_problems(problems)
-    if problems.count:
-        raise typer.Exit(1)
+    _finish(problems)
 
 
 @app.command()
@@ -182,12 +198,12 @@ def split(
         raise UserError(f"--rates is '{rates}'; expected numbers with commas between, as in 0.5,1.0,1.5") from None
     problems = Problems(strict)
     report = split_dataset(source, target, size, gap, scales, workers=workers, problems=problems, overwrite=overwrite)
-    _say_problems(problems)
     labels = "" if report.labelled else " (no labels: pictures only)"
     console.print(
         f"{report.tiles} tiles of {report.images} pictures, {report.empty_tiles} without objects, {report.objects} objects, "
         f"in {report.seconds:.1f} s: {target}{labels}"
     )
+    _finish(problems)
 
 
 @app.command()

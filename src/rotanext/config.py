@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rotanext.errors import UserError
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+# Strict: `true` is no number and "3" no count; a whole number may stand for a float.
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Natural = Annotated[int, Field(ge=0, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
 
 
 class _Section(BaseModel):
@@ -31,10 +33,10 @@ class ModelConfig(_Section):
     backbone: str  # a name of models/convnext.py, or timm:NAME
     weights: str  # backbone weights: "" for none, a local file of any known layout, or a name on the Hugging Face hub
     drop_path: Fraction
-    layer_scale: Annotated[float, Field(ge=0)]
-    frozen_stages: Annotated[int, Field(ge=0, le=4)]
-    frozen_norm: bool
-    gradient_checkpointing: bool
+    layer_scale: Annotated[float, Field(ge=0, strict=True)]
+    frozen_stages: Annotated[int, Field(ge=0, le=4, strict=True)]
+    frozen_norm: Switch
+    gradient_checkpointing: Switch
     fpn_channels: Count
     tower_depth: Count
     anchors: Literal["v0", "v1"]  # see anchors.py
@@ -47,9 +49,9 @@ class DataConfig(_Section):
     val: list[str]  # DOTA folders; empty: no validation
     classes: str  # "auto": the names found in the labels; dota1.0, dota1.5, dota2.0; or a text file with one name a line
     image_size: Natural  # pictures are resized to fit this square; 0: as they are
-    background: bool  # train on pictures without objects, too
+    background: Switch  # train on pictures without objects, too
     workers: Natural
-    cache: bool  # keep decoded pictures in memory
+    cache: Switch  # keep decoded pictures in memory
 
 
 class AugmentConfig(_Section):
@@ -65,7 +67,7 @@ class AugmentConfig(_Section):
     brightness: Fraction
     contrast: Fraction
     saturation: Fraction
-    hue: Annotated[float, Field(ge=0, le=0.5)]
+    hue: Annotated[float, Field(ge=0, le=0.5, strict=True)]
 
     @model_validator(mode="after")
     def _consistent(self) -> "AugmentConfig":
@@ -91,17 +93,17 @@ class TrainConfig(_Section):
     accumulate: Count  # batches per optimiser step
     optimizer: Literal["sgd", "adamw"]
     lr: Positive
-    scale_lr: bool  # multiply lr by the total batch over 2
+    scale_lr: Switch  # multiply lr by the total batch over 2
     momentum: Fraction  # sgd
     betas: tuple[Fraction, Fraction]  # adamw
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0, strict=True)]
     no_decay: list[str]  # parameters whose name contains one of these have no weight decay
     schedule: Literal["step", "cosine"]
     milestones: list[Natural]  # step: epochs after which the rate falls to a tenth
     warmup_steps: Natural
     warmup_ratio: Fraction
-    clip_norm: Annotated[float, Field(ge=0)]  # largest L2 norm of the gradient; 0: no clipping
-    ema: Annotated[float, Field(ge=0, lt=1)]  # decay of the averaged weights; 0: none
+    clip_norm: Annotated[float, Field(ge=0, strict=True)]  # largest L2 norm of the gradient; 0: no clipping
+    ema: Annotated[float, Field(ge=0, lt=1, strict=True)]  # decay of the averaged weights; 0: none
     precision: Literal["fp32", "bf16", "fp16"]
     seed: Natural
     validate_every: Natural  # epochs; 0: only at the end

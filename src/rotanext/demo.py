@@ -1,6 +1,7 @@
 """`rotanext demo`: the whole way from pictures to a scored detector, on synthetic aerial scenes."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from rotanext.config import load_config
 from rotanext.data.dataset import read_entries
 from rotanext.data.images import read_image, write_png
 from rotanext.data.synthetic import draw_scene, make_dataset
-from rotanext.errors import Problems, UserError
+from rotanext.errors import Problems
+from rotanext.evaluate import evaluate_weights
 from rotanext.load import load_detector
 from rotanext.predict import PredictOptions, predict
 from rotanext.progress import Reporter
-from rotanext.train import start_training
+from rotanext.train import read_run_config, start_training
 from rotanext.visualize import contact_sheet, draw_detections, draw_objects
 
 TRAINING_SCENES = 700
@@ -26,21 +28,19 @@ EXAMPLES = 6
 
 
 def run_demo(folder: Path, device: str, console: Console) -> None:
-    """Draw a data set, train on it, evaluate on other scenes, detect on a large one; everything lands in `folder`."""
-    if (folder / "state.pt").exists():
-        raise UserError(f"{folder} already holds a demo; remove it or choose another --run folder")
+    """Draw a data set, train on it, evaluate on other scenes, detect on a large one; everything lands in `folder`.
+
+    A demo that was interrupted goes on where it was; a finished one does its last part again.
+    """
     start = time.monotonic()
     data = folder / "data"
-    workers = os.cpu_count() or 1
     for name, count in (("train", TRAINING_SCENES), ("val", VALIDATION_SCENES)):
-        if not (data / name / "images").is_dir():
-            make_dataset(data / name, count, TILE, SEEDS[name], workers=workers)
+        _draw_once(data / name, count, SEEDS[name])
     drawn = time.monotonic()
 
-    config = load_config("demo", [f"data.train={data / 'train'}", f"data.val={data / 'val'}"])
-    report = start_training(config, folder, device, Problems(), console)
-    if report is None:
-        return  # interrupted; the training has said how to go on
+    begun = (folder / "state.pt").exists()
+    config = read_run_config(folder) if begun else load_config("demo", [f"data.train={data / 'train'}", f"data.val={data / 'val'}"])
+    report = start_training(config, folder, device, Problems(strict=True), console, resume=begun)
     trained = time.monotonic()
 
     detector = load_detector(folder / "last.safetensors", device)
@@ -55,6 +55,8 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     sheet = contact_sheet([draw_detections(image, detector(image)) for image in images], 3)
     write_png(pictures / "validation_detections.png", sheet)
 
+    if report is None:  # it had been trained before
+        report = evaluate_weights(detector, data / "val", folder / "evaluation", 1, Problems(strict=True), console)
     figures = report.summary()
     console.print(
         f"\nmAP50 {figures['map50']:.3f}, mAP75 {figures['map75']:.3f}, mAP50:95 {figures['map50_95']:.3f} on "
@@ -68,3 +70,13 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _draw_once(folder: Path, count: int, seed: int) -> None:
+    """Draw a data set, unless it is there; half a one never is, as it is drawn elsewhere and moved."""
+    if folder.is_dir():
+        return
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    make_dataset(part, count, TILE, seed, workers=os.cpu_count() or 1)
+    part.rename(folder)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from rotanext.config import Config
+from rotanext.config import Config, validate
 from rotanext.data.resize import resize_to_fit
 from rotanext.data.split import windows
 from rotanext.detections import Detections
@@ -52,7 +52,14 @@ class Detector:
     def __init__(self, model: RetinaNet, config: Config, class_names: tuple[str, ...]) -> None:
         if model.num_classes != len(class_names):
             raise UserError(f"the model has {model.num_classes} classes, but {len(class_names)} class names were given")
-        self.model, self.config, self.class_names = model, config, class_names
+        self.model, self.config, self.class_names = model.eval(), config, class_names
+
+    def reconfigured(self, **values: int | float | None) -> "Detector":
+        """A detector of the same weights with other values of `config.predict`; None keeps one. UserError for a wrong one."""
+        changed = {key: value for key, value in values.items() if value is not None}
+        whole = self.config.model_dump()
+        config = validate(whole | {"predict": whole["predict"] | changed}, "prediction options")
+        return Detector(self.model, config, self.class_names)
 
     @property
     def device(self) -> torch.device:
@@ -103,10 +110,7 @@ class Detector:
     @torch.inference_mode()
     def _detect(self, crops: list[np.ndarray], threshold: float) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU."""
-        training = self.model.training
-        self.model.eval()
         logits, deltas = self.model(self.model.prepare([torch.from_numpy(np.ascontiguousarray(c)) for c in crops]))
-        self.model.train(training)
         options = self.config.predict
         found = detect(
             logits,

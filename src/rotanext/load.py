@@ -63,7 +63,7 @@ def read_detector(
     model = build_model(config, len(names))
     report = load_strict(model, file.state_dict, path, file.layout)
     file.notes = [report.text(), *file.notes]
-    return Detector(model.eval().to(where), config, names), file
+    return Detector(model.to(where), config, names), file
 
 
 def load_detector(

@@ -49,6 +49,29 @@ def predict(
     make_folder(target)
     found: dict[str, Detections] = {}
     named: dict[str, Path] = {}
+    try:
+        _detect_each(detector, paths, target, options, problems, reporter, found, named)
+    finally:  # Ctrl-C, a full disk or a refused picture must not lose what was found before
+        if found:
+            write_task1(target / "Task1", found, detector.class_names)
+            zip_task1(target / "Task1")
+            write_json(target / "detections.json", found, named, detector.class_names)
+    if not found:
+        raise UserError("\n".join([f"none of the pictures in {source} could be read", *problems.first]))
+    return found
+
+
+def _detect_each(
+    detector: Detector,
+    paths: list[Path],
+    target: Path,
+    options: PredictOptions,
+    problems: Problems,
+    reporter: Reporter,
+    found: dict[str, Detections],
+    named: dict[str, Path],
+) -> None:
+    """Detect on every file, adding to `found` and `named` as it goes."""
     for path in reporter.track(paths, "detecting"):
         try:
             image = read_image(path)
@@ -67,12 +90,6 @@ def predict(
         found[path.stem] = detector(image, score_threshold=options.score_threshold, batch_size=options.batch_size)
         if options.pictures:
             _write_picture(target / "pictures", path.stem, image, found[path.stem], options.draw_threshold)
-    if not found:
-        raise UserError("\n".join([f"none of the pictures in {source} could be read", *problems.first]))
-    write_task1(target / "Task1", found, detector.class_names)
-    zip_task1(target / "Task1")
-    write_json(target / "detections.json", found, named, detector.class_names)
-    return found
 
 
 def _write_picture(folder: Path, stem: str, image: np.ndarray, detections: Detections, threshold: float) -> None:

@@ -1,6 +1,7 @@
 """Training, from top to bottom: data, model, optimiser, the loop, validation, files of the run."""
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -122,12 +123,18 @@ class Trainer:
         self.order.epoch, self.order.start = epoch, done * accumulate
         window: list[list[Sample]] = []
         left = len(self.order) - done * accumulate
+        waiting = 0
         for loaded in self.loader:
-            window.append(self._readable(loaded))
+            samples = self._readable(loaded)
+            window += [samples] if samples else []
+            waiting += 1
             left -= 1
-            if len(window) == accumulate or left == 0:
+            if waiting == accumulate or left == 0:
+                if not window:  # no picture of these batches could be read
+                    self.progress.step, waiting = self.progress.step + 1, 0
+                    continue
                 row = self.train_step(window)
-                window = []
+                window, waiting = [], 0
                 tick(row)
                 self._log(row)
                 if self.stop:
@@ -150,7 +157,6 @@ class Trainer:
         lr = set_rate(self.optimizer, factor)
         self.network.train()
         sums = torch.zeros(3, device=self.accelerator.device)
-        batches = [samples for samples in batches if samples]  # all pictures of a batch may have been unreadable
         for samples in batches:
             classification, box, positives = self._losses(samples)
             loss = classification + self.config.loss.weight * box
@@ -161,7 +167,7 @@ class Trainer:
         classification, box, positives = sums.tolist()
         scaled = self.accelerator.scaler is not None  # fp16: its scaler skips steps whose gradient overflows, as some do
         finite = all(map(_finite, (classification, box) if scaled else (norm, classification, box)))
-        if batches and (finite or scaled):
+        if finite or scaled:
             self.optimizer.step()
         if finite:
             self.progress.bad_steps = 0
@@ -211,9 +217,12 @@ class Trainer:
         epoch = self.progress.step // self.steps_per_epoch
         detector = Detector(self.final_model, self.config, self.class_names)
         entries = takewhile(lambda _: not self.stop, self.report.track(self.validation, "validating"))
+        known = self.problems.count
         read, detections = detect_all(detector, entries, self.problems)
         if self.stop:
             return None
+        if self.problems.count > known:
+            self.report.say(f"validating without {self.problems.count - known} pictures that cannot be read")
         report = score(detections, read, self.class_names)
         self.progress.validated = epoch
         figures = {name: value or 0.0 for name, value in report.summary().items()}  # None: no object to find
@@ -323,6 +332,8 @@ def _accelerator(device: str, precision: str) -> Accelerator:
     where = find_device(device)
     if where.type == "cuda" and where.index is not None:
         torch.cuda.set_device(where)  # accelerate takes the current one
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("training in several processes is not supported yet: start one process, without torchrun")
     AcceleratorState._reset_state(True)  # a second training in one process may ask for another precision
     try:
         return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=where.type == "cpu")

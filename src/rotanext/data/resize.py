@@ -13,5 +13,5 @@ def resize_to_fit(image: np.ndarray, size: int) -> tuple[np.ndarray, float]:
     scale = size / max(height, width) if size else 1.0
     if scale == 1.0:
         return image, 1.0
-    target = max(1, round(width * scale)), max(1, round(height * scale))
+    target = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
     return cv2.resize(image, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), scale

@@ -150,7 +150,11 @@ def find_state_dict(content: Mapping[str, Any], path: str | Path) -> StateDict:
             break
     converted = {key: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for key, v in weights.items()}
     if not converted or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in converted.items()):
-        found = f"the keys {', '.join(str(key) for key in list(content)[:5])}" if content else "nothing"
+        found = (
+            f"the keys {', '.join(key if isinstance(key, str) else type(key).__name__ for key in list(content)[:5])}"
+            if content
+            else "nothing"
+        )
         advice = "Save the model's state dict."
         raise UserError(explain(path, found, "a state dict, alone or under 'state_dict' or 'model'", advice))
     if all(key.startswith("module.") for key in converted):  # saved from a model wrapped for several devices
@@ -250,7 +254,8 @@ def anchor_convention(content: Mapping[str, Any], path: str | Path, override: An
     if override is not None:
         return override, "as asked"
     meta = _mapping(content.get("meta"))
-    versions = {name: str(meta.get(f"{name}_version", "")) for name in ("mmrotate", "mmdet", "mmcv", "mmengine")}
+    found_versions = {name: meta.get(f"{name}_version") for name in ("mmrotate", "mmdet", "mmcv", "mmengine")}
+    versions = {name: value if isinstance(value, str) else "" for name, value in found_versions.items()}
     signs: dict[Anchors, list[str]] = {"v0": [], "v1": []}
     for name, first_of_v0, first_of_v1 in (("mmrotate", "0.", "1."), ("mmdet", "2.", "3."), ("mmcv", "1.", "2.")):
         if versions[name].startswith(first_of_v0):
@@ -269,6 +274,20 @@ def anchor_convention(content: Mapping[str, Any], path: str | Path, override: An
         raise UserError(explain(path, found, "the version of MMRotate that trained it", advice))
     chosen: Anchors = "v0" if signs["v0"] else "v1"
     return chosen, ", ".join(signs[chosen])
+
+
+def _check_angles(content: Mapping[str, Any], path: str | Path) -> str:
+    """Say that the training configuration in the metadata is for le90 boxes, or that there is none; UserError for others.
+
+    Detectors for the conventions "oc" and "le135" have the same tensors, and would silently give wrong boxes.
+    """
+    meta = _mapping(content.get("meta"))
+    texts = [text for text in (meta.get("config"), meta.get("cfg")) if isinstance(text, str)]
+    found = set(re.findall(r"""angle_(?:version|range)['"]?\s*[=:]\s*['"](\w+)['"]""", "\n".join(texts)))
+    if found - {"le90"}:
+        advice = "Its boxes mean something else; it cannot be used as it is."
+        raise UserError(explain(path, f"angle version {', '.join(sorted(found))}", "le90", advice))
+    return "angles le90: from its configuration" if found else "angles le90: assumed, the file holds no configuration that tells"
 
 
 def _infer_backbone(state_dict: StateDict, path: str | Path) -> str:
@@ -297,7 +316,9 @@ def _class_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     meta = _mapping(content.get("meta"))
     dataset = _mapping(meta.get("dataset_meta"))
     names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
-    return tuple(str(name) for name in names) if isinstance(names, list | tuple) else None
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
 def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> DetectorFile:
@@ -326,6 +347,7 @@ def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> Dete
         names = _class_names(content)
         convention, reason = anchor_convention(content, path, anchors)
         notes.append(f"anchors {convention}: {reason}")
+        notes.append(_check_angles(content, path))
     if not {"head.cls_out.weight", "fpn.output.0.weight"} <= weights.keys():
         raise UserError(explain(path, "no head or no FPN", "a rotated RetinaNet", "Its weights are incomplete."))
     num_classes = weights["head.cls_out.weight"].shape[0] // PER_POSITION
@@ -335,7 +357,7 @@ def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> Dete
     return DetectorFile(
         layout=layout,
         state_dict=weights,
-        backbone=_infer_backbone(weights, path),
+        backbone=config["model"]["backbone"] if config else _infer_backbone(weights, path),
         num_classes=num_classes,
         fpn_channels=weights["fpn.output.0.weight"].shape[0],
         tower_depth=sum(re.fullmatch(r"head\.cls_tower\.\d+\.weight", key) is not None for key in weights),

@@ -96,6 +96,13 @@ def _key(value: Any) -> Any:
     return value
 
 
+def _text(value: Any) -> str:
+    """A name as text; containers are refused, as writing one out can take for ever (lists that hold each other)."""
+    if type(value) not in (str, int):
+        raise ValueError(f"a name that is a {type(value).__name__}")
+    return str(value)
+
+
 def _pairs(items: Iterable[Any] = ()) -> OrderedDict[Any, Any]:
     pairs = items.items() if isinstance(items, dict) else items
     return OrderedDict((_key(key), value) for key, value in pairs)
@@ -103,7 +110,7 @@ def _pairs(items: Iterable[Any] = ()) -> OrderedDict[Any, Any]:
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
-        raise ValueError(f"text in {encoding}")
+        raise ValueError("text in another encoding than Latin-1 or UTF-8")
     return text.encode(encoding)
 
 
@@ -158,7 +165,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "collections.deque": lambda items=(), *_: list(items),
     "_codecs.encode": _encode,
     "torch.Size": lambda size: tuple(size),
-    "torch.device": lambda *parts: ":".join(str(part) for part in parts),
+    "torch.device": lambda *parts: ":".join(_text(part) for part in parts),
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
@@ -305,7 +312,7 @@ MAKERS: dict[str, Callable[[Machine], Any]] = {  # instructions that leave a new
     "TUPLE2": lambda m: tuple(m.take(2)),
     "TUPLE3": lambda m: tuple(m.take(3)),
     "FROZENSET": lambda m: frozenset(_key(item) for item in m.since_mark()),
-    "STACK_GLOBAL": lambda m: _global(*(str(part) for part in m.take(2))),
+    "STACK_GLOBAL": lambda m: _global(*(_text(part) for part in m.take(2))),
     "REDUCE": lambda m: m.call(*m.take(2)),
     "NEWOBJ": lambda m: m.call(*m.take(2)),
     "NEWOBJ_EX": lambda m: m.call(*m.take(3)[:2]),
@@ -331,7 +338,7 @@ def _empty_storage(persistent_id: Any, room: int) -> tuple[np.ndarray, Storage]:
         raise ValueError("a reference to something that is no tensor's data")
     kind, elements = persistent_id[1], persistent_id[4]
     if type(kind) is not Global or kind.name not in STORAGE_TYPES:
-        raise ValueError(f"data of type {kind}")
+        raise ValueError(f"data of type {kind.name if type(kind) is Global else type(kind).__name__}")
     dtype = STORAGE_TYPES[kind.name]
     if type(elements) is not int or not 0 <= elements * dtype.itemsize <= room or any(persistent_id[5:]):
         raise ValueError("a tensor that claims more data than the file holds")
@@ -356,7 +363,7 @@ def _read_zip(file: IO[bytes], size: int) -> Any:
         known: dict[str, Storage] = {}
 
         def storage(persistent_id: Any) -> Storage:
-            key = str(persistent_id[2])
+            key = _text(persistent_id[2])
             if key not in known:
                 entry = entries[f"{root}data/{key}"]
                 content, known[key] = _empty_storage(persistent_id, entry.file_size)
@@ -375,7 +382,7 @@ def _read_legacy(file: IO[bytes], size: int) -> Any:
 
     def storage(persistent_id: Any) -> Storage:
         nonlocal room
-        key = str(persistent_id[2])
+        key = _text(persistent_id[2])
         if key not in contents:
             contents[key] = _empty_storage(persistent_id, room)
             room -= len(contents[key][0])
