@@ -18,7 +18,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [
         "last.safetensors", "metrics.jsonl", "curves.png", "evaluation/metrics.json", "evaluation/precision_recall.png",
         "evaluation/confusion.png", "pictures/scene.png", "pictures/scene_labels.png", "pictures/scene_detections.png",
-        "pictures/validation_detections.png", "scene/Task1.zip", "scene/detections.json",
+        "pictures/validation_detections.png", "scene/Task1/Task1.zip", "scene/detections.json",
     ]  # fmt: skip
     assert [name for name in expected if not (tmp_path / "run" / name).is_file()] == []
     kept = (tmp_path / "run/last.safetensors").read_bytes()

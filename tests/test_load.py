@@ -13,7 +13,7 @@ import formula
 import rotanext
 from rotanext.config import load_config
 from rotanext.data.dota import CLASS_LISTS
-from rotanext.detector import build_model
+from rotanext.detector import Detector, build_model
 from rotanext.errors import UserError
 from rotanext.load import load_detector, read_detector, save_detector
 from rotanext.models.checkpoints import map_keys
@@ -183,3 +183,12 @@ def test_conversions_that_cannot_be(
     assert done.code == 2
     assert message in done.err
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_detector_on_any_timm_backbone_loads_again(tmp_path: Path) -> None:
+    config = load_config("small", ["model.backbone=timm:regnety_002", "model.fpn_channels=8", "model.tower_depth=1"])
+    detector = Detector(build_model(config, 2), config, ("plane", "ship"))
+    save_detector(detector, tmp_path / "model.safetensors")
+    again = load_detector(tmp_path / "model.safetensors", "cpu")
+    assert again.config == config
+    assert all(torch.equal(a, b) for a, b in zip(detector.model.parameters(), again.model.parameters(), strict=True))

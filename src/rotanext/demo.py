@@ -22,6 +22,7 @@ from rotanext.visualize import contact_sheet, draw_detections, draw_objects
 TRAINING_SCENES = 700
 VALIDATION_SCENES = 60
 TILE = 256
+SCALE = 1.7  # objects large enough for the smallest anchors: they are learnt in minutes
 SCENE_SIZE = 1200, 1600
 SEEDS = {"train": 1, "val": 2, "scene": 3}
 EXAMPLES = 6
@@ -45,7 +46,8 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
 
     detector = load_detector(folder / "last.safetensors", device)
     pictures = folder / "pictures"
-    scene, objects = draw_scene((SEEDS["scene"], 0), *SCENE_SIZE, coast=True)
+    pictures.mkdir(exist_ok=True)
+    scene, objects = draw_scene((SEEDS["scene"], 0), *SCENE_SIZE, coast=True, scale=SCALE)
     write_png(pictures / "scene.png", scene)
     predict(detector, pictures / "scene.png", folder / "scene", PredictOptions(), Problems(), Reporter(console))
     write_png(pictures / "scene_labels.png", draw_objects(scene, objects, detector.class_names))
@@ -78,5 +80,5 @@ def _draw_once(folder: Path, count: int, seed: int) -> None:
         return
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    make_dataset(part, count, TILE, seed, workers=os.cpu_count() or 1)
+    make_dataset(part, count, TILE, seed, workers=os.cpu_count() or 1, scale=SCALE)
     part.rename(folder)

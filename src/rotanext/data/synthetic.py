@@ -128,12 +128,13 @@ def draw_scene(
     density: float = 1.0,
     background: bool | None = None,
     coast: bool | None = None,
+    scale: float = 1.0,
 ) -> tuple[np.ndarray, Objects]:
     """Draw one scene: uint8 RGB `[height, width, 3]` and its objects, from a generator or a pair (seed, index).
 
-    `density` (0 to 1) scales how many places are taken; `background` asks for a scene without objects (None: one in
-    twelve is), `coast` for one with water (None: by chance). Corners are pixels of the picture, unclipped; every object
-    lies at least half inside.
+    `density` (0 to 1) scales how many places are taken, `scale` enlarges everything; `background` asks for a scene without objects
+    (None: one in twelve is), `coast` for one with water (None: by chance). Corners are pixels of the picture, unclipped; every
+    object lies at least half inside.
     """
     if not isinstance(rng, np.random.Generator):
         rng = np.random.default_rng(list(rng))
@@ -141,7 +142,7 @@ def draw_scene(
     coast = bool(rng.random() < 0.36) if coast is None else coast
     angle, height_of_sun, azimuth = rng.uniform(-math.pi, math.pi), rng.uniform(0.45, 1.0), rng.uniform(0, 2 * math.pi)
     sun = (height_of_sun * math.cos(azimuth), height_of_sun * math.sin(azimuth))
-    c = Canvas(rng, height, width, sun, rng.uniform(0.9, 1.15), labels=not background)
+    c = Canvas(rng, height, width, sun, scale * rng.uniform(0.9, 1.15), labels=not background)
     reach = math.hypot(height, width) / 2 + 60
     grid = Frame(width / 2, height / 2, angle)
     flat(c, grid, 2 * reach, 2 * reach, c.pick(GRASS), 230)
@@ -192,10 +193,10 @@ def _fill_grid(c: Canvas, grid: Frame, us: list[float], vs: list[float], shore: 
             _DISTRICTS[kind](c, f, length, depth, density)
 
 
-def _write_scene(index: int, root: Path, size: tuple[int, int], seed: int, density: float) -> int:
+def _write_scene(index: int, root: Path, size: tuple[int, int], seed: int, density: float, scale: float) -> int:
     """Draw and write scene `index`; returns its number of objects."""
     cv2.setNumThreads(1)
-    picture, objects = draw_scene((seed, index), *size, density=density)
+    picture, objects = draw_scene((seed, index), *size, density=density, scale=scale)
     path = root / "images" / f"scene_{index:05d}.png"
     if not cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3]):
         raise UserError(
@@ -206,7 +207,7 @@ def _write_scene(index: int, root: Path, size: tuple[int, int], seed: int, densi
 
 
 def make_dataset(
-    root: str | Path, count: int, size: int | tuple[int, int], seed: int, workers: int = 1, density: float = 1.0
+    root: str | Path, count: int, size: int | tuple[int, int], seed: int, workers: int = 1, density: float = 1.0, scale: float = 1.0
 ) -> int:
     """Write a DOTA folder (`images/scene_00000.png`, `labelTxt/scene_00000.txt`, ...); returns the number of objects.
 
@@ -220,7 +221,7 @@ def make_dataset(
             (root / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(explain(root, str(error), "a folder that can be written", "Choose another folder.")) from error
-    write = partial(_write_scene, root=root, size=size, seed=seed, density=density)
+    write = partial(_write_scene, root=root, size=size, seed=seed, density=density, scale=scale)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
         if workers <= 1 or count < 8:
