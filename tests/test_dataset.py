@@ -37,7 +37,8 @@ def training_set(root: Path, *overrides: str) -> TrainingSet:
     return TrainingSet(read_entries([str(root)], NAMES, Problems(strict=True)), NAMES, config)
 
 
-PLAIN = [f"augment.{name}=0.0" for name in ("flip_horizontal", "flip_vertical", "flip_diagonal", "quarter_turns")]
+_OFF = ("flip_horizontal", "flip_vertical", "flip_diagonal", "quarter_turns", "rotate", "translate", "brightness", "contrast")
+PLAIN = [*(f"augment.{name}=0.0" for name in _OFF), "augment.scale=[1.0, 1.0]"]
 
 
 def assert_same(a: Sample, b: Sample) -> None:

@@ -220,6 +220,14 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
     return validate(values, recipe)
 
 
+def _number_or_text(text: str) -> float | str:
+    """Numbers that TOML writes otherwise, such as `.5`; everything else as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     """Set one `key=value` in nested values; the value is read as TOML, and as plain text where that fails."""
     key, equals, text = override.partition("=")
@@ -231,7 +239,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
+        value = _number_or_text(text.strip())
     *parents, leaf = key.split(".")
     for parent in parents:
         section = values.setdefault(parent, {})
