@@ -19,10 +19,10 @@ from rotanext.progress import Reporter
 from rotanext.train import read_run_config, start_training
 from rotanext.visualize import contact_sheet, draw_detections, draw_objects
 
-TRAINING_SCENES = 700
+TRAINING_SCENES = 600
 VALIDATION_SCENES = 60
 TILE = 256
-SCALE = 1.7  # objects large enough for the smallest anchors: they are learnt in minutes
+SCALE = 1.5  # objects large enough for the smallest anchors: they are learnt in minutes
 SCENE_SIZE = 1200, 1600
 SEEDS = {"train": 1, "val": 2, "scene": 3}
 EXAMPLES = 6
