@@ -181,7 +181,7 @@ def test_a_split(cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:
     ("error", "code", "message"),
     [
         (UserError("what [bold]you[/bold] did"), 2, "error: what [bold]you[/bold] did\n"),
-        (PermissionError(13, "Permission denied", "/root/x"), 2, "Permission denied: '/root/x'"),
+        (PermissionError(13, "Permission denied", "/nowhere/x"), 2, "Permission denied: '/nowhere/x'"),
         (MemoryError(), 2, "out of memory"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."), 2, "Use a smaller train.batch_size"),
         (KeyboardInterrupt(), 130, ""),
