@@ -74,8 +74,7 @@ def evaluate_files(detections: Path, data: Path, out: Path, merge_iou: float | N
                 old.unlink()
         merge_task1(detections, merged, merge_iou, problems)
         detections = merged
-    labels = data / "labelTxt" if (data / "labelTxt").is_dir() else data
-    return dota_map(detections, labels, problems=problems)
+    return dota_map(detections, data, problems=problems)
 
 
 def write_report(report: Report, out: Path) -> None:

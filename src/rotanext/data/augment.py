@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 
 from rotanext.config import AugmentConfig
-
-FILL = (124, 116, 104)  # the data sets' mean colour, as for tiles beyond the picture's edge
+from rotanext.data.images import FILL
 
 
 def flip(image: np.ndarray, corners: np.ndarray, horizontal: bool, vertical: bool) -> tuple[np.ndarray, np.ndarray]:

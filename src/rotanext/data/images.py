@@ -14,6 +14,7 @@ from PIL import Image
 
 from rotanext.errors import UserError, explain
 
+FILL = (124, 116, 104)  # RGB beyond a picture's edge: the mean that the published systems subtract, rounded
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 # opencv refuses larger pictures (settable only by an environment variable before its import); Pillow decodes those.

@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 
 from rotanext.data.dota import Item, Objects, inside, list_items, read_objects, write_objects
-from rotanext.data.images import read_image, write_png
+from rotanext.data.images import FILL, read_image, write_png
 from rotanext.errors import Problems, UserError, explain
 
-_FILL = (124, 116, 104)  # RGB; the mean that the published systems subtract, rounded
 _MIN_IMAGE = 0.6  # of a window, by area
 _MIN_OBJECT = 0.7  # of an object, by area
 _TRUNCATED = 2
@@ -206,7 +205,7 @@ def _split_image(item: Item, target: Path, sizes: Sequence[int], gaps: Sequence[
         tile = image[y : y + size, x : x + size]
         below, right = size - tile.shape[0], size - tile.shape[1]
         if below or right:
-            tile = cv2.copyMakeBorder(tile, 0, below, 0, right, cv2.BORDER_CONSTANT, value=_FILL)
+            tile = cv2.copyMakeBorder(tile, 0, below, 0, right, cv2.BORDER_CONSTANT, value=FILL)
         write_png(target / "images" / f"{name}.png", tile)
         if objects is not None:
             held = objects_in_window(objects, x, y, size)
