@@ -83,10 +83,11 @@ def test_a_picture_the_size_of_a_tile_is_one_tile(detector: Detector, monkeypatc
         return plain(self, crops, threshold)
 
     monkeypatch.setattr(Detector, "_detect", counting)
-    detector(np.zeros((512, 512, 3), np.uint8), image_size=0)
+    whole = detector.reconfigured(image_size=0, tile=512)
+    whole(np.zeros((512, 512, 3), np.uint8))
     assert calls == [[(512, 512, 3)]]
     calls.clear()
-    detector(np.zeros((10, 513, 3), np.uint8), image_size=0, batch_size=2)
+    whole(np.zeros((10, 513, 3), np.uint8), batch_size=2)
     assert calls == [[(10, 512, 3), (10, 512, 3)]]
     calls.clear()
     detector(np.zeros((100, 600, 3), np.uint8))  # the configuration says 64
