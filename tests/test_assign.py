@@ -9,11 +9,11 @@ from torch import Tensor
 
 from rotanext import assign as module
 from rotanext.anchors import grid_anchors
-from rotanext.assign import NEGATIVE_IOU, POSITIVE_IOU, assign
+from rotanext.assign import assign
 from rotanext.ops import rotated_iou
 
 
-def assign_dense(anchors: Tensor, boxes: Tensor) -> Tensor:
+def assign_dense(anchors: Tensor, boxes: Tensor, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Tensor:
     """The rule as it is written down: REFERENCE.md, "Assignment"."""
     result = torch.full((len(anchors),), -1)
     if len(boxes) == 0:
@@ -21,8 +21,8 @@ def assign_dense(anchors: Tensor, boxes: Tensor) -> Tensor:
     matrix = rotated_iou(anchors, boxes)
     best, owner = matrix.max(1)
     owner = (matrix == best[:, None]).int().argmax(1)  # the first of equals
-    result[best < NEGATIVE_IOU] = 0
-    result[best >= POSITIVE_IOU] = owner[best >= POSITIVE_IOU] + 1
+    result[best < negative_iou] = 0
+    result[best >= positive_iou] = owner[best >= positive_iou] + 1
     for index, best_of_object in enumerate(matrix.amax(0)):
         if best_of_object > 0:
             result[matrix[:, index] == best_of_object] = index + 1
@@ -110,6 +110,17 @@ def test_equals_the_definition_on_a_large_map() -> None:
     found = assign(anchors, boxes)
     assert torch.equal(found, assign_dense(anchors, boxes))
     assert set(found.tolist()) >= {-1, 0}
+
+
+@pytest.mark.parametrize("rule", [(0.35, 0.25), (0.7, 0.1), (0.3, 0.3), (1.0, 1.0), (0.5, 0.05)], ids=str)
+def test_equals_the_definition_with_other_thresholds(rule: tuple[float, float]) -> None:
+    counts = []
+    for seed in range(8):
+        anchors, boxes = grid(96, 128, "v0"), LAYOUTS[seed % 4](np.random.default_rng(seed))
+        found = assign(anchors, boxes, *rule)
+        assert torch.equal(found, assign_dense(anchors, boxes, *rule))
+        counts.append((found > 0).sum() - (assign(anchors, boxes) > 0).sum())
+    assert sum(counts) > 0 if rule[0] < 0.5 else sum(counts) <= 0
 
 
 def test_the_block_size_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

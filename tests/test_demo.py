@@ -11,7 +11,14 @@ from rotanext.load import load_detector
 
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TRAINING_SCENES": 8, "VALIDATION_SCENES": 2, "TILE": 160, "SCENE_SIZE": (200, 240)}.items():
+    for name, value in {
+        "TRAINING_SCENES": 2,
+        "VALIDATION_SCENES": 1,
+        "SCENE_SIDE": 320,
+        "TILE": 160,
+        "TRAINING_TILES": 8,
+        "SHOWN_SIZE": (200, 240),
+    }.items():
         monkeypatch.setattr(demo, name, value)
     console = Console(file=(tmp_path / "said").open("w"), width=200)
     demo.run_demo(tmp_path / "run", "cpu", console)

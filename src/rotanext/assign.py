@@ -7,11 +7,9 @@ from torch import Tensor
 
 from rotanext.ops import rotated_iou_pairs
 
-POSITIVE_IOU = 0.5
-NEGATIVE_IOU = 0.4
 # IoU cannot exceed the ratio of the two areas. Pairs are looked at in bands of that ratio, from the best downwards; an object whose
-# best IoU already exceeds what a band can offer is done. The first band holds every pair that can reach NEGATIVE_IOU.
-_BANDS = (1.0, NEGATIVE_IOU, 0.2, 0.1, 0.05, 0.0)
+# best IoU already exceeds what a band can offer is done. A first band before these holds every pair that can reach negative_iou.
+_BANDS = (0.2, 0.1, 0.05, 0.0)
 _CHECKS_AT_ONCE = 1 << 22
 
 
@@ -33,12 +31,13 @@ def _pairs_in_band(anchors: Tensor, boxes: Tensor, objects: Tensor, low: float, 
     return torch.cat(found_anchor), torch.cat(found_object)
 
 
-def assign(anchors: Tensor, boxes: Tensor) -> Tensor:
+def assign(anchors: Tensor, boxes: Tensor, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Tensor:
     """Assignment `[A]` (int64) of `anchors [A, 5]` to `boxes [G, 5]`: 0 negative, -1 ignored, i the i-th object (from 1).
 
-    Best IoU >= 0.5 is positive (ties between objects: the earlier), < 0.4 negative, between ignored. Every object's best anchors
-    (all ties, in float32) are positive as well, however low their IoU; where several objects claim one, the later wins. An object
-    without area, or that overlaps no anchor, gets none. The same as the rule applied to the whole matrix of IoUs.
+    An anchor whose best IoU reaches positive_iou is positive (ties between objects: the earlier), below negative_iou negative,
+    between ignored. Every object's best anchors (all ties, in float32) are positive as well, however low their IoU; where several
+    objects claim one, the later wins. An object without area, or that overlaps no anchor, gets none. The same as the rule applied
+    to the whole matrix of IoUs.
     """
     result = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     if len(boxes) == 0 or len(anchors) == 0:
@@ -46,7 +45,7 @@ def assign(anchors: Tensor, boxes: Tensor) -> Tensor:
     best_of_object = boxes.new_zeros(len(boxes))
     valid = torch.isfinite(boxes).all(-1) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
     pairs_a, pairs_g, pairs_iou = [], [], []
-    for high, low in pairwise(_BANDS):
+    for high, low in pairwise((1.0, negative_iou, *(band for band in _BANDS if band < negative_iou))):
         open_objects = (valid & (best_of_object <= high)).nonzero()[:, 0]
         if len(open_objects) == 0:
             break
@@ -63,8 +62,8 @@ def assign(anchors: Tensor, boxes: Tensor) -> Tensor:
     best_of_anchor = boxes.new_zeros(len(anchors)).scatter_reduce_(0, a, iou, "amax")
     first = iou == best_of_anchor[a]
     owner = torch.full_like(result, len(boxes)).scatter_reduce_(0, a[first], g[first], "amin")
-    result[best_of_anchor >= NEGATIVE_IOU] = -1
-    positive = best_of_anchor >= POSITIVE_IOU
+    result[best_of_anchor >= negative_iou] = -1
+    positive = best_of_anchor >= positive_iou
     result[positive] = owner[positive] + 1
 
     low_quality = (iou == best_of_object[g]) & (iou > 0)

@@ -40,6 +40,7 @@ class ModelConfig(_Section):
     fpn_channels: Count
     tower_depth: Count
     anchors: Literal["v0", "v1"]  # see anchors.py
+    anchor_scale: Positive  # side of the smallest square anchor, in strides
 
 
 class DataConfig(_Section):
@@ -75,6 +76,19 @@ class AugmentConfig(_Section):
             raise ValueError("the three flip chances add up to more than 1")
         if self.scale[0] > self.scale[1]:
             raise ValueError("scale must be [smallest, largest]")
+        return self
+
+
+class AssignConfig(_Section):
+    """Which anchors learn an object, see assign.py."""
+
+    positive_iou: Fraction  # from this IoU on an anchor is positive
+    negative_iou: Fraction  # below it is negative; in between it learns nothing
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AssignConfig":
+        if self.negative_iou > self.positive_iou:
+            raise ValueError(f"negative_iou {self.negative_iou} is larger than positive_iou {self.positive_iou}")
         return self
 
 
@@ -136,6 +150,7 @@ class Config(_Section):
     model: ModelConfig
     data: DataConfig
     augment: AugmentConfig
+    assign: AssignConfig
     loss: LossConfig
     train: TrainConfig
     predict: PredictConfig

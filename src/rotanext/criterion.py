@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rotanext.anchors import grid_anchors
+from rotanext.anchors import BASE, grid_anchors
 from rotanext.assign import assign
 from rotanext.coding import decode
 from rotanext.losses import REGRESSION_LOSSES, focal_loss
@@ -29,11 +29,22 @@ class Losses(NamedTuple):
     positives: Tensor
 
 
-def make_targets(sizes: list[tuple[int, int]], boxes: list[Tensor], labels: list[Tensor], anchors: str) -> Targets:
-    """Targets of a batch from each picture's `boxes [G, 5]` and `labels [G]`, for level maps of the given (height, width)."""
+def make_targets(
+    sizes: list[tuple[int, int]],
+    boxes: list[Tensor],
+    labels: list[Tensor],
+    anchors: str,
+    anchor_scale: float = BASE,
+    positive_iou: float = 0.5,
+    negative_iou: float = 0.4,
+) -> Targets:
+    """Targets of a batch from each picture's `boxes [G, 5]` and `labels [G]`, for level maps of the given (height, width).
+
+    `anchors` is the convention and `anchor_scale` the size (anchors.py); the two IoUs are those of assign.py.
+    """
     device = boxes[0].device
-    grid = torch.cat(grid_anchors(sizes, anchors, device))
-    assigned = torch.stack([assign(grid, b) for b in boxes])
+    grid = torch.cat(grid_anchors(sizes, anchors, device, anchor_scale))
+    assigned = torch.stack([assign(grid, b, positive_iou, negative_iou) for b in boxes])
     positive = [a > 0 for a in assigned]
     matched = [b[a[p] - 1] for b, a, p in zip(boxes, assigned, positive, strict=True)]
     classes = [c[a[p] - 1] for c, a, p in zip(labels, assigned, positive, strict=True)]

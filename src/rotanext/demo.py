@@ -1,4 +1,8 @@
-"""`rotanext demo`: the whole way from pictures to a scored detector, on synthetic aerial scenes."""
+"""`rotanext demo`: the whole way from pictures to a scored detector, on synthetic aerial scenes.
+
+Scenes are drawn, cut into tiles, and the tiles that hold most are trained on; other scenes are scored whole, and one large
+one is shown.
+"""
 
 import os
 import shutil
@@ -10,6 +14,8 @@ from rich.console import Console
 from rotanext.config import load_config
 from rotanext.data.dataset import read_entries
 from rotanext.data.images import read_image, write_png
+from rotanext.data.select import thin_out
+from rotanext.data.split import split_dataset
 from rotanext.data.synthetic import draw_scene, make_dataset
 from rotanext.errors import Problems
 from rotanext.evaluate import evaluate_weights
@@ -19,13 +25,26 @@ from rotanext.progress import Reporter
 from rotanext.train import read_run_config, start_training
 from rotanext.visualize import contact_sheet, draw_detections, draw_objects
 
-TRAINING_SCENES = 600
-VALIDATION_SCENES = 60
-TILE = 256
-SCALE = 1.5  # objects large enough for the smallest anchors: they are learnt in minutes
-SCENE_SIZE = 1200, 1600
-SEEDS = {"train": 1, "val": 2, "scene": 3}
-EXAMPLES = 6
+TRAINING_SCENES = 70
+VALIDATION_SCENES = 8
+SCENE_SIDE = 1024
+TILE, GAP = 256, 64
+TRAINING_TILES = 500
+BACKGROUND = 0.04  # of the tiles
+SCALE = 1.6  # objects about as large as the smallest anchors: they are learnt in minutes
+SHOWN_SIZE = 1200, 1600
+SEEDS = {"train": 1, "val": 2, "shown": 3}
+EXAMPLES = 4
+CLASSES = (
+    "basketball-court",
+    "large-vehicle",
+    "plane",
+    "ship",
+    "small-vehicle",
+    "storage-tank",
+    "swimming-pool",
+    "tennis-court",
+)
 
 
 def run_demo(folder: Path, device: str, console: Console) -> None:
@@ -35,8 +54,9 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     """
     start = time.monotonic()
     data = folder / "data"
-    for name, count in (("train", TRAINING_SCENES), ("val", VALIDATION_SCENES)):
-        _draw_once(data / name, count, SEEDS[name])
+    _draw_once(data / "val", VALIDATION_SCENES, SEEDS["val"])
+    _draw_once(data / "scenes", TRAINING_SCENES, SEEDS["train"])
+    _cut_once(data / "scenes", data / "train")
     drawn = time.monotonic()
 
     begun = (folder / "state.pt").exists()
@@ -47,14 +67,14 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     detector = load_detector(folder / "last.safetensors", device)
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
-    scene, objects = draw_scene((SEEDS["scene"], 0), *SCENE_SIZE, coast=True, scale=SCALE)
+    scene, objects = draw_scene((SEEDS["shown"], 0), *SHOWN_SIZE, coast=True, scale=SCALE, classes=CLASSES)
     write_png(pictures / "scene.png", scene)
     predict(detector, pictures / "scene.png", folder / "scene", PredictOptions(), Problems(), Reporter(console))
     write_png(pictures / "scene_labels.png", draw_objects(scene, objects, detector.class_names))
     write_png(pictures / "scene_detections.png", read_image(folder / "scene/pictures/scene.png"))
     entries = read_entries([str(data / "val")], detector.class_names, Problems())[:EXAMPLES]
     images = [read_image(entry.path) for entry in entries]
-    sheet = contact_sheet([draw_detections(image, detector(image)) for image in images], 3)
+    sheet = contact_sheet([draw_detections(image, detector(image)) for image in images], 2)
     write_png(pictures / "validation_detections.png", sheet)
 
     if report is None:  # it had been trained before
@@ -80,5 +100,16 @@ def _draw_once(folder: Path, count: int, seed: int) -> None:
         return
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    make_dataset(part, count, TILE, seed, workers=os.cpu_count() or 1, scale=SCALE)
+    make_dataset(part, count, SCENE_SIDE, seed, workers=os.cpu_count() or 1, scale=SCALE, classes=CLASSES)
+    part.rename(folder)
+
+
+def _cut_once(scenes: Path, folder: Path) -> None:
+    """Cut scenes into tiles and keep the fullest, unless that was done."""
+    if folder.is_dir():
+        return
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    split_dataset(scenes, part, size=TILE, gap=GAP)
+    thin_out(part, TRAINING_TILES, CLASSES, BACKGROUND)
     part.rename(folder)

@@ -118,6 +118,7 @@ class Detector:
             [crop.shape[:2] for crop in crops],
             num_classes=len(self.class_names),
             anchors=self.config.model.anchors,
+            anchor_scale=self.config.model.anchor_scale,
             score_threshold=threshold,
             top_k=options.top_k,
             iou_threshold=options.iou_threshold,

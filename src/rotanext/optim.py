@@ -25,7 +25,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, processes: int = 1) -
     lr = config.lr * (total / 2 if config.scale_lr else 1)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
 def rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -> float:

@@ -5,7 +5,7 @@ grounds, estates or fields; some have a coast, with harbours and open water beyo
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -129,12 +129,13 @@ def draw_scene(
     background: bool | None = None,
     coast: bool | None = None,
     scale: float = 1.0,
+    classes: Collection[str] = CLASS_NAMES,
 ) -> tuple[np.ndarray, Objects]:
     """Draw one scene: uint8 RGB `[height, width, 3]` and its objects, from a generator or a pair (seed, index).
 
     `density` (0 to 1) scales how many places are taken, `scale` enlarges everything; `background` asks for a scene without objects
     (None: one in twelve is), `coast` for one with water (None: by chance). Corners are pixels of the picture, unclipped; every
-    object lies at least half inside.
+    object lies at least half inside. Objects of other `classes` are drawn, and have no label.
     """
     if not isinstance(rng, np.random.Generator):
         rng = np.random.default_rng(list(rng))
@@ -158,7 +159,7 @@ def draw_scene(
         names=c.names,
         difficult=np.array(c.difficult, np.int64),
     )
-    return develop(c), objects
+    return develop(c), objects.take(np.array([name in classes for name in c.names], bool))
 
 
 def _fill_grid(c: Canvas, grid: Frame, us: list[float], vs: list[float], shore: float, quay: bool, density: float) -> None:
@@ -193,10 +194,12 @@ def _fill_grid(c: Canvas, grid: Frame, us: list[float], vs: list[float], shore: 
             _DISTRICTS[kind](c, f, length, depth, density)
 
 
-def _write_scene(index: int, root: Path, size: tuple[int, int], seed: int, density: float, scale: float) -> int:
+def _write_scene(
+    index: int, root: Path, size: tuple[int, int], seed: int, density: float, scale: float, classes: Collection[str]
+) -> int:
     """Draw and write scene `index`; returns its number of objects."""
     cv2.setNumThreads(1)
-    picture, objects = draw_scene((seed, index), *size, density=density, scale=scale)
+    picture, objects = draw_scene((seed, index), *size, density=density, scale=scale, classes=classes)
     path = root / "images" / f"scene_{index:05d}.png"
     if not cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3]):
         raise UserError(
@@ -207,7 +210,14 @@ def _write_scene(index: int, root: Path, size: tuple[int, int], seed: int, densi
 
 
 def make_dataset(
-    root: str | Path, count: int, size: int | tuple[int, int], seed: int, workers: int = 1, density: float = 1.0, scale: float = 1.0
+    root: str | Path,
+    count: int,
+    size: int | tuple[int, int],
+    seed: int,
+    workers: int = 1,
+    density: float = 1.0,
+    scale: float = 1.0,
+    classes: Collection[str] = CLASS_NAMES,
 ) -> int:
     """Write a DOTA folder (`images/scene_00000.png`, `labelTxt/scene_00000.txt`, ...); returns the number of objects.
 
@@ -221,7 +231,7 @@ def make_dataset(
             (root / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(explain(root, str(error), "a folder that can be written", "Choose another folder.")) from error
-    write = partial(_write_scene, root=root, size=size, seed=seed, density=density, scale=scale)
+    write = partial(_write_scene, root=root, size=size, seed=seed, density=density, scale=scale, classes=classes)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
         if workers <= 1 or count < 8:
