@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rotanext import assign as module
-from rotanext.anchors import grid_anchors
+from rotanext.anchors import AnchorRule
 from rotanext.assign import assign
 from rotanext.ops import rotated_iou
 
@@ -30,7 +30,7 @@ def assign_dense(anchors: Tensor, boxes: Tensor, positive_iou: float = 0.5, nega
 
 
 def grid(height: int, width: int, convention: str) -> Tensor:
-    return torch.cat(grid_anchors([(-(-height // s), -(-width // s)) for s in (8, 16, 32, 64, 128)], convention))
+    return torch.cat(AnchorRule(convention).grid([(-(-height // s), -(-width // s)) for s in (8, 16, 32, 64, 128)]))
 
 
 def layout(rng: np.random.Generator, n: int, low: float, high: float, extent: float) -> Tensor:

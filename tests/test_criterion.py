@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rotanext.anchors import PER_POSITION, STRIDES, grid_anchors
+from rotanext.anchors import STRIDES, V0
 from rotanext.coding import encode
 from rotanext.criterion import Targets, batch_losses, make_targets
 from rotanext.losses import REGRESSION_LOSSES
@@ -19,18 +19,18 @@ OTHERS = (torch.tensor([[70.0, 30, 60, 40, -0.3]]), torch.tensor([1]))
 
 
 def head_and_maps(batch: int, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, list[Tensor], list[Tensor]]:
-    head = RetinaHead(8, 1, CLASSES)
+    head = RetinaHead(8, 1, CLASSES, V0.per_position)
     logits, deltas = head([torch.randn(batch, 8, h, w) for h, w in SIZES])
     return head, [x.to(dtype) for x in logits], [x.to(dtype) for x in deltas]
 
 
 def targets_of(*pictures: tuple[Tensor, Tensor]) -> Targets:
-    return make_targets(SIZES, [p[0] for p in pictures], [p[1] for p in pictures], "v0")
+    return make_targets(SIZES, [p[0] for p in pictures], [p[1] for p in pictures], V0)
 
 
 def test_targets_name_each_positive_anchors_object() -> None:
     targets = targets_of(OBJECTS, NONE, OTHERS)
-    anchors = torch.cat(grid_anchors(SIZES, "v0"))
+    anchors = torch.cat(V0.grid(SIZES))
     assert targets.assigned.shape == (3, len(anchors))
     assert torch.equal(targets.anchors, anchors)
     assert (targets.assigned[1] == 0).all()
@@ -98,7 +98,7 @@ def test_perfect_outputs_cost_nothing() -> None:
     flat_logits[picture, anchor, targets.labels] = 30
     flat_deltas = torch.zeros(1, len(targets.anchors), 5)
     flat_deltas[picture, anchor] = encode(targets.anchors[anchor], targets.boxes)
-    counts = [h * w * PER_POSITION for h, w in SIZES]
+    counts = [h * w * V0.per_position for h, w in SIZES]
     maps = [
         [part.reshape(1, h, w, -1).permute(0, 3, 1, 2) for part, (h, w) in zip(flat.split(counts, 1), SIZES, strict=True)]
         for flat in (flat_logits, flat_deltas)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import formula
-from rotanext.anchors import grid_anchors
+from rotanext.anchors import AnchorRule
 from rotanext.config import load_config
 from rotanext.criterion import Targets, batch_losses, make_targets
 from rotanext.detector import build_model
@@ -59,7 +59,7 @@ class Run:
     deltas: list[Tensor]
     batch: Tensor
     targets: Targets
-    anchors: str
+    anchors: AnchorRule
 
 
 @pytest.fixture(scope="module", params=["convnext-tiny", "convnext-tiny_v1", "r50"])
@@ -75,10 +75,10 @@ def run(request: pytest.FixtureRequest) -> Run:
     pyramid = model.fpn(maps[1:])
     logits, deltas = model.head(pyramid)
     boxes, labels = (torch.from_numpy(values) for values in formula.ground_truth(7, 24, 512, 512))
-    targets = make_targets([tuple(x.shape[-2:]) for x in logits], [boxes], [labels], anchors)
+    targets = make_targets([tuple(x.shape[-2:]) for x in logits], [boxes], [labels], AnchorRule(anchors))
     losses = batch_losses(logits, deltas, targets, 15, "kld-stable")
     ((losses.classification + 5.5 * losses.regression) / losses.positives).backward()
-    return Run(figures, facts["grad_norms"], model, maps, pyramid, logits, deltas, batch, targets, anchors)
+    return Run(figures, facts["grad_norms"], model, maps, pyramid, logits, deltas, batch, targets, AnchorRule(anchors))
 
 
 def assert_map(found: Tensor, expected: np.ndarray, name: str) -> None:
@@ -105,7 +105,7 @@ def test_pyramid_and_head_maps(run: Run) -> None:
 
 
 def test_anchors(run: Run) -> None:
-    anchors = torch.cat(grid_anchors([tuple(x.shape[-2:]) for x in run.logits], run.anchors))
+    anchors = torch.cat(run.anchors.grid([tuple(x.shape[-2:]) for x in run.logits]))
     assert len(anchors) == run.figures["num_anchors"]
     np.testing.assert_allclose(anchors[::997].numpy(), run.figures["anchors_sample"], atol=1e-6)
 

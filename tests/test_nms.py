@@ -1,6 +1,7 @@
 """NMS against its definition in pure Python, the reference, and cases by hand."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from rotanext import ops
 from rotanext.ops import reference, rotated_iou, rotated_nms
 
 GOLDEN = Path(__file__).parent / "golden" / "functions.npz"
 Row = list[float]
+
+
+@pytest.fixture(autouse=True, scope="module", params=["compiled", "reference"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test of this file runs on the compiled operators and on the readable ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "reference":
+            patch.setattr(ops, "_on_cpu", lambda *_: False)
+        yield
 
 
 def random_boxes(n: int, rng: np.random.Generator) -> Tensor:
@@ -89,3 +100,30 @@ def test_nms_drops_only_above_the_threshold() -> None:
     exact = rotated_iou(boxes, boxes)[0, 1].item()
     assert rotated_nms(boxes, scores, None, exact).tolist() == [0, 1]
     assert rotated_nms(boxes, scores, None, exact - 1e-6).tolist() == [0]
+
+
+def spread(n: int, seed: int, side: float, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes with sides from `low` to `high` in a square, scores with some ties, labels."""
+    rng = np.random.default_rng(seed)
+    sizes = np.exp(rng.uniform(math.log(low), math.log(high), (n, 2)))
+    boxes = np.concatenate([rng.uniform(-side / 2, side / 2, (n, 2)), sizes, rng.uniform(-4, 4, (n, 1))], 1)
+    return torch.from_numpy(boxes).float(), torch.from_numpy(rng.integers(0, n, n) / n), torch.from_numpy(rng.integers(0, 4, n))
+
+
+@pytest.mark.parametrize(
+    ("side", "low", "high", "offset"),
+    [(300, 8, 60, 0), (300, 0.01, 300, 0), (1e6, 1, 1e6, 0), (0.1, 1e-3, 1e-2, 0), (300, 8, 60, -1e6)],
+    ids=["ordinary", "all-sizes", "huge", "tiny", "far"],
+)
+def test_the_grid_finds_what_the_reference_finds(side: float, low: float, high: float, offset: float) -> None:
+    dropped = 0
+    for seed in range(6):
+        boxes, scores, labels = spread(400, seed, side, low, high)
+        boxes[:, :2] += offset
+        boxes[::97, 2:4] = torch.tensor([[0.0, 5], [float("inf"), 1], [1e30, 1e-30], [1e-30, 1e-30], [1, 1]])
+        boxes[5, 0], boxes[6, 4], boxes[7, 1] = float("nan"), float("nan"), 1e30
+        for chosen in (None, labels):
+            expected = reference.rotated_nms(boxes, scores, chosen, 0.1)
+            assert torch.equal(rotated_nms(boxes, scores, chosen, 0.1), expected)
+            dropped += 400 - len(expected)
+    assert dropped > 50

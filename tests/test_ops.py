@@ -1,6 +1,7 @@
 """Rotated IoU and polygon IoU: exact cases, public bugs by number, shapely, invariance."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from shapely.geometry import Polygon
 from torch import Tensor
 
+from rotanext import ops
 from rotanext.boxes import boxes_to_corners
 from rotanext.ops import polygon_iou, reference, rotated_iou, rotated_iou_pairs
 
@@ -18,6 +20,15 @@ GOLDEN = Path(__file__).parent / "golden" / "functions.npz"
 HALF = math.pi / 2
 INF, NAN = math.inf, math.nan
 Row = list[float]
+
+
+@pytest.fixture(autouse=True, scope="module", params=["compiled", "reference"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test of this file runs on the compiled operators and on the readable ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "reference":
+            patch.setattr(ops, "_on_cpu", lambda *_: False)
+        yield
 
 
 def iou(a: Row, b: Row, mode: str = "iou", dtype: torch.dtype = torch.float32) -> float:

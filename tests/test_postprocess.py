@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotanext.anchors import PER_POSITION, STRIDES, grid_anchors
+from rotanext.anchors import STRIDES, V0
 from rotanext.coding import encode
 from rotanext.ops import rotated_iou
 from rotanext.postprocess import best_candidates, detect
@@ -41,7 +41,7 @@ def test_best_candidates(scores: list[list[float]], threshold: float, top_k: int
 
 def maps(*pictures: Said) -> tuple[list[Tensor], list[Tensor]]:
     """Head outputs that say this, each at the free anchor with the best IoU."""
-    anchors = torch.cat(grid_anchors(SIZES, "v0"))
+    anchors = torch.cat(V0.grid(SIZES))
     logits = torch.full((len(pictures), len(anchors), CLASSES), -20.0)
     deltas = torch.zeros(len(pictures), len(anchors), 5)
     for i, picture in enumerate(pictures):
@@ -51,7 +51,7 @@ def maps(*pictures: Said) -> tuple[list[Tensor], list[Tensor]]:
             anchor = overlap.argmax()
             logits[i, anchor, label] = logit(score)
             deltas[i, anchor] = encode(anchors[anchor], torch.tensor(box))
-    counts = [h * w * PER_POSITION for h, w in SIZES]
+    counts = [h * w * V0.per_position for h, w in SIZES]
 
     def as_maps(flat: Tensor) -> list[Tensor]:
         return [
@@ -64,7 +64,7 @@ def maps(*pictures: Said) -> tuple[list[Tensor], list[Tensor]]:
 def run(*pictures: Said, sizes: list[tuple[int, int]] | None = None, **changes: float) -> list[Found]:
     options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000} | changes
     logits, deltas = maps(*pictures)
-    return detect(logits, deltas, sizes or [(SIDE, SIDE)] * len(pictures), num_classes=CLASSES, anchors="v0", **options)
+    return detect(logits, deltas, sizes or [(SIDE, SIDE)] * len(pictures), num_classes=CLASSES, anchors=V0, **options)
 
 
 A, B = [40.0, 40, 50, 20, 0.4], [90.0, 90, 30, 16, -0.8]

@@ -140,7 +140,14 @@ def test_the_best_of_the_validations_is_kept(tiny_dataset: Path, tmp_path: Path,
 
 
 def test_accumulation_takes_the_mean_of_the_batches(tiny_dataset: Path, tmp_path: Path) -> None:
-    plain = ("train.optimizer=sgd", "train.momentum=0.0", "train.weight_decay=0.0", "train.clip_norm=0.0", "train.ema=0.0")
+    plain = (
+        "train.optimizer=sgd",
+        "train.momentum=0.0",
+        "train.weight_decay=0.0",
+        "train.clip_norm=0.0",
+        "train.ema=0.0",
+        "train.lr=0.05",
+    )
     trainer = make_trainer(tiny_config(tiny_dataset / "train", None, *plain, "train.accumulate=2"), tmp_path)
     assert trainer.total_steps == 1
     start = {key: value.clone() for key, value in trainer.model.state_dict().items()}

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rotanext.anchors import AnchorRule
 from rotanext.errors import UserError
 
 # Strict: `true` is no number and "3" no count; a whole number may stand for a float.
@@ -41,6 +42,13 @@ class ModelConfig(_Section):
     tower_depth: Count
     anchors: Literal["v0", "v1"]  # see anchors.py
     anchor_scale: Positive  # side of the smallest square anchor, in strides
+    anchor_octaves: Count  # sizes between one level and the next
+    anchor_ratios: Annotated[tuple[Positive, ...], Field(min_length=1)]  # height / width
+
+    @property
+    def anchor_rule(self) -> AnchorRule:
+        """The anchors these values describe."""
+        return AnchorRule(self.anchors, self.anchor_scale, self.anchor_octaves, self.anchor_ratios)
 
 
 class DataConfig(_Section):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rotanext.anchors import BASE, grid_anchors
+from rotanext.anchors import AnchorRule
 from rotanext.assign import assign
 from rotanext.coding import decode
 from rotanext.losses import REGRESSION_LOSSES, focal_loss
@@ -33,17 +33,16 @@ def make_targets(
     sizes: list[tuple[int, int]],
     boxes: list[Tensor],
     labels: list[Tensor],
-    anchors: str,
-    anchor_scale: float = BASE,
+    anchors: AnchorRule,
     positive_iou: float = 0.5,
     negative_iou: float = 0.4,
 ) -> Targets:
     """Targets of a batch from each picture's `boxes [G, 5]` and `labels [G]`, for level maps of the given (height, width).
 
-    `anchors` is the convention and `anchor_scale` the size (anchors.py); the two IoUs are those of assign.py.
+    The two IoUs are those of assign.py.
     """
     device = boxes[0].device
-    grid = torch.cat(grid_anchors(sizes, anchors, device, anchor_scale))
+    grid = torch.cat(anchors.grid(sizes, device))
     assigned = torch.stack([assign(grid, b, positive_iou, negative_iou) for b in boxes])
     positive = [a > 0 for a in assigned]
     matched = [b[a[p] - 1] for b, a, p in zip(boxes, assigned, positive, strict=True)]

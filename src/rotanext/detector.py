@@ -22,6 +22,7 @@ def build_model(config: Config, num_classes: int) -> RetinaNet:
         num_classes,
         fpn_channels=model.fpn_channels,
         tower_depth=model.tower_depth,
+        anchors_per_position=model.anchor_rule.per_position,
         options=BackboneOptions(
             model.drop_path, model.layer_scale, model.frozen_stages, model.frozen_norm, model.gradient_checkpointing
         ),
@@ -117,8 +118,7 @@ class Detector:
             deltas,
             [crop.shape[:2] for crop in crops],
             num_classes=len(self.class_names),
-            anchors=self.config.model.anchors,
-            anchor_scale=self.config.model.anchor_scale,
+            anchors=self.config.model.anchor_rule,
             score_threshold=threshold,
             top_k=options.top_k,
             iou_threshold=options.iou_threshold,

@@ -62,8 +62,14 @@ class AveragedModel:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step number `step` (from 1)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        averaged, current = self.model.state_dict(), model.state_dict()
-        floating = [name for name, value in averaged.items() if value.is_floating_point()]
-        torch._foreach_lerp_([averaged[n] for n in floating], [current[n] for n in floating], weight)
-        for name in averaged.keys() - floating:
-            averaged[name].copy_(current[name])
+        pairs = list(zip(_values(self.model), _values(model), strict=True))
+        floating = [(a, b) for a, b in pairs if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], weight)
+        for averaged, current in pairs:
+            if not averaged.is_floating_point():
+                averaged.copy_(current)
+
+
+def _values(model: nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers, as `state_dict` lists them but without its copying of names."""
+    return [*model.parameters(), *model.buffers()]

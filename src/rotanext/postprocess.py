@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rotanext.anchors import BASE, grid_anchors
+from rotanext.anchors import AnchorRule
 from rotanext.coding import decode
 from rotanext.models.retinanet import flatten_levels
 from rotanext.ops import rotated_nms
@@ -25,8 +25,7 @@ def detect(
     sizes: list[tuple[int, int]],
     *,
     num_classes: int,
-    anchors: str,
-    anchor_scale: float = BASE,
+    anchors: AnchorRule,
     score_threshold: float,
     top_k: int,
     iou_threshold: float,
@@ -38,7 +37,7 @@ def detect(
     `top_k` (anchor, class) pairs above the threshold are decoded; over all levels together boxes of one class suppress each other
     by rotated NMS.
     """
-    grids = grid_anchors([(x.shape[2], x.shape[3]) for x in logits], anchors, logits[0].device, anchor_scale)
+    grids = anchors.grid([(x.shape[2], x.shape[3]) for x in logits], logits[0].device)
     flat_logits, flat_deltas = flatten_levels(logits, deltas, num_classes)
     results = []
     for image, (height, width) in enumerate(sizes):

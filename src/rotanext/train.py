@@ -196,8 +196,8 @@ class Trainer:
         logits, deltas = self.network(batch)
         sizes = [(x.shape[2], x.shape[3]) for x in logits]
         boxes, labels = [s.boxes.to(device) for s in samples], [s.labels.to(device) for s in samples]
-        model, rule = self.config.model, self.config.assign
-        targets = make_targets(sizes, boxes, labels, model.anchors, model.anchor_scale, rule.positive_iou, rule.negative_iou)
+        rule = self.config.assign
+        targets = make_targets(sizes, boxes, labels, self.config.model.anchor_rule, rule.positive_iou, rule.negative_iou)
         losses = batch_losses(logits, deltas, targets, len(self.class_names), self.config.loss.regression)
         # Gradients are averaged over the processes, so the mean number of positives gives the loss of the whole batch.
         positives = self.accelerator.reduce(losses.positives.float(), "mean")

@@ -18,7 +18,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rotanext.anchors import PER_POSITION
 from rotanext.boxes import CONVENTION
 from rotanext.errors import UserError, explain
 from rotanext.files import write_atomically
@@ -348,9 +347,10 @@ def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> Dete
         convention, reason = anchor_convention(content, path, anchors)
         notes.append(f"anchors {convention}: {reason}")
         notes.append(_check_angles(content, path))
-    if not {"head.cls_out.weight", "fpn.output.0.weight"} <= weights.keys():
+    if not {"head.cls_out.weight", "head.reg_out.weight", "fpn.output.0.weight"} <= weights.keys():
         raise UserError(explain(path, "no head or no FPN", "a rotated RetinaNet", "Its weights are incomplete."))
-    num_classes = weights["head.cls_out.weight"].shape[0] // PER_POSITION
+    per_position = weights["head.reg_out.weight"].shape[0] // 5
+    num_classes = weights["head.cls_out.weight"].shape[0] // max(1, per_position)
     if names is not None and len(names) != num_classes:
         advice = "Its metadata and weights come from different runs; it cannot be used as it is."
         raise UserError(explain(path, f"{len(names)} class names", f"{num_classes}, as its head has", advice))

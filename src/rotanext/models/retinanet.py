@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rotanext.anchors import PER_POSITION
+from rotanext.anchors import V0
 from rotanext.models.backbones import BackboneOptions, build_backbone
 from rotanext.models.convnext import ConvNeXt
 from rotanext.models.fpn import FPN
@@ -18,14 +18,14 @@ PRIOR = 0.01
 
 
 class RetinaHead(nn.Module):
-    """Two towers of 3x3 convolutions shared over the levels, then logits and deltas of nine anchors a position."""
+    """Two towers of 3x3 convolutions shared over the levels, then logits and deltas of a position's anchors."""
 
-    def __init__(self, channels: int, depth: int, num_classes: int) -> None:
+    def __init__(self, channels: int, depth: int, num_classes: int, per_position: int) -> None:
         super().__init__()
         self.cls_tower = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
         self.reg_tower = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
-        self.cls_out = nn.Conv2d(channels, PER_POSITION * num_classes, 3, padding=1)
-        self.reg_out = nn.Conv2d(channels, PER_POSITION * 5, 3, padding=1)
+        self.cls_out = nn.Conv2d(channels, per_position * num_classes, 3, padding=1)
+        self.reg_out = nn.Conv2d(channels, per_position * 5, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -33,7 +33,7 @@ class RetinaHead(nn.Module):
         nn.init.constant_(self.cls_out.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
     def forward(self, pyramid: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Per level logits `[B, 9 * classes, h, w]` and deltas `[B, 45, h, w]`."""
+        """Per level logits `[B, anchors * classes, h, w]` and deltas `[B, anchors * 5, h, w]`."""
         logits, deltas = [], []
         for level in pyramid:
             cls, reg = level, level
@@ -59,6 +59,7 @@ class RetinaNet(nn.Module):
         *,
         fpn_channels: int = 256,
         tower_depth: int = 4,
+        anchors_per_position: int = V0.per_position,
         options: BackboneOptions | None = None,
     ) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class RetinaNet(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.backbone = build_backbone(backbone, options or BackboneOptions())
         self.fpn = FPN(list(self.backbone.channels)[1:], fpn_channels)  # type: ignore[arg-type]
-        self.head = RetinaHead(fpn_channels, tower_depth, num_classes)
+        self.head = RetinaHead(fpn_channels, tower_depth, num_classes, anchors_per_position)
         self.num_classes = num_classes
         if isinstance(self.backbone, ConvNeXt):
             # The pyramid starts at stride 8: the finest map, and so its norm, is not used.

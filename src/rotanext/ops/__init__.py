@@ -13,8 +13,12 @@ __all__ = ["polygon_iou", "rotated_iou", "rotated_iou_pairs", "rotated_nms"]
 
 
 def _on_cpu(*boxes: Tensor) -> bool:
-    """Whether numba's version serves: it knows the CPU's memory, and no gradients."""
-    return all(b.device.type == "cpu" for b in boxes) and not (torch.is_grad_enabled() and any(b.requires_grad for b in boxes))
+    """Whether numba's version serves: it reads the CPU's memory."""
+    return all(b.device.type == "cpu" for b in boxes)
+
+
+def _wants_gradient(*boxes: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(b.requires_grad for b in boxes)
 
 
 def _check(mode: str) -> None:
@@ -25,7 +29,7 @@ def _check(mode: str) -> None:
 def rotated_iou_pairs(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     """IoU `[K]` of paired boxes a `[K, 5]` and b `[K, 5]`; see `rotated_iou`."""
     _check(mode)
-    if _on_cpu(a, b):
+    if _on_cpu(a, b) and not _wants_gradient(a, b):
         from rotanext.ops import cpu
 
         return torch.from_numpy(cpu.iou_pairs(a.detach().double().numpy(), b.detach().double().numpy(), mode == "iof")).to(a.dtype)
@@ -38,7 +42,7 @@ def rotated_iou(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     mode "iof" divides by the area of the first box instead. Exact for every input: 0 for boxes without area, never NaN, in [0, 1].
     """
     _check(mode)
-    if _on_cpu(a, b):
+    if _on_cpu(a, b) and not _wants_gradient(a, b):
         from rotanext.ops import cpu
 
         return torch.from_numpy(cpu.iou_matrix(a.detach().double().numpy(), b.detach().double().numpy(), mode == "iof")).to(a.dtype)
@@ -51,7 +55,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
     boxes `[N, 5]`, scores `[N]`, labels `[N]` or None. A box is dropped when its IoU with a kept, better one of the same label is
     **greater** than the threshold. Ties in score: the lower index wins.
     """
-    if boxes.device.type != "cpu":
+    if not _on_cpu(boxes):
         return reference.rotated_nms(boxes, scores, labels, iou_threshold)
     from rotanext.ops import cpu
 

@@ -252,9 +252,7 @@ def _sweep(boxes: np.ndarray, start: int, end: int, threshold: float, keep: np.n
 @_jit
 def _slot(x: int, y: int, level: int, size: int) -> int:
     """Slot of a cell in the hash table; `size` is a power of two."""
-    mixed = (
-        np.uint64(x) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(y) * np.uint64(0xC2B2AE3D27D4EB4F) ^ np.uint64(level)
-    )
+    mixed = np.uint64(x) * np.uint64(0x9E3779B97F4A7C15) ^ np.uint64(y) * np.uint64(0xC2B2AE3D27D4EB4F) ^ np.uint64(level)
     mixed ^= mixed >> np.uint64(29)
     return int(mixed & np.uint64(size - 1))
 
