@@ -83,6 +83,7 @@ INVALID = {
     "absurd": ("10 10 1e9 10 50 40 10 40 plane 0", "coordinate 1e9"),
     "unknown class": (f"{SQUARE} plain 0", "unknown class 'plain'.*Did you mean plane"),
     "difficulty": (f"{SQUARE} plane x", "difficulty 'x'"),
+    "large difficulty": (f"{SQUARE} plane 99999999999999999999", "difficulty '99999999999999999999'"),
     "negative difficulty": (f"{SQUARE} plane -1", "difficulty '-1'"),
     "crossed": ("10 10 50 40 50 10 10 40 plane 0", "crossed corners"),
     "crossed the other way": ("10 10 50 10 10 40 50 40 plane 0", "crossed corners"),

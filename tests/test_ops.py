@@ -1,7 +1,10 @@
 """Rotated IoU and polygon IoU: exact cases, public bugs by number, shapely, invariance."""
 
 import math
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -353,3 +356,67 @@ def test_polygon_iou_against_shapely() -> None:
 def test_polygon_area_is_positive_clockwise_on_the_screen() -> None:
     assert reference.polygon_area(torch.tensor([SQUARE], dtype=torch.float64)).item() == 100
     assert reference.polygon_area(torch.tensor([SQUARE[::-1]], dtype=torch.float64)).item() == -100
+
+
+BOXES = torch.tensor([[10.0, 10, 8, 4, 0.3], [11, 10, 8, 4, 0.2], [40, 40, 3, 9, -1.0]])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: rotated_iou(BOXES[:, :4], BOXES),
+        lambda: rotated_iou(BOXES[0], BOXES),
+        lambda: rotated_iou(BOXES, BOXES.tolist()),
+        lambda: rotated_iou_pairs(BOXES, BOXES[:1]),
+        lambda: rotated_iou_pairs(BOXES[:2], BOXES),
+        lambda: ops.rotated_nms(BOXES, torch.rand(300)),
+        lambda: ops.rotated_nms(BOXES, torch.rand(3, 1)),
+        lambda: ops.rotated_nms(BOXES, torch.rand(3), torch.zeros(2)),
+        lambda: ops.rotated_nms(BOXES[:, :4], torch.rand(3)),
+        lambda: ops.rotated_nms(BOXES, torch.rand(3), None, -0.5),
+        lambda: ops.rotated_nms(BOXES, torch.rand(3), None, math.nan),
+    ],
+)
+def test_other_shapes_are_refused(call: Callable[[], Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"expected|must be"):
+        call()
+
+
+def test_whole_numbers_and_other_layouts_are_taken() -> None:
+    whole = BOXES.round().long()
+    torch.testing.assert_close(rotated_iou(whole, whole), rotated_iou(whole.float(), whole.float()))
+    assert ops.rotated_nms(whole, torch.tensor([3, 2, 1])).tolist() == [0, 2]
+    transposed = BOXES.t().contiguous().t()
+    torch.testing.assert_close(rotated_iou(transposed, BOXES), rotated_iou(BOXES, BOXES))
+    half = BOXES.half()
+    assert rotated_iou(half, half).dtype == torch.float16
+    with torch.inference_mode():
+        assert ops.rotated_nms(BOXES, torch.rand(3), iou_threshold=torch.tensor(0.3)).shape == (2,)  # type: ignore[arg-type]
+
+
+def test_negative_sides_have_no_area() -> None:
+    assert iou([5.0, 5, -7, -7, 0.1], [5.0, 5, -7, -7, 0.1]) == 0
+    assert iou([5.0, 5, -7, -7, 0.1], [5.0, 5, 7, 7, 0.1]) == 0
+
+
+def test_boxes_that_do_not_overlap_have_exactly_no_iou() -> None:
+    rng = np.random.default_rng(5)
+    boxes = random_boxes(300, rng)
+    matrix = rotated_iou(boxes, boxes)
+    assert ((matrix == 0) | (matrix > 1e-13)).all()
+    assert torch.equal(matrix > 0, reference.rotated_iou(boxes, boxes) > 0)
+    scores = torch.from_numpy(rng.random(300))
+    assert torch.equal(ops.rotated_nms(boxes, scores, None, 0.0), reference.rotated_nms(boxes, scores, None, 0.0))
+
+
+def test_a_damaged_cache_is_done_without(tmp_path: Path) -> None:
+    """numba's cache files are emptied, as after a power loss; a fresh process still computes."""
+    code = "import torch; from rotanext.ops import rotated_nms; print(rotated_nms(torch.ones(2, 5), torch.rand(2)).shape)"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == "torch.Size([1])", done.stderr
+        files = list(tmp_path.rglob("*.nbi"))
+        assert files
+        for path in files:
+            path.write_bytes(b"")

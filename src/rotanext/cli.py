@@ -245,7 +245,8 @@ def main() -> None:
         console.print(f"error: {str(error) or 'out of memory'}", style="red")
         sys.exit(2)
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; importing it here would slow every start
+        # torch's; importing it here would slow every start
+        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
         advice = "Use a smaller train.batch_size, --batch, tile or picture size, or --device cpu."
         console.print(f"error: {str(error).splitlines()[0]} {advice}", style="red")

@@ -19,6 +19,7 @@ from rotanext.errors import UserError
 # Strict: `true` is no number and "3" no count; a whole number may stand for a float.
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True)]
+_Ratio = Annotated[float, Field(ge=0.01, le=100, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
@@ -41,9 +42,9 @@ class ModelConfig(_Section):
     fpn_channels: Count
     tower_depth: Count
     anchors: Literal["v0", "v1"]  # see anchors.py
-    anchor_scale: Positive  # side of the smallest square anchor, in strides
-    anchor_octaves: Count  # sizes between one level and the next
-    anchor_ratios: Annotated[tuple[Positive, ...], Field(min_length=1)]  # height / width
+    anchor_scale: Annotated[float, Field(ge=0.1, le=100, strict=True)]  # side of the smallest square anchor, in strides
+    anchor_octaves: Annotated[int, Field(ge=1, le=8, strict=True)]  # sizes between one level and the next
+    anchor_ratios: Annotated[tuple[_Ratio, ...], Field(min_length=1, max_length=16)]  # height / width
 
     @property
     def anchor_rule(self) -> AnchorRule:

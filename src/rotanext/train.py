@@ -245,6 +245,11 @@ class Trainer:
         """Write the training state, then the detector file; each replaces its predecessor only when complete."""
         if not self.accelerator.is_main_process:
             return
+        if not all(value.isfinite().all() for value in self.model.parameters()):
+            raise UserError(
+                f"after step {self.progress.step} the weights are no longer finite: the training has diverged. {self.folder} stays "
+                "as last saved. Start again in another --run folder with a lower train.lr or more train.warmup_steps."
+            )
         state = {
             "progress": vars(self.progress),
             "model": self.model.state_dict(),

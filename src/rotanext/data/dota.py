@@ -309,7 +309,7 @@ def _parse_object(line: str) -> "_Object | _Fault":
         return values
     if not fields[9:]:
         return _Object(list(zip(values[::2], values[1::2], strict=True)), fields[8], 0)
-    if not fields[9].isdecimal():
+    if fields[9] not in ("0", "1", "2"):
         return _Fault(f"the difficulty {fields[9]!r}", "0, 1 or 2")
     return _Object(list(zip(values[::2], values[1::2], strict=True)), fields[8], int(fields[9]))
 

@@ -354,6 +354,10 @@ def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> Dete
     if names is not None and len(names) != num_classes:
         advice = "Its metadata and weights come from different runs; it cannot be used as it is."
         raise UserError(explain(path, f"{len(names)} class names", f"{num_classes}, as its head has", advice))
+    broken = sum(value.is_floating_point() and not bool(value.isfinite().all()) for value in weights.values())
+    if broken:
+        advice = "The training it comes from diverged; use an earlier checkpoint."
+        raise UserError(explain(path, f"{broken} tensors with NaN or infinity", "finite weights", advice))
     return DetectorFile(
         layout=layout,
         state_dict=weights,

@@ -5,6 +5,7 @@ only between a box and the kept, better ones near it, found in a grid whose cell
 """
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -14,19 +15,23 @@ import numba
 import numpy as np
 import torch
 
+from rotanext.ops.reference import ROUNDING
+
 # Columns of a prepared box: centre, half sides, cosine and sine, angle, radius of the bounding circle, area,
 # and half extents along x and y.
 _X, _Y, _W, _H, _COS, _SIN, _ANGLE, _RADIUS, _AREA, _EX, _EY = range(11)
 _COLUMNS = 11
+CACHE = "ROTANEXT_NUMBA_CACHE"  # environment variable; 0: compile anew in each process
 _HUGE = 2.0**127  # larger boxes have no finite area
 _WORTH_A_THREAD = 1 << 14  # pairs
 _FAR = 2.0**60  # cells further out are not numbered
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """numba's compiler with its code kept on disk, or without where no folder can be written to."""
+    """numba's compiler with its code kept on disk, or without where no folder can be written to or the variable `CACHE` is 0."""
+    cache = os.environ.get(CACHE, "1") != "0"
     try:
-        compiled: Callable[..., Any] = numba.njit(function, cache=True, nogil=True, error_model="numpy")
+        compiled: Callable[..., Any] = numba.njit(function, cache=cache, nogil=True, error_model="numpy")
     except RuntimeError:  # "no locator available": neither this package's folder nor the user's cache can be written
         compiled = numba.njit(function, nogil=True, error_model="numpy")
     return compiled
@@ -42,7 +47,7 @@ def _prepare(boxes: np.ndarray) -> np.ndarray:
         out[i, _X], out[i, _Y], out[i, _W], out[i, _H] = boxes[i, 0], boxes[i, 1], w, h
         out[i, _COS], out[i, _SIN], out[i, _ANGLE] = cos, sin, angle
         out[i, _RADIUS] = math.sqrt(w * w + h * h)
-        out[i, _AREA] = boxes[i, 2] * boxes[i, 3]
+        out[i, _AREA] = boxes[i, 2] * boxes[i, 3] if w > 0.0 and h > 0.0 else 0.0
         out[i, _EX] = abs(w * cos) + abs(h * sin)
         out[i, _EY] = abs(w * sin) + abs(h * cos)
     return out
@@ -102,7 +107,10 @@ def _ratio(a: np.ndarray, b: np.ndarray, iof: bool) -> float:
     """IoU of two prepared boxes, or intersection over the first one's area."""
     if not (a[_AREA] > 0.0 and b[_AREA] > 0.0 and math.isfinite(a[_AREA] + b[_AREA])):
         return 0.0
-    shared = min(_intersection(a, b), a[_AREA], b[_AREA])
+    smaller = min(a[_AREA], b[_AREA])
+    shared = min(_intersection(a, b), smaller)
+    if shared < ROUNDING * smaller:
+        return 0.0
     whole = a[_AREA] if iof else a[_AREA] + b[_AREA] - shared
     value = shared / whole
     return value if math.isfinite(value) else 0.0

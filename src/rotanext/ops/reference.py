@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _PAIRS_AT_ONCE = 1 << 19
+ROUNDING = 1e-13  # shares of the smaller area below this are what rounding leaves of shapes that do not overlap
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -53,7 +54,10 @@ def _ratio(intersection: Tensor, area_a: Tensor, area_b: Tensor, mode: str) -> T
     """IoU, or intersection over the first one's area; 0 where a shape has no area or is not finite."""
     if mode not in ("iou", "iof"):
         raise ValueError(f"mode is {mode!r}; expected 'iou' or 'iof'")
-    intersection = torch.minimum(intersection, torch.minimum(area_a, area_b))
+    smaller = torch.minimum(area_a, area_b)
+    intersection = torch.minimum(intersection, smaller)
+    if intersection.dtype == torch.float64:
+        intersection = torch.where(intersection < ROUNDING * smaller, torch.zeros_like(intersection), intersection)
     whole = area_a if mode == "iof" else area_a + area_b - intersection
     valid = (area_a > 0) & (area_b > 0) & torch.isfinite(area_a + area_b + intersection)
     return torch.where(valid, intersection / torch.where(valid, whole, torch.ones_like(whole)), torch.zeros_like(whole))
