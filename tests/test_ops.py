@@ -399,16 +399,6 @@ def test_negative_sides_have_no_area() -> None:
     assert iou([5.0, 5, -7, -7, 0.1], [5.0, 5, 7, 7, 0.1]) == 0
 
 
-def test_boxes_that_do_not_overlap_have_exactly_no_iou() -> None:
-    rng = np.random.default_rng(5)
-    boxes = random_boxes(300, rng)
-    matrix = rotated_iou(boxes, boxes)
-    assert ((matrix == 0) | (matrix > 1e-13)).all()
-    assert torch.equal(matrix > 0, reference.rotated_iou(boxes, boxes) > 0)
-    scores = torch.from_numpy(rng.random(300))
-    assert torch.equal(ops.rotated_nms(boxes, scores, None, 0.0), reference.rotated_nms(boxes, scores, None, 0.0))
-
-
 def test_a_damaged_cache_is_done_without(tmp_path: Path) -> None:
     """numba's cache files are emptied, as after a power loss; a fresh process still computes."""
     code = "import torch; from rotanext.ops import rotated_nms; print(rotated_nms(torch.ones(2, 5), torch.rand(2)).shape)"

@@ -67,7 +67,8 @@ def rotated_iou_pairs(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     """IoU `[K]` of paired boxes a `[K, 5]` and b `[K, 5]`; see `rotated_iou`."""
     dtype = a.dtype
     a, b = _wide(a), _wide(b)
-    return _ratio(_intersection(a, b), a[:, 2] * a[:, 3], b[:, 2] * b[:, 3], mode).to(dtype)
+    area_a, area_b = (x[:, 2].clamp_min(0) * x[:, 3].clamp_min(0) for x in (a, b))
+    return _ratio(_intersection(a, b), area_a, area_b, mode).to(dtype)
 
 
 def _near_pairs(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
