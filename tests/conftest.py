@@ -1,6 +1,6 @@
 """Fixtures every test file may use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from rotanext import ops
 from rotanext.config import Config, load_config
 from rotanext.data.dota import Objects, write_objects
 from rotanext.data.images import write_png
@@ -34,6 +35,15 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", params=["compiled", "reference"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs every test that uses it on the compiled operators and on the readable ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "reference":
+            patch.setattr(ops, "_on_cpu", lambda *_: False)
+        yield
 
 
 def draw_dataset(root: Path, count: int, seed: int = 0) -> Path:

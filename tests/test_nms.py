@@ -1,7 +1,6 @@
 """NMS against its definition in pure Python, the reference, and cases by hand."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotanext import ops
 from rotanext.ops import reference, rotated_iou, rotated_nms
 
 GOLDEN = Path(__file__).parent / "golden" / "functions.npz"
 Row = list[float]
-
-
-@pytest.fixture(autouse=True, scope="module", params=["compiled", "reference"])
-def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test of this file runs on the compiled operators and on the readable ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "reference":
-            patch.setattr(ops, "_on_cpu", lambda *_: False)
-        yield
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def random_boxes(n: int, rng: np.random.Generator) -> Tensor:

@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,7 @@ GOLDEN = Path(__file__).parent / "golden" / "functions.npz"
 HALF = math.pi / 2
 INF, NAN = math.inf, math.nan
 Row = list[float]
-
-
-@pytest.fixture(autouse=True, scope="module", params=["compiled", "reference"])
-def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test of this file runs on the compiled operators and on the readable ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "reference":
-            patch.setattr(ops, "_on_cpu", lambda *_: False)
-        yield
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def iou(a: Row, b: Row, mode: str = "iou", dtype: torch.dtype = torch.float32) -> float:

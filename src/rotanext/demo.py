@@ -7,6 +7,8 @@ one is shown.
 import os
 import shutil
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -46,9 +48,9 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     """
     start = time.monotonic()
     data = folder / "data"
-    _draw_once(data / "val", VALIDATION_SCENES, SEEDS["val"])
-    _draw_once(data / "scenes", TRAINING_SCENES, SEEDS["train"])
-    _cut_once(data / "scenes", data / "train")
+    _once(data / "val", partial(_draw, count=VALIDATION_SCENES, seed=SEEDS["val"]))
+    _once(data / "scenes", partial(_draw, count=TRAINING_SCENES, seed=SEEDS["train"]))
+    _once(data / "train", partial(_cut, scenes=data / "scenes"))
     drawn = time.monotonic()
 
     begun = (folder / "state.pt").exists()
@@ -88,22 +90,21 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     )
 
 
-def _draw_once(folder: Path, count: int, seed: int) -> None:
-    """Draw a data set, unless it is there; half a one never is, as it is drawn elsewhere and moved."""
+def _once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder, unless it is there; half a one never is, as it is made elsewhere and moved."""
     if folder.is_dir():
         return
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    make_dataset(part, count, SCENE_SIDE, seed, workers=os.cpu_count() or 1, scale=SCALE, classes=CLASSES)
+    make(part)
     part.rename(folder)
 
 
-def _cut_once(scenes: Path, folder: Path) -> None:
-    """Cut scenes into tiles and keep the fullest, unless that was done."""
-    if folder.is_dir():
-        return
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    split_dataset(scenes, part, size=TILE, gap=GAP)
-    thin_out(part, TRAINING_TILES, CLASSES, BACKGROUND)
-    part.rename(folder)
+def _draw(folder: Path, count: int, seed: int) -> None:
+    make_dataset(folder, count, SCENE_SIDE, seed, workers=os.cpu_count() or 1, scale=SCALE, classes=CLASSES)
+
+
+def _cut(folder: Path, scenes: Path) -> None:
+    """Cut scenes into tiles and keep the fullest."""
+    split_dataset(scenes, folder, size=TILE, gap=GAP)
+    thin_out(folder, TRAINING_TILES, CLASSES, BACKGROUND)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rotanext.ops import reference
-from rotanext.ops.reference import polygon_iou
+from rotanext.ops.reference import check_mode, polygon_iou
 
 __all__ = ["polygon_iou", "rotated_iou", "rotated_iou_pairs", "rotated_nms"]
 
@@ -34,11 +34,6 @@ def _checked(boxes: Tensor, name: str) -> Tensor:
     return boxes if boxes.is_floating_point() else boxes.float()
 
 
-def _check_mode(mode: str) -> None:
-    if mode not in ("iou", "iof"):
-        raise ValueError(f"mode is {mode!r}; expected 'iou' or 'iof'")
-
-
 def _compiled(name: str, *arguments: object) -> np.ndarray:
     """Call a function of cpu.py; without its cache, should that be damaged or its disk full."""
     from rotanext.ops import cpu
@@ -58,7 +53,7 @@ def _array(boxes: Tensor) -> np.ndarray:
 
 def rotated_iou_pairs(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     """IoU `[K]` of paired boxes a `[K, 5]` and b `[K, 5]`; see `rotated_iou`. ValueError for other shapes."""
-    _check_mode(mode)
+    check_mode(mode)
     a, b = _checked(a, "a"), _checked(b, "b")
     if len(a) != len(b):
         raise ValueError(f"paired boxes must be as many on both sides; found {len(a)} and {len(b)}")
@@ -73,7 +68,7 @@ def rotated_iou(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     mode "iof" divides by the area of the first box instead. Exact for every input: 0 for boxes without area, never NaN, in [0, 1].
     ValueError for other shapes.
     """
-    _check_mode(mode)
+    check_mode(mode)
     a, b = _checked(a, "a"), _checked(b, "b")
     if _on_cpu(a, b) and not _wants_gradient(a, b):
         return torch.from_numpy(_compiled("iou_matrix", _array(a), _array(b), mode == "iof")).to(a.dtype)

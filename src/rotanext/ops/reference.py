@@ -50,10 +50,15 @@ def _intersection(a: Tensor, b: Tensor) -> Tensor:
     return ((x[..., 1:] + x[..., :-1]) * (y[..., 1:] - y[..., :-1])).sum((-1, -2)).div(2).clamp_min(0)
 
 
-def _ratio(intersection: Tensor, area_a: Tensor, area_b: Tensor, mode: str) -> Tensor:
-    """IoU, or intersection over the first one's area; 0 where a shape has no area or is not finite."""
+def check_mode(mode: str) -> None:
+    """ValueError unless mode is "iou" or "iof"."""
     if mode not in ("iou", "iof"):
         raise ValueError(f"mode is {mode!r}; expected 'iou' or 'iof'")
+
+
+def _ratio(intersection: Tensor, area_a: Tensor, area_b: Tensor, mode: str) -> Tensor:
+    """IoU, or intersection over the first one's area; 0 where a shape has no area or is not finite."""
+    check_mode(mode)
     smaller = torch.minimum(area_a, area_b)
     intersection = torch.minimum(intersection, smaller)
     if intersection.dtype == torch.float64:
