@@ -5,18 +5,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint bench bench-gpu install clean
 
 demo: $(STAMP)
 	$(BIN)/rotanext demo --run runs/demo
 
 test: lint
+	@# numba's cache does not see changes of kernels that others call
+	@find src/rotanext/ops -name '*.nbi' ! -newer src/rotanext/ops/cpu_iou.py -delete
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/operators.py
+
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/operators.py --device cuda
 
 install: $(STAMP)
 

@@ -7,30 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotanext import assign as module
-from rotanext.anchors import AnchorRule
+from rotanext.anchors import STRIDES, AnchorGrid, AnchorRule, Level
 from rotanext.assign import assign
-from rotanext.ops import rotated_iou
+from rotanext.ops import assign_anchors, reference
 
 
-def assign_dense(anchors: Tensor, boxes: Tensor, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Tensor:
-    """The rule as it is written down: REFERENCE.md, "Assignment"."""
-    result = torch.full((len(anchors),), -1)
-    if len(boxes) == 0:
-        return torch.zeros_like(result)
-    matrix = rotated_iou(anchors, boxes)
-    best, owner = matrix.max(1)
-    owner = (matrix == best[:, None]).int().argmax(1)  # the first of equals
-    result[best < negative_iou] = 0
-    result[best >= positive_iou] = owner[best >= positive_iou] + 1
-    for index, best_of_object in enumerate(matrix.amax(0)):
-        if best_of_object > 0:
-            result[matrix[:, index] == best_of_object] = index + 1
-    return result
+def assign_dense(anchors: AnchorGrid, boxes: Tensor, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Tensor:
+    return reference.assign_anchors(anchors.boxes, [], boxes, positive_iou, negative_iou)
 
 
-def grid(height: int, width: int, convention: str) -> Tensor:
-    return torch.cat(AnchorRule(convention).grid([(-(-height // s), -(-width // s)) for s in (8, 16, 32, 64, 128)]))
+def grid(height: int, width: int, convention: str) -> AnchorGrid:
+    return AnchorRule(convention).grid([(-(-height // s), -(-width // s)) for s in STRIDES])
 
 
 def layout(rng: np.random.Generator, n: int, low: float, high: float, extent: float) -> Tensor:
@@ -123,11 +110,16 @@ def test_equals_the_definition_with_other_thresholds(rule: tuple[float, float]) 
     assert sum(counts) > 0 if rule[0] < 0.5 else sum(counts) <= 0
 
 
-def test_the_block_size_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    anchors, boxes = grid(96, 96, "v0"), layout(np.random.default_rng(1), 30, 2, 90, 96)
-    expected = assign(anchors, boxes)
-    monkeypatch.setattr(module, "_CHECKS_AT_ONCE", 1)
-    assert torch.equal(assign(anchors, boxes), expected)
+def test_threads_do_not_matter() -> None:
+    anchors, boxes = grid(256, 256, "v0"), layout(np.random.default_rng(1), 300, 2, 90, 256)
+    threads = torch.get_num_threads()
+    found = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        found.append(assign(anchors, boxes))
+    torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_every_object_with_an_overlap_gets_an_anchor() -> None:
@@ -137,6 +129,11 @@ def test_every_object_with_an_overlap_gets_an_anchor() -> None:
 
 
 ANCHORS = [[0.0, 0, 10, 10, 0], [100.0, 0, 10, 10, 0], [200.0, 0, 10, 10, 0]]
+
+
+def one_position(anchors: list[list[float]]) -> AnchorGrid:
+    """Any anchors at all as those of a single position."""
+    return AnchorGrid(torch.tensor(anchors, dtype=torch.float32).reshape(-1, 5), [Level(1, 1, 8, len(anchors))])
 
 
 @pytest.mark.parametrize(
@@ -156,13 +153,23 @@ ANCHORS = [[0.0, 0, 10, 10, 0], [100.0, 0, 10, 10, 0], [200.0, 0, 10, 10, 0]]
     ids=["none", "same", "low-quality", "conflict", "conflict-reversed", "twice", "tie", "tiny", "no-overlap", "no-area"],
 )
 def test_rule(boxes: list[list[float]], expected: list[int]) -> None:
-    assert assign(torch.tensor(ANCHORS), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)).tolist() == expected
+    assert assign(one_position(ANCHORS), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)).tolist() == expected
 
 
 def test_ignored_between_the_thresholds() -> None:
-    anchors = torch.tensor([[0.0, 0, 10, 10, 0], [0, 0, 10, 8, 0], [0, 0, 10, 4.5, 0], [0, 0, 10, 3.9, 0]])
+    anchors = one_position([[0.0, 0, 10, 10, 0], [0, 0, 10, 8, 0], [0, 0, 10, 4.5, 0], [0, 0, 10, 3.9, 0]])
     assert assign(anchors, torch.tensor([[0.0, 0, 10, 10, 0]])).tolist() == [1, 1, -1, 0]
 
 
 def test_no_anchors() -> None:
-    assert assign(torch.zeros(0, 5), torch.ones(2, 5)).shape == (0,)
+    assert assign(one_position([]), torch.ones(2, 5)).shape == (0,)
+
+
+def test_a_layout_that_does_not_fit_is_refused() -> None:
+    anchors = grid(96, 96, "v0")
+    with pytest.raises(ValueError, match="does not describe"):
+        assign_anchors(anchors.boxes, [1, 1, 8, 9], torch.ones(1, 5), 0.5, 0.4)
+    with pytest.raises(ValueError, match="does not describe"):
+        assign_anchors(anchors.boxes, [1, 1, 8], torch.ones(1, 5), 0.5, 0.4)
+    with pytest.raises(ValueError, match="must rise"):
+        assign(anchors, torch.ones(1, 5), 0.4, 0.5)

@@ -16,6 +16,7 @@ from shapely.geometry import Polygon
 from torch import Tensor
 
 from rotanext import ops
+from rotanext.anchors import V0
 from rotanext.boxes import boxes_to_corners
 from rotanext.ops import polygon_iou, reference, rotated_iou, rotated_iou_pairs
 
@@ -402,3 +403,49 @@ def test_a_damaged_cache_is_done_without(tmp_path: Path) -> None:
         assert files
         for path in files:
             path.write_bytes(b"")
+
+
+# What torch sees
+
+
+OPERATORS = torch.ops.rotanext
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_operators_pass_torchs_own_checks(gradient: bool) -> None:
+    a, b = random_boxes(7, np.random.default_rng(0), 40).float(), random_boxes(5, np.random.default_rng(1), 40).float()
+    a.requires_grad_(gradient), b.requires_grad_(gradient)
+    for arguments in ((a, b, "iou"), (a[:5], b, "iof")):
+        torch.library.opcheck(OPERATORS.iou_matrix.default, arguments)
+    torch.library.opcheck(OPERATORS.iou_pairs.default, (a[:5], b, "iou"))
+    scores, labels = torch.rand(7), torch.arange(7) % 2
+    for chosen in (None, labels):
+        torch.library.opcheck(OPERATORS.nms.default, (a.detach(), scores, chosen, 0.1))
+    grid = V0.grid([(4, 4), (2, 2), (1, 1), (1, 1), (1, 1)])
+    layout = [value for level in grid.levels for value in level]
+    torch.library.opcheck(OPERATORS.assign_anchors.default, (grid.boxes, layout, b.detach(), 0.5, 0.4))
+
+
+def test_compile_and_export_see_through() -> None:
+    class Last(torch.nn.Module):
+        def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+            keep = ops.rotated_nms(boxes * 2, scores, None, 0.3)
+            return boxes[keep], rotated_iou(boxes, boxes[:3]).amax(1)
+
+    boxes, scores = random_boxes(20, np.random.default_rng(0), 40).float(), torch.rand(20)
+    expected = Last()(boxes, scores)
+    assert len(expected[0]) < 20
+    exported = torch.export.export(Last(), (boxes, scores))
+    names = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert {"rotanext.nms.default", "rotanext.iou_matrix.default"} <= names
+    compiled = torch.compile(Last(), fullgraph=True, backend="aot_eager")
+    for function in (exported.module(), compiled):
+        for found, wanted in zip(function(boxes, scores), expected, strict=True):
+            assert torch.equal(found, wanted)
+
+
+def test_gradients_of_far_boxes_are_zero() -> None:
+    a, b = torch.tensor([[0.0, 0, 2, 2, 0]], requires_grad=True), torch.tensor([[9.0, 0, 2, 2, 0]], requires_grad=True)
+    rotated_iou(a, b).sum().backward()
+    assert not a.grad.any()
+    assert not b.grad.any()

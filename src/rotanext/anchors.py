@@ -2,12 +2,33 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 STRIDES = (8, 16, 32, 64, 128)
 CONVENTIONS = ("v0", "v1")
+
+
+class Level(NamedTuple):
+    """One map: its size in positions, the pixels between them, and how many anchors each has."""
+
+    height: int
+    width: int
+    stride: int
+    per_position: int
+
+
+class AnchorGrid(NamedTuple):
+    """All anchors of a picture's size, level after level, and where they lie."""
+
+    boxes: Tensor  # [A, 5]
+    levels: list[Level]
+
+    def per_level(self) -> tuple[Tensor, ...]:
+        """Each level's anchors `[height * width * per_position, 5]`."""
+        return self.boxes.split([level.height * level.width * level.per_position for level in self.levels])
 
 
 @dataclass(frozen=True)
@@ -37,14 +58,15 @@ class AnchorRule:
         sides = [self.scale * stride * 2 ** (k / self.octaves) for k in range(self.octaves)]
         return torch.tensor([[side / math.sqrt(ratio), side * math.sqrt(ratio)] for ratio in self.ratios for side in sides])
 
-    def level(self, height: int, width: int, stride: int, device: torch.device | None = None) -> Tensor:
-        """Anchors `[height * width * per_position, 5]` (pixels) of one level's map, row-major, centred on `index * stride`."""
-        sizes = self.base_sizes(stride).to(device)
-        x = torch.arange(width, device=device, dtype=torch.float32) * stride
-        y = torch.arange(height, device=device, dtype=torch.float32) * stride
-        shape = (height, width, self.per_position)
-        x, y = x[None, :, None].expand(shape), y[:, None, None].expand(shape)
-        half_w, half_h = sizes[:, 0] / 2, sizes[:, 1] / 2
+    def at(self, index: Tensor, width: int, stride: int) -> Tensor:
+        """Anchors `[..., 5]` (pixels) of given numbers in a level's map of that width, counted row by row, position by position.
+
+        Those of position (x, y) are centred on `(x, y) * stride`.
+        """
+        sizes = self.base_sizes(stride).to(index.device)[index % self.per_position]
+        position = index // self.per_position
+        x, y = (position % width).float() * stride, (position // width).float() * stride
+        half_w, half_h = sizes[..., 0] / 2, sizes[..., 1] / 2
         # The reference keeps its anchors as float32 corners. What rounding leaves of w and h on the way back decides ties between
         # anchors of equal area, and whether a square counts as tall, so the trip is made here, too.
         left, right, top, bottom = x - half_w, x + half_w, y - half_h, y + half_h
@@ -54,11 +76,16 @@ class AnchorRule:
             turned = w <= h
             angle = torch.where(turned, angle - math.pi / 2, angle)
             w, h = torch.where(turned, h, w), torch.where(turned, w, h)
-        return torch.stack([cx, cy, w, h, angle], -1).reshape(-1, 5)
+        return torch.stack([cx, cy, w, h, angle], -1)
 
-    def grid(self, sizes: list[tuple[int, int]], device: torch.device | None = None) -> list[Tensor]:
+    def level(self, height: int, width: int, stride: int, device: torch.device | None = None) -> Tensor:
+        """Anchors `[height * width * per_position, 5]` (pixels) of one level's map."""
+        return self.at(torch.arange(height * width * self.per_position, device=device), width, stride)
+
+    def grid(self, sizes: list[tuple[int, int]], device: torch.device | None = None) -> AnchorGrid:
         """Anchors of every level, given each map's (height, width); 196,416 of the published ones for 1024 x 1024."""
-        return [self.level(h, w, s, device) for (h, w), s in zip(sizes, STRIDES, strict=True)]
+        levels = [Level(h, w, stride, self.per_position) for (h, w), stride in zip(sizes, STRIDES, strict=True)]
+        return AnchorGrid(torch.cat([self.level(level.height, level.width, level.stride, device) for level in levels]), levels)
 
 
 V0, V1 = AnchorRule("v0"), AnchorRule("v1")

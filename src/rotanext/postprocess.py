@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rotanext.anchors import AnchorRule
+from rotanext.anchors import STRIDES, AnchorRule
 from rotanext.coding import decode
 from rotanext.models.retinanet import flatten_levels
 from rotanext.ops import rotated_nms
@@ -37,14 +37,14 @@ def detect(
     `top_k` (anchor, class) pairs above the threshold are decoded; over all levels together boxes of one class suppress each other
     by rotated NMS.
     """
-    grids = anchors.grid([(x.shape[2], x.shape[3]) for x in logits], logits[0].device)
     flat_logits, flat_deltas = flatten_levels(logits, deltas, num_classes)
     results = []
     for image, (height, width) in enumerate(sizes):
         parts = []
-        for level_logits, level_deltas, grid in zip(flat_logits, flat_deltas, grids, strict=True):
-            scores, anchor, labels = best_candidates(level_logits[image], score_threshold, top_k)
-            parts.append((decode(grid[anchor], level_deltas[image][anchor].float()), scores, labels))
+        for raw, level_logits, level_deltas, stride in zip(logits, flat_logits, flat_deltas, STRIDES, strict=True):
+            scores, index, labels = best_candidates(level_logits[image], score_threshold, top_k)
+            candidates = anchors.at(index, raw.shape[3], stride)
+            parts.append((decode(candidates, level_deltas[image][index].float()), scores, labels))
         boxes, scores, labels = (torch.cat(values) for values in zip(*parts, strict=True))
         boxes[:, 0].clamp_(0, width - 1)
         boxes[:, 1].clamp_(0, height - 1)

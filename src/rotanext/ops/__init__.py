@@ -1,29 +1,29 @@
 """Rotated operators: one public function each; the device chooses the implementation behind it.
 
-reference.py is the readable truth, and serves every device without one of its own; cpu.py is compiled by numba.
+reference.py is the readable truth, cpu.py is compiled by numba, cuda.py by Triton. torch.compile and torch.export see the operators
+as `torch.ops.rotanext.*`.
 """
 
-import importlib
-import os
-import pickle
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rotanext.ops import reference
+from rotanext.ops import cpu, reference
 from rotanext.ops.reference import check_mode, polygon_iou
 
-__all__ = ["polygon_iou", "rotated_iou", "rotated_iou_pairs", "rotated_nms"]
+__all__ = ["assign_anchors", "polygon_iou", "rotated_iou", "rotated_iou_pairs", "rotated_nms"]
 
 
-def _on_cpu(*boxes: Tensor) -> bool:
-    """Whether numba's version serves: it reads the CPU's memory."""
-    return all(b.device.type == "cpu" for b in boxes)
+def _implementation(device: torch.device) -> ModuleType:
+    """The module whose functions compute on tensors of a device; cpu.py copies those of devices it does not know."""
+    if device.type == "cuda":
+        from rotanext.ops import cuda
 
-
-def _wants_gradient(*boxes: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(b.requires_grad for b in boxes)
+        return cuda
+    return cpu
 
 
 def _checked(boxes: Tensor, name: str) -> Tensor:
@@ -34,45 +34,25 @@ def _checked(boxes: Tensor, name: str) -> Tensor:
     return boxes if boxes.is_floating_point() else boxes.float()
 
 
-def _compiled(name: str, *arguments: object) -> np.ndarray:
-    """Call a function of cpu.py; without its cache, should that be damaged or its disk full."""
-    from rotanext.ops import cpu
-
-    try:
-        result: np.ndarray = getattr(cpu, name)(*arguments)
-    except (OSError, EOFError, pickle.UnpicklingError):
-        os.environ[cpu.CACHE] = "0"
-        result = getattr(importlib.reload(cpu), name)(*arguments)
-    return result
-
-
-def _array(boxes: Tensor) -> np.ndarray:
-    values: np.ndarray = boxes.detach().double().contiguous().numpy()
-    return values
-
-
 def rotated_iou_pairs(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     """IoU `[K]` of paired boxes a `[K, 5]` and b `[K, 5]`; see `rotated_iou`. ValueError for other shapes."""
     check_mode(mode)
     a, b = _checked(a, "a"), _checked(b, "b")
     if len(a) != len(b):
         raise ValueError(f"paired boxes must be as many on both sides; found {len(a)} and {len(b)}")
-    if _on_cpu(a, b) and not _wants_gradient(a, b):
-        return torch.from_numpy(_compiled("iou_pairs", _array(a), _array(b), mode == "iof")).to(a.dtype)
-    return reference.rotated_iou_pairs(a, b, mode)
+    result: Tensor = torch.ops.rotanext.iou_pairs(a, b, mode)
+    return result
 
 
 def rotated_iou(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     """Intersection over union `[N, M]` of boxes a `[N, 5]` and b `[M, 5]` (`boxes.py`), in a's dtype (float32 for whole numbers).
 
     mode "iof" divides by the area of the first box instead. Exact for every input: 0 for boxes without area, never NaN, in [0, 1].
-    ValueError for other shapes.
+    Differentiable once, in both. ValueError for other shapes.
     """
     check_mode(mode)
-    a, b = _checked(a, "a"), _checked(b, "b")
-    if _on_cpu(a, b) and not _wants_gradient(a, b):
-        return torch.from_numpy(_compiled("iou_matrix", _array(a), _array(b), mode == "iof")).to(a.dtype)
-    return reference.rotated_iou(a, b, mode)
+    result: Tensor = torch.ops.rotanext.iou_matrix(_checked(a, "a"), _checked(b, "b"), mode)
+    return result
 
 
 def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou_threshold: float = 0.1) -> Tensor:
@@ -87,14 +67,98 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
             raise ValueError(f"{name} must be [{len(boxes)}], one a box; found {list(values.shape)}")
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"iou_threshold is {iou_threshold}; expected a number from 0 to 1")
-    if not _on_cpu(boxes):
-        return reference.rotated_nms(boxes, scores, labels, iou_threshold)
-    order = torch.argsort(scores.detach(), descending=True, stable=True)
-    segments, starts = order, torch.tensor([0, len(order)])
-    if labels is not None:
-        by_label = torch.argsort(labels[order], stable=True)
-        segments = order[by_label]
-        _, counts = torch.unique_consecutive(labels[segments], return_counts=True)
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    keep = torch.from_numpy(_compiled("nms", _array(boxes), segments.numpy(), starts.numpy(), iou_threshold))
-    return order[keep[order]]
+    result: Tensor = torch.ops.rotanext.nms(boxes, scores, labels, iou_threshold)
+    return result
+
+
+def assign_anchors(anchors: Tensor, layout: Sequence[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+    """Assignment `[A]` (int64) of anchors `[A, 5]` to objects `[G, 5]`; assign.py says by which rule.
+
+    layout holds height, width, stride and anchors per position of each level of the grid, one after the other. ValueError where it
+    does not describe the anchors, or for IoUs other than 0 <= negative_iou <= positive_iou <= 1.
+    """
+    anchors, boxes = _checked(anchors, "anchors"), _checked(boxes, "boxes")
+    if not 0 <= negative_iou <= positive_iou <= 1:
+        raise ValueError(f"negative_iou {negative_iou} and positive_iou {positive_iou} must rise from 0 to 1")
+    described = (
+        sum(h * w * k for h, w, k in zip(layout[::4], layout[1::4], layout[3::4], strict=True)) if len(layout) % 4 == 0 else -1
+    )
+    if described != len(anchors):
+        raise ValueError(f"layout {list(layout)} does not describe {len(anchors)} anchors")
+    if anchors.dtype not in (torch.float32, torch.float64):
+        anchors = anchors.float()
+    result: Tensor = torch.ops.rotanext.assign_anchors(anchors, list(layout), boxes, float(positive_iou), float(negative_iou))
+    return result
+
+
+# What torch knows of the operators: their signatures, the shapes they give, and how to differentiate them.
+
+
+@torch.library.custom_op("rotanext::iou_pairs", mutates_args=())
+def _iou_pairs(a: Tensor, b: Tensor, mode: str) -> Tensor:
+    result: Tensor = _implementation(a.device).rotated_iou_pairs(a, b, mode)
+    return result
+
+
+@torch.library.custom_op("rotanext::iou_matrix", mutates_args=())
+def _iou_matrix(a: Tensor, b: Tensor, mode: str) -> Tensor:
+    result: Tensor = _implementation(a.device).rotated_iou(a, b, mode)
+    return result
+
+
+@torch.library.custom_op("rotanext::nms", mutates_args=())
+def _nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float) -> Tensor:
+    result: Tensor = _implementation(boxes.device).rotated_nms(boxes, scores, labels, iou_threshold)
+    return result
+
+
+@torch.library.custom_op("rotanext::assign_anchors", mutates_args=())
+def _assign_anchors(anchors: Tensor, layout: Sequence[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+    result: Tensor = _implementation(anchors.device).assign_anchors(anchors, list(layout), boxes, positive_iou, negative_iou)
+    return result
+
+
+@_iou_pairs.register_fake
+def _(a: Tensor, b: Tensor, mode: str) -> Tensor:
+    return a.new_empty(a.shape[0])
+
+
+@_iou_matrix.register_fake
+def _(a: Tensor, b: Tensor, mode: str) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[0])
+
+
+@_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float) -> Tensor:
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+@_assign_anchors.register_fake
+def _(anchors: Tensor, layout: Sequence[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+    return anchors.new_empty(anchors.shape[0], dtype=torch.int64)
+
+
+def _save_boxes(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.mode = inputs[2]
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    a, b = ctx.saved_tensors
+    return *torch.ops.rotanext.iou_gradients(a, b, gradient, ctx.mode), None
+
+
+_iou_pairs.register_autograd(_backward, setup_context=_save_boxes)
+_iou_matrix.register_autograd(_backward, setup_context=_save_boxes)
+
+
+@torch.library.custom_op("rotanext::iou_gradients", mutates_args=())
+def _iou_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    """Gradients of both boxes from that of the pairs `[K]` or of the matrix `[N, M]`."""
+    function = reference.iou_pairs_gradients if gradient.dim() == 1 else reference.iou_matrix_gradients
+    return function(a, b, gradient, mode)
+
+
+@_iou_gradients.register_fake
+def _(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(a), torch.empty_like(b)

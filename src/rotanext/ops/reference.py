@@ -56,6 +56,73 @@ def check_mode(mode: str) -> None:
         raise ValueError(f"mode is {mode!r}; expected 'iou' or 'iof'")
 
 
+def _inside_of_edges(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What lies inside of box b of the edges of box a, for pairs `[K, 5]`: outward normals `[K, 4, 2]`, and lengths and first
+    moments `[K, 4]` along the edge, measured from its middle against the clock. Edges: right, left, bottom, top in a's frame.
+    """
+    along, across = _axes(a)
+    along_b, across_b = _axes(b)
+    half_w, half_h = a[:, 2] / 2, a[:, 3] / 2
+    normals = torch.stack([along, -along, across, -across], 1)
+    tangents = torch.stack([across, -across, -along, along], 1)
+    middles = (a[:, :2] - b[:, :2])[:, None] + normals * torch.stack([half_w, half_w, half_h, half_h], 1)[..., None]
+    reach = torch.stack([half_h, half_h, half_w, half_w], 1)
+    low, high = -reach, reach
+    for axis, limit in ((along_b, b[:, 2:3] / 2), (across_b, b[:, 3:4] / 2)):
+        start, step = (middles * axis[:, None]).sum(-1), (tangents * axis[:, None]).sum(-1)
+        safe = torch.where(step == 0, torch.ones_like(step), step)
+        t0, t1 = (-limit - start) / safe, (limit - start) / safe
+        moving, inside = step != 0, start.abs() <= limit
+        low = torch.maximum(low, torch.where(moving, torch.minimum(t0, t1), torch.where(inside, low, reach)))
+        high = torch.minimum(high, torch.where(moving, torch.maximum(t0, t1), torch.where(inside, high, -reach)))
+    length = (high - low).clamp_min(0)
+    return normals, length, length * (high + low) / 2
+
+
+def _axes(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors `[K, 2]` along the width and the height."""
+    cos, sin = torch.cos(boxes[:, 4]), torch.sin(boxes[:, 4])
+    return torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)
+
+
+def _intersection_gradient(a: Tensor, b: Tensor) -> Tensor:
+    """Derivatives `[K, 5]` of the intersection's area by box a: what lies inside of b of its edges moves outwards with them."""
+    normals, length, moment = _inside_of_edges(a, b)
+    shift = (normals * length[..., None]).sum(1)
+    sides = torch.stack([length[:, :2].sum(1), length[:, 2:].sum(1)], -1) / 2
+    return torch.cat([shift, sides, -moment.sum(1, keepdim=True)], -1)
+
+
+def iou_pairs_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    """Gradients `[K, 5]` by both boxes of pairs, from the gradient `[K]` by their IoU (or intersection over the first's area)."""
+    dtype = a.dtype, b.dtype
+    a, b, gradient = _wide(a), _wide(b), _wide(gradient)
+    area_a, area_b = (x[:, 2].clamp_min(0) * x[:, 3].clamp_min(0) for x in (a, b))
+    shared = torch.minimum(_intersection(a, b), torch.minimum(area_a, area_b))
+    whole = area_a if mode == "iof" else area_a + area_b - shared
+    valid = (area_a > 0) & (area_b > 0) & torch.isfinite(whole)
+    whole = torch.where(valid, whole, torch.ones_like(whole))
+    by_shared = torch.where(valid, (1 / whole) if mode == "iof" else (whole + shared) / whole.square(), 0.0)
+    by_area = torch.where(valid, -shared / whole.square(), 0.0)
+    results = []
+    for own, other, counts in ((a, b, True), (b, a, mode == "iou")):
+        of_area = torch.zeros_like(own)
+        of_area[:, 2], of_area[:, 3] = own[:, 3], own[:, 2]
+        total = by_shared[:, None] * _intersection_gradient(own, other) + (by_area[:, None] * of_area if counts else 0.0)
+        results.append(torch.where(valid[:, None], gradient[:, None] * total, 0.0))
+    return results[0].to(dtype[0]), results[1].to(dtype[1])
+
+
+def iou_matrix_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    """Gradients `[N, 5]` and `[M, 5]` by both lists of boxes from the gradient `[N, M]` by their matrix of IoUs."""
+    of_a, of_b = _wide(torch.zeros_like(a)), _wide(torch.zeros_like(b))
+    for i, j in _near_pairs(a, b):
+        grad_a, grad_b = iou_pairs_gradients(_wide(a[i]), _wide(b[j]), gradient[i, j], mode)
+        of_a.index_add_(0, i, grad_a)
+        of_b.index_add_(0, j, grad_b)
+    return of_a.to(a.dtype), of_b.to(b.dtype)
+
+
 def _ratio(intersection: Tensor, area_a: Tensor, area_b: Tensor, mode: str) -> Tensor:
     """IoU, or intersection over the first one's area; 0 where a shape has no area or is not finite."""
     check_mode(mode)
@@ -124,6 +191,22 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
             if alive[source]:
                 alive[victims] = False
     return order[alive.to(order.device)]
+
+
+def assign_anchors(anchors: Tensor, layout: list[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+    """The rule of assign.py on the whole matrix of IoUs; the layout of the anchors does not matter to it."""
+    result = torch.full((len(anchors),), -1, device=anchors.device)
+    if len(boxes) == 0 or len(anchors) == 0:
+        return torch.zeros_like(result)
+    matrix = rotated_iou(anchors, boxes)
+    best = matrix.amax(1)
+    owner = (matrix == best[:, None]).int().argmax(1)  # the first of equals
+    result[best < negative_iou] = 0
+    result[best >= positive_iou] = owner[best >= positive_iou] + 1
+    for index, best_of_object in enumerate(matrix.amax(0)):
+        if best_of_object > 0:
+            result[matrix[:, index] == best_of_object] = index + 1
+    return result
 
 
 def polygon_area(corners: Tensor) -> Tensor:

@@ -1,0 +1,72 @@
+"""Timing functions side by side in one process, and keeping the tables.
+
+Machines are noisy: functions that are compared run in turn, each several times, and the median counts.
+"""
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def median_seconds(functions: Mapping[str, Callable[[], Any]], runs: int = 7, seconds: float = 30.0) -> dict[str, float]:
+    """Median seconds of each function: one call to warm up, then up to `runs` rounds of all, in turn, until the time is spent."""
+    for function in functions.values():
+        function()
+    _wait()
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    start = time.perf_counter()
+    for _ in range(runs):
+        for name, function in functions.items():
+            _wait()
+            begun = time.perf_counter()
+            function()
+            _wait()
+            taken[name].append(time.perf_counter() - begun)
+        if time.perf_counter() - start > seconds:
+            break
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def spelt(seconds: float) -> str:
+    """Three digits in a fitting unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+def hardware() -> str:
+    """Processor, its threads, and the GPU where there is one."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads{gpu}"
+
+
+def save(name: str, title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:
+    """Print a table, and write it to results/`name`.md with date, hardware, versions and commit."""
+    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent)
+    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "numba", "numpy"))
+    lines = [f"# {title}", "", f"{date.today()}; {hardware()}; Python {platform.python_version()}, {packages};", ""]
+    lines[2] += f" commit {run.stdout.strip() or 'unknown'}"
+    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    text = "\n".join(lines + (["", note] if note else [])) + "\n"
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
