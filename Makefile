@@ -22,9 +22,15 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/operators.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/model.py
+	$(BIN)/python benchmarks/training.py
 
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/operators.py --device cuda
+	$(BIN)/python benchmarks/model.py --device cuda
+	$(BIN)/python benchmarks/training.py --device cuda --size 1024 --precision bf16
 
 install: $(STAMP)
 

@@ -82,14 +82,11 @@ def test_merge_tiles_threshold_and_empty_tiles() -> None:
             merge_tiles(tiles)
 
 
-def test_overlapping_pairs_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_pairs() -> None:
     rng = np.random.default_rng(0)
     square = np.array([[0, 0], [9, 1], [10, 10], [-1, 8]])
     a, b = (rng.uniform(0, 60, (n, 1, 2)) + square for n in (37, 23))
     whole = overlapping_pairs(a, b)
-    monkeypatch.setattr("rotanext.merge._CELLS_AT_ONCE", 50)
-    for ours, theirs in zip(overlapping_pairs(a, b), whole, strict=True):
-        assert np.array_equal(ours, theirs)
     truth = {(i, j) for i in range(37) for j in range(23) if Polygon(a[i]).intersection(Polygon(b[j])).area > 0}
     assert set(zip(whole[0].tolist(), whole[1].tolist(), strict=True)) == truth
     assert [len(column) for column in overlapping_pairs(a[:0], b)] == [0, 0, 0]

@@ -405,6 +405,27 @@ def test_a_damaged_cache_is_done_without(tmp_path: Path) -> None:
             path.write_bytes(b"")
 
 
+def test_overlapping_polygons_are_those_of_the_matrix() -> None:
+    rng = np.random.default_rng(3)
+    shapes = [SQUARE, SQUARE[::-1], DART, [[0, 0], [10, 10], [10, 10], [0, 0]], [[0, 0], [12, 3], [9, 14], [-4, 6]]]
+    a, b = (
+        torch.tensor(
+            np.array([shapes[k] for k in rng.integers(0, 5, n)]) * rng.uniform(0.1, 3, (n, 1, 1)) + rng.uniform(0, 40, (n, 1, 2))
+        )
+        for n in (120, 90)
+    )
+    a[::3] = a[::3] @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
+    b[5], b[9, 2, 0], a[7, 1, 1], b[11] = a[3], NAN, INF, b[12]
+    i, j, iou = ops.overlapping_polygons(a, b)
+    matrix = polygon_iou(a, b)
+    wanted = (matrix > 1e-12).nonzero(as_tuple=True)
+    assert len(i) > 300
+    assert torch.equal(torch.stack([i, j]), torch.stack(wanted))
+    torch.testing.assert_close(iou, matrix[wanted], rtol=1e-12, atol=1e-14)
+    with pytest.raises(ValueError, match="must be"):
+        ops.overlapping_polygons(a[0], b)
+
+
 # What torch sees
 
 

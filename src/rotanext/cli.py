@@ -32,7 +32,8 @@ ClassesOption = Annotated[
     typer.Option("--classes", help="dota1.0, dota1.5, dota2.0 or a text file, where the checkpoint has no names."),
 ]
 
-
+PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16: what the network computes in.")]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Through torch.compile: slower to start, then faster.")]
 ImageSizeOption = Annotated[
     int | None, typer.Option("--image-size", help="Shrink or enlarge pictures to this size; 0: as they are, in tiles.")
 ]
@@ -48,12 +49,21 @@ def _finish(problems: Problems) -> None:
         raise typer.Exit(1)
 
 
-def _load(weights: Path, device: str, anchors: str | None, classes: str | None) -> Any:
+def _load(
+    weights: Path, device: str, anchors: str | None, classes: str | None, precision: str = "fp32", compiled: bool = False
+) -> Any:
     from rotanext.load import read_detector
 
     if anchors not in (None, "v0", "v1"):
         raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
-    detector, file = read_detector(weights, device=device, anchors=anchors, classes=classes)  # type: ignore[arg-type]
+    detector, file = read_detector(
+        weights,
+        device=device,
+        anchors=anchors,  # type: ignore[arg-type]
+        classes=classes,
+        precision=precision,
+        compiled=compiled,
+    )
     for note in file.notes:
         console.print(f"{weights.name}: {note}", style="dim")
     return detector
@@ -122,6 +132,8 @@ def evaluate(
     tile: TileOption = None,
     gap: GapOption = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    compiled: CompileOption = False,
     anchors: AnchorsOption = None,
     classes: ClassesOption = None,
     strict: StrictOption = False,
@@ -138,7 +150,8 @@ def evaluate(
         assert weights is not None
         if merge is not None:
             raise UserError("--merge belongs to --detections; a detector merges its tiles itself")
-        detector = _load(weights, device, anchors, classes).reconfigured(image_size=image_size, tile=tile, gap=gap)
+        detector = _load(weights, device, anchors, classes, precision, compiled)
+        detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
         report = evaluate_weights(detector, data, out, batch, problems, console)
     output.print(report.table())
     write_report(report, out)
@@ -161,6 +174,8 @@ def predict(
     tile: TileOption = None,
     gap: GapOption = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    compiled: CompileOption = False,
     anchors: AnchorsOption = None,
     classes: ClassesOption = None,
     strict: StrictOption = False,
@@ -171,7 +186,8 @@ def predict(
     from rotanext.progress import Reporter
 
     problems = Problems(strict)
-    detector = _load(weights, device, anchors, classes).reconfigured(image_size=image_size, tile=tile, gap=gap)
+    detector = _load(weights, device, anchors, classes, precision, compiled)
+    detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
     found = run(detector, source, out, PredictOptions(score, draw, batch, pictures), problems, Reporter(console))
     total = sum(int((d.scores >= draw).sum()) for d in found.values())
     console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")

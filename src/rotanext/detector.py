@@ -1,13 +1,18 @@
 """A detector ready for use: network, configuration and class names, called on a picture."""
 
+from collections.abc import Callable
+from functools import cached_property
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from rotanext.config import Config, validate
 from rotanext.data.resize import resize_to_fit
 from rotanext.data.split import windows
 from rotanext.detections import Detections
 from rotanext.errors import UserError
+from rotanext.inference import PRECISIONS, compile_or_not, for_inference
 from rotanext.merge import merge_tiles
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.retinanet import RetinaNet
@@ -48,19 +53,33 @@ class Detector:
 
     `detector(image)` takes uint8 RGB `[H, W, 3]` and gives `Detections` in that picture's pixels. A picture larger than the
     configured tile is cut into overlapping tiles whose detections are merged; a smaller one is a single tile.
+
+    It computes with a copy of the model, made at the first call, in a precision of `inference.PRECISIONS`, and compiled by
+    torch.compile if wanted (a warning says why where that fails, and it goes on without).
     """
 
-    def __init__(self, model: RetinaNet, config: Config, class_names: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: RetinaNet, config: Config, class_names: tuple[str, ...], *, precision: str = "fp32", compiled: bool = False
+    ) -> None:
         if model.num_classes != len(class_names):
             raise UserError(f"the model has {model.num_classes} classes, but {len(class_names)} class names were given")
+        if precision not in PRECISIONS:
+            raise UserError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
         self.model, self.config, self.class_names = model.eval(), config, class_names
+        self.precision, self.compiled = precision, compiled
+
+    @cached_property
+    def network(self) -> Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]:
+        """The network that computes: logits and deltas of a prepared batch."""
+        fast = for_inference(self.model, self.precision, winograd=not self.compiled)
+        return compile_or_not(fast) if self.compiled else fast
 
     def reconfigured(self, **values: int | float | None) -> "Detector":
         """A detector of the same weights with other values of `config.predict`; None keeps one. UserError for a wrong one."""
         changed = {key: value for key, value in values.items() if value is not None}
         whole = self.config.model_dump()
         config = validate(whole | {"predict": whole["predict"] | changed}, "prediction options")
-        return Detector(self.model, config, self.class_names)
+        return Detector(self.model, config, self.class_names, precision=self.precision, compiled=self.compiled)
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +130,8 @@ class Detector:
     @torch.inference_mode()
     def _detect(self, crops: list[np.ndarray], threshold: float) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU."""
-        logits, deltas = self.model(self.model.prepare([torch.from_numpy(np.ascontiguousarray(c)) for c in crops]))
+        batch = self.model.prepare([torch.from_numpy(np.ascontiguousarray(c)) for c in crops])
+        logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
         options = self.config.predict
         found = detect(
             logits,

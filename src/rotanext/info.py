@@ -7,11 +7,13 @@ import torch
 
 from rotanext import __version__
 from rotanext.boxes import CONVENTION
+from rotanext.ops import cuda_kernels
+from rotanext.ops.cpu import warm_up
 
 
 def environment() -> dict[str, str]:
     """Versions, devices and active kernels, by name."""
-    packages = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "accelerate")
+    packages = ("torch", "torchvision", "timm", "numpy", "numba", "opencv-python-headless", "accelerate")
     devices = [f"cpu ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"]
     devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
     devices += ["mps"] if torch.backends.mps.is_available() else []
@@ -21,9 +23,13 @@ def environment() -> dict[str, str]:
         "system": platform.platform(),
         **{name: _version(name) for name in packages},
         "devices": ", ".join(devices),
-        "rotated ops": "reference (torch) on every device",
+        "rotated ops": f"{_kernels()}, ready in {warm_up():.1f} s",
         "boxes": CONVENTION,
     }
+
+
+def _kernels() -> str:
+    return "numba on the CPU, triton on cuda" if torch.cuda.is_available() and cuda_kernels() else "numba on the CPU"
 
 
 def _version(name: str) -> str:

@@ -52,7 +52,13 @@ def _config(file: DetectorFile, path: Path, classes: str | None) -> Config:
 
 
 def read_detector(
-    path: str | Path, *, device: str = "auto", anchors: Anchors | None = None, classes: str | None = None
+    path: str | Path,
+    *,
+    device: str = "auto",
+    anchors: Anchors | None = None,
+    classes: str | None = None,
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> tuple[Detector, DetectorFile]:
     """A detector and what its file said; see `load_detector`."""
     path = Path(path)
@@ -63,18 +69,25 @@ def read_detector(
     model = build_model(config, len(names))
     report = load_strict(model, file.state_dict, path, file.layout)
     file.notes = [report.text(), *file.notes]
-    return Detector(model.to(where), config, names), file
+    return Detector(model.to(where), config, names, precision=precision, compiled=compiled), file
 
 
 def load_detector(
-    path: str | Path, device: str = "auto", *, anchors: Anchors | None = None, classes: str | None = None
+    path: str | Path,
+    device: str = "auto",
+    *,
+    anchors: Anchors | None = None,
+    classes: str | None = None,
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> Detector:
     """Load a detector: our own file, or a checkpoint of MMRotate 0.x or 1.x. Nothing in the file is executed.
 
-    anchors ("v0" or "v1") and classes (a DOTA list or a text file of names) replace what the file's metadata says or lacks. Raises
-    UserError for a damaged file, another architecture, missing or unexpected keys, or a device that does not exist.
+    anchors ("v0" or "v1") and classes (a DOTA list or a text file of names) replace what the file's metadata says or lacks;
+    precision (fp32, bf16 or fp16) and compiled (torch.compile) say how it computes. Raises UserError for a damaged file, another
+    architecture, missing or unexpected keys, or a device that does not exist.
     """
-    return read_detector(path, device=device, anchors=anchors, classes=classes)[0]
+    return read_detector(path, device=device, anchors=anchors, classes=classes, precision=precision, compiled=compiled)[0]
 
 
 def save_detector(detector: Detector, path: str | Path) -> None:

@@ -13,13 +13,11 @@ from rotanext.data.dota import read_task1
 from rotanext.data.images import write_file
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError, explain
-from rotanext.ops import polygon_iou, rotated_nms
+from rotanext.ops import overlapping_polygons, rotated_nms
 
 MERGE_IOU = 0.1
 _TILE_NAME = re.compile(r"(?P<stem>.+)__(?P<size>\d+(?:\.\d+)?)__(?P<x>-?\d+)___(?P<y>-?\d+)")
 _LARGEST_RATE, _SMALLEST_SIZE = 16.0, 32
-_CELLS_AT_ONCE = 1 << 20
-_ROUNDING = 1e-12  # what is left of the IoU of shapes that do not meet
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -76,20 +74,10 @@ def merge_tiles(tiles: Iterable[tuple[Detections, tuple[float, float]]], iou_thr
 
 
 def overlapping_pairs(a: Floats, b: Floats) -> tuple[Ints, Ints, Floats]:
-    """Overlapping pairs of quadrilaterals a `[N, 4, 2]` and b `[M, 4, 2]`.
-
-    Indices i, j (ascending) and IoU, `[K]` each; the N x M matrix is never stored whole.
-    """
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    second = torch.from_numpy(np.ascontiguousarray(b, np.float64))
-    rows = max(1, _CELLS_AT_ONCE // max(1, len(b)))
-    for start in range(0, len(a) if len(b) else 0, rows):
-        first = torch.from_numpy(np.ascontiguousarray(a[start : start + rows], np.float64))
-        iou = polygon_iou(first, second).numpy()
-        i, j = (iou > _ROUNDING).nonzero()
-        parts.append((i + start, j, iou[i, j]))
-    i, j, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return i, j, value
+    """Indices i, j (ascending) and IoU, `[K]` each, of overlapping quadrilaterals a `[N, 4, 2]` and b `[M, 4, 2]`."""
+    first, second = (torch.from_numpy(np.ascontiguousarray(x, np.float64)) for x in (a, b))
+    i, j, iou = overlapping_polygons(first, second)
+    return i.numpy(), j.numpy(), iou.numpy()
 
 
 def polygon_nms(corners: Floats, scores: Floats, iou_threshold: float) -> Ints:

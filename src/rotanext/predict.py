@@ -9,7 +9,8 @@ import numpy as np
 
 from rotanext.boxes import CONVENTION
 from rotanext.data.dota import check_task1_target, write_task1, zip_task1
-from rotanext.data.images import list_images, read_image, write_file
+from rotanext.data.images import list_images, write_file
+from rotanext.data.readahead import read_ahead
 from rotanext.detections import Detections
 from rotanext.detector import Detector
 from rotanext.errors import Problems, UserError
@@ -72,11 +73,9 @@ def _detect_each(
     named: dict[str, Path],
 ) -> None:
     """Detect on every file, adding to `found` and `named` as it goes."""
-    for path in reporter.track(paths, "detecting"):
-        try:
-            image = read_image(path)
-        except UserError as error:
-            problems.note(str(error))
+    for path, image in read_ahead(reporter.track(paths, "detecting"), lambda path: path):
+        if isinstance(image, UserError):
+            problems.note(str(image))
             continue
         if path.stem in named:
             problems.add(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 EPS = 1e-6
+_HIDDEN_AT_ONCE = 1 << 18  # numbers
 STRIDES = (4, 8, 16, 32)
 
 
@@ -87,16 +88,37 @@ class Block(nn.Module):
         self.drop_rate = drop_rate
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # a view: the maps are channels-last from the stem on
-        y = self.act(self.pwconv1(y))
-        if self.grn is not None:
-            y = self.grn(y)
-        y = self.pwconv2(y)
+        y = self.dwconv(x).permute(0, 2, 3, 1)  # a view: the maps are channels-last from the stem on
+        in_parts = y.device.type == "cpu" and self.grn is None and y.is_contiguous() and not torch.is_grad_enabled()
+        y = self._mlp_in_parts(y) if in_parts else self._mlp(y)
         if self.gamma is not None:
             y = y * self.gamma
         if self.training and self.drop_rate > 0:
             y = drop_path(y, self.drop_rate)
         return x + y.permute(0, 3, 1, 2)
+
+    def _mlp(self, y: Tensor) -> Tensor:
+        y = self.act(self.pwconv1(self.norm(y)))
+        if self.grn is not None:
+            y = self.grn(y)
+        return self.pwconv2(y)
+
+    def _mlp_in_parts(self, y: Tensor) -> Tensor:
+        """The same, some positions at a time, so that the wide layer between stays in the processor's cache."""
+        rows = y.flatten(0, 2)
+        out = torch.empty_like(rows)
+        count = max(1, _HIDDEN_AT_ONCE // self.pwconv1.out_features)
+        for part, target in zip(rows.split(count), out.split(count), strict=True):
+            torch.addmm(self.pwconv2.bias, self.act(self.pwconv1(self.norm(part))), self.pwconv2.weight.t(), out=target)
+        return out.view_as(y)
+
+    def fold_layer_scale(self) -> None:
+        """Multiply the last linear layer by the branch's scale, which is then left out. For inference: it is no longer trained."""
+        if self.gamma is not None:
+            with torch.no_grad():
+                self.pwconv2.weight.mul_(self.gamma[:, None])
+                self.pwconv2.bias.mul_(self.gamma)
+            self.gamma = None
 
 
 class ConvNeXt(nn.Module):

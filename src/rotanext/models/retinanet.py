@@ -38,9 +38,9 @@ class RetinaHead(nn.Module):
         for level in pyramid:
             cls, reg = level, level
             for conv in self.cls_tower:
-                cls = F.relu(conv(cls))
+                cls = F.relu(conv(cls), inplace=True)
             for conv in self.reg_tower:
-                reg = F.relu(conv(reg))
+                reg = F.relu(conv(reg), inplace=True)
             logits.append(self.cls_out(cls))
             deltas.append(self.reg_out(reg))
         return logits, deltas

@@ -4,6 +4,7 @@ reference.py is the readable truth, cpu.py is compiled by numba, cuda.py by Trit
 as `torch.ops.rotanext.*`.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -14,12 +15,17 @@ from torch import Tensor
 from rotanext.ops import cpu, reference
 from rotanext.ops.reference import check_mode, polygon_iou
 
-__all__ = ["assign_anchors", "polygon_iou", "rotated_iou", "rotated_iou_pairs", "rotated_nms"]
+__all__ = ["assign_anchors", "overlapping_polygons", "polygon_iou", "rotated_iou", "rotated_iou_pairs", "rotated_nms"]
+
+
+def cuda_kernels() -> bool:
+    """Whether Triton, which the kernels of cuda.py are written in, is installed (torch brings it on Linux)."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def _implementation(device: torch.device) -> ModuleType:
     """The module whose functions compute on tensors of a device; cpu.py copies those of devices it does not know."""
-    if device.type == "cuda":
+    if device.type == "cuda" and cuda_kernels():
         from rotanext.ops import cuda
 
         return cuda
@@ -88,6 +94,18 @@ def assign_anchors(anchors: Tensor, layout: Sequence[int], boxes: Tensor, positi
     if anchors.dtype not in (torch.float32, torch.float64):
         anchors = anchors.float()
     result: Tensor = torch.ops.rotanext.assign_anchors(anchors, list(layout), boxes, float(positive_iou), float(negative_iou))
+    return result
+
+
+def overlapping_polygons(a: Tensor, b: Tensor, least: float = 1e-12) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of simple quadrilaterals a `[N, 4, 2]` and b `[M, 4, 2]` whose true IoU is above `least`; see `polygon_iou`.
+
+    Indices i and j (ascending) and IoU (float64), `[K]` each; no matrix is stored. ValueError for other shapes.
+    """
+    for name, corners in (("a", a), ("b", b)):
+        if corners.dim() != 3 or corners.shape[1:] != (4, 2):
+            raise ValueError(f"{name} must be [N, 4, 2]; found {list(corners.shape)}")
+    result: tuple[Tensor, Tensor, Tensor] = _implementation(a.device).overlapping_polygons(a, b, float(least))
     return result
 
 

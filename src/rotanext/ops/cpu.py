@@ -4,28 +4,58 @@ Tensors of a device without kernels of its own (Apple's mps, say) are copied her
 """
 
 import importlib
+import logging
 import os
 import pickle
+import time
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 CACHE = "ROTANEXT_NUMBA_CACHE"  # environment variable; 0: compile anew in each process
+_WORTH_A_NOTE = 2.0  # seconds
+_called: set[str] = set()
+_log = logging.getLogger("rotanext")
 
 
-def _run(module: str, *arguments: object) -> np.ndarray:
-    """Call the function a module of kernels is named after; without numba's disk cache, should that be damaged or its disk full."""
-    from rotanext.ops import cpu_assign, cpu_iou, cpu_nms
+def warm_up() -> float:
+    """Load every kernel, compiling those that are not on disk yet; the seconds it took."""
+    start = time.monotonic()
+    box = torch.tensor([[4.0, 4, 4, 4, 0]])
+    rotated_iou(box, box)
+    rotated_iou_pairs(box, box)
+    rotated_nms(box, box[:, 0], None, 0.1)
+    assign_anchors(box, [1, 1, 8, 1], box, 0.5, 0.4)
+    corners = torch.tensor([[[0.0, 0], [1, 0], [1, 1], [0, 1]]])
+    overlapping_polygons(corners, corners, 0.0)
+    return time.monotonic() - start
 
-    modules = {"iou_pairs": cpu_iou, "iou_matrix": cpu_iou, "nms": cpu_nms, "assign": cpu_assign}
+
+def _run(name: str, *arguments: object) -> Any:
+    """Call a kernel; without numba's disk cache, should that be damaged or its disk full."""
+    from rotanext.ops import cpu_assign, cpu_iou, cpu_nms, cpu_polygons
+
+    modules = {
+        "iou_pairs": cpu_iou,
+        "iou_matrix": cpu_iou,
+        "nms": cpu_nms,
+        "assign": cpu_assign,
+        "overlapping_polygons": cpu_polygons,
+    }
+    start = time.monotonic()
     try:
-        result: np.ndarray = getattr(modules[module], module)(*arguments)
+        result = getattr(modules[name], name)(*arguments)
     except (OSError, EOFError, pickle.UnpicklingError):
         os.environ[CACHE] = "0"
-        for kernels in (cpu_iou, cpu_nms, cpu_assign):
+        for kernels in (cpu_iou, cpu_nms, cpu_assign, cpu_polygons):
             importlib.reload(kernels)
-        result = getattr(modules[module], module)(*arguments)
+        result = getattr(modules[name], name)(*arguments)
+    if name not in _called:
+        _called.add(name)
+        if (taken := time.monotonic() - start) > _WORTH_A_NOTE:
+            _log.warning("the operator %s was compiled for this machine (%.0f s, once)", name, taken)
     return result
 
 
@@ -68,3 +98,9 @@ def assign_anchors(anchors: Tensor, layout: list[int], boxes: Tensor, positive_i
     values = anchors.detach().cpu().contiguous()
     found = _run("assign", values.numpy(), rows, _array(boxes), positive_iou, negative_iou)
     return torch.from_numpy(found).to(anchors.device)
+
+
+def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """See `ops.overlapping_polygons`."""
+    i, j, iou = (torch.from_numpy(values).to(a.device) for values in _run("overlapping_polygons", _array(a), _array(b), least))
+    return i, j, iou

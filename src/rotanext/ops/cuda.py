@@ -332,3 +332,8 @@ def assign_anchors(anchors: Tensor, layout: list[int], boxes: Tensor, positive_i
                 prepared, objects, best_of_object, out, len(anchors), len(boxes), *limits, conclude, _BLOCK, **_EXACT
             )
     return out
+
+
+def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """See `ops.overlapping_polygons`; on the CPU, where scores are evaluated."""
+    return cpu.overlapping_polygons(a, b, least)

@@ -264,3 +264,10 @@ def polygon_iou(a: Tensor, b: Tensor) -> Tensor:
             i, j = rows_near[at : at + _PAIRS_AT_ONCE // 16] + start, columns[at : at + _PAIRS_AT_ONCE // 16]
             result[i, j] = _ratio(_polygon_intersection(a[i], b[j]), area_a[i], area_b[j], "iou")
     return result
+
+
+def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """See `ops.overlapping_polygons`."""
+    matrix = polygon_iou(a, b)
+    i, j = (matrix > least).nonzero(as_tuple=True)
+    return i, j, matrix[i, j]

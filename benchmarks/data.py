@@ -1,0 +1,68 @@
+"""Splitting a data set beside mere decoding and encoding of its pictures, and the training loader's rate by worker.
+
+python benchmarks/data.py
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+from measure import save
+
+from rotanext.config import load_config
+from rotanext.data.dataset import EpochOrder, TrainingSet, make_loader, read_entries
+from rotanext.data.images import read_image
+from rotanext.data.split import split_dataset, windows
+from rotanext.data.synthetic import CLASS_NAMES, make_dataset
+from rotanext.errors import Problems
+
+PICTURES, SIDE, TILE, GAP = 6, 2048, 512, 128
+
+
+def codec_seconds(folder: Path) -> float:
+    """Seconds to decode all pictures and encode their tiles as PNG in memory, in this process: what splitting cannot do without."""
+    start = time.perf_counter()
+    for path in sorted(folder.glob("*")):
+        image = read_image(path)
+        for x, y, size in windows(SIDE, SIDE, [TILE], [GAP]):
+            cv2.imencode(".png", image[y : y + size, x : x + size, ::-1])
+    return time.perf_counter() - start
+
+
+def loader_rate(folder: Path, workers: int) -> float:
+    """Augmented pictures a second of the training loader, after its workers have started."""
+    config = load_config("demo", [f'data.train=["{folder}"]', f"data.image_size={TILE}", "data.cache=false"])
+    entries = read_entries([str(folder)], CLASS_NAMES, Problems())
+    dataset = TrainingSet(entries, CLASS_NAMES, config)
+    loader = make_loader(dataset, EpochOrder(len(dataset), 2, 0), workers)
+    start, count = 0.0, 0
+    for index, batch in enumerate(loader):
+        if index == 4:
+            start = time.perf_counter()
+        elif index > 4:
+            count += len(batch)
+    return count / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measure and save."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        make_dataset(root / "scenes", PICTURES, SIDE, 0, workers=os.cpu_count() or 1)
+        bare = codec_seconds(root / "scenes/images")
+        for workers in range(1, (os.cpu_count() or 1) + 1):
+            report = split_dataset(root / "scenes", root / f"tiles{workers}", size=TILE, gap=GAP, workers=workers, progress=False)
+            ratio = bare / workers / report.seconds
+            share = f"{100 * ratio:.0f} % of decoding and encoding alone"
+            rows.append([f"split, {workers} workers", f"{report.tiles / report.seconds:.1f} tiles/s", share])
+        for workers in range((os.cpu_count() or 1) + 1):
+            rate = f"{loader_rate(root / 'tiles1', workers):.1f} pictures/s"
+            rows.append([f"loader, {workers} workers", rate, f"of {TILE} x {TILE}, augmented"])
+    save("data", "Splitting and loading", ["work", "rate", ""], rows)
+
+
+if __name__ == "__main__":
+    main()

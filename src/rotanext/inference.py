@@ -1,0 +1,84 @@
+"""The trained network rearranged for detecting: equal results in less time."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rotanext.models.convnext import Block
+from rotanext.models.retinanet import RetinaNet
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CHANNELS_WORTH_WINOGRAD = 32
+
+
+class WinogradConv(nn.Module):
+    """A 3x3 convolution with a trained one's weights, for float32 maps on the CPU; see ops/winograd.py."""
+
+    matrices: Tensor
+    bias: Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        from rotanext.ops.winograd import transform_weight
+
+        super().__init__()
+        bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+        self.register_buffer("matrices", transform_weight(conv.weight.detach()))
+        self.register_buffer("bias", bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, C, H, W]` to `[B, K, H, W]`."""
+        from rotanext.ops.winograd import convolve
+
+        return convolve(x, self.matrices, self.bias)
+
+
+def _suits_winograd(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and (module.kernel_size, module.stride, module.padding, module.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+        and module.groups == 1
+        and min(module.in_channels, module.out_channels) >= _CHANNELS_WORTH_WINOGRAD
+    )
+
+
+def for_inference(model: RetinaNet, precision: str = "fp32", winograd: bool = True) -> RetinaNet:
+    """A copy of the network with equal outputs, for use without gradients; it takes batches of the precision's type.
+
+    Layer scale is folded into the linear layer before it. In float32 on the CPU 3x3 convolutions go by Winograd's algorithm, if
+    wanted. KeyError for a precision that is not in `PRECISIONS`.
+    """
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    for block in fast.modules():
+        if isinstance(block, Block):
+            block.fold_layer_scale()
+    if winograd and precision == "fp32" and fast.mean.device.type == "cpu":
+        for parent in list(fast.modules()):
+            for name, child in list(parent.named_children()):
+                if _suits_winograd(child):
+                    setattr(parent, name, WinogradConv(child))  # type: ignore[arg-type]
+    return fast.to(PRECISIONS[precision])
+
+
+def compile_or_not(network: RetinaNet) -> Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]:
+    """The network through torch.compile (with CUDA graphs on a GPU); as it is, with a warning, where the first call fails."""
+    compiled: Any = torch.compile(network, mode="reduce-overhead" if network.mean.is_cuda else None)
+    state = {"function": compiled, "proven": False}
+
+    def call(batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        if state["proven"]:
+            return state["function"](batch)
+        try:
+            result = compiled(batch)
+        except Exception as error:  # no compiler, no Triton, an unsupported device: torch raises many kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
+            state["function"] = network
+            result = network(batch)
+        state["proven"] = True
+        return result
+
+    return call
