@@ -12,7 +12,7 @@ demo: $(STAMP)
 
 test: lint
 	@# numba's cache does not see changes of kernels that others call
-	@find src/rotanext/ops -name '*.nbi' ! -newer src/rotanext/ops/cpu_iou.py -delete
+	@find src/rotanext/ops -name '*.nbi' ! -newer "$$(ls -t src/rotanext/ops/*.py | head -1)" -delete
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 lint: $(STAMP)

@@ -1,6 +1,10 @@
 """The Triton kernels against the readable operators: on a GPU where there is one, else on small shapes in Triton's interpreter."""
 
 import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,3 +101,59 @@ def test_assign() -> None:
         assert torch.equal(cuda.assign_anchors(grid.boxes, layout, boxes, 0.5, 0.4), expected)
         assert (expected > 0).any()
     assert not cuda.assign_anchors(grid.boxes, layout, boxes[:0], 0.5, 0.4).any()
+
+
+def test_the_scan_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes, scores = random_boxes(150, 8), torch.rand(150, device=DEVICE)
+    monkeypatch.setattr(cuda, "_SCAN_BLOCK", 2)
+    assert torch.equal(cuda.rotated_nms(boxes, scores, None, 0.1), reference.rotated_nms(boxes, scores, None, 0.1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_other_types_and_layouts(dtype: torch.dtype) -> None:
+    a, b = random_boxes(12, 9).to(dtype), random_boxes(9, 10).to(dtype)
+    turned = a.t().contiguous().t()
+    assert not turned.is_contiguous()
+    torch.testing.assert_close(
+        cuda.rotated_iou(turned, b), reference.rotated_iou(a, b), rtol=0, atol=1e-3 if dtype == torch.float16 else 1e-6
+    )
+
+
+COMPILE = """
+import sys, torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from rotanext.ops import cuda
+
+F, I, D, L, B = "*fp32", "*i32", "*fp64", "*i64", 64
+compiled = 0
+def check(kernel, types, constants):
+    global compiled
+    names = kernel.arg_names
+    signature = {name: types.get(name, "i32") for name in names if name not in constants}
+    signature |= {name: "constexpr" for name in constants}
+    source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()})
+    triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": False})
+    compiled += 1
+check(cuda._prepare_kernel, {"boxes": F, "order": L, "out": D}, {"ordered": True, "block": B})
+check(cuda._pairs_kernel, {"first": D, "second": D, "out": F}, {"iof": False, "block": B})
+near = {"first": D, "second": D, "labels": L, "found": I, "count": I}
+check(cuda._near_kernel, near, {"threshold": 0.1, "suppress": True, "labelled": True, "tile": 32})
+check(cuda._near_kernel, near, {"threshold": 0.0, "suppress": False, "labelled": False, "tile": 32})
+check(cuda._listed_iou_kernel, {"first": D, "second": D, "found": I, "count": I, "out": F}, {"iof": True, "block": B})
+check(cuda._listed_mask_kernel, {"boxes": D, "found": I, "count": I, "mask": I}, {"threshold": 0.1, "block": B})
+check(cuda._scan_kernel, {"mask": I, "removed": I}, {"block": 512})
+assigned = {"anchors": D, "objects": D, "best_of_object": I, "out": L, "positive_iou": "fp32", "negative_iou": "fp32"}
+for conclude in (False, True):
+    check(cuda._assign_kernel, assigned, {"conclude": conclude, "block": B})
+print(compiled)
+"""
+
+
+def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
+    """To machine code for an H100, without one: the interpreter accepts what the compiler does not."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {
+        "TRITON_CACHE_DIR": str(tmp_path)
+    }
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "9", done.stderr[-3000:]

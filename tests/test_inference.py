@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from rotanext.data.images import write_png
@@ -74,13 +76,14 @@ def test_the_scale_is_folded_once() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_is_near(precision: str) -> None:
     model = RetinaNet("convnext_atto", 3, fpn_channels=32, tower_depth=1, options=BackboneOptions(layer_scale=1.0)).eval()
+    nn.init.normal_(model.head.cls_out.weight, std=1.0)
     batch = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         expected, _ = model(batch)
         found, _ = for_inference(model, precision)(batch.to(PRECISIONS[precision]))
     assert found[0].dtype == PRECISIONS[precision]
-    for one, other in zip(found, expected, strict=True):
-        assert (one.float() - other).abs().max() < 0.1
+    spread = expected[0].std()
+    assert (found[0].float() - expected[0]).abs().max() < (0.2 if precision == "bf16" else 0.03) * spread
 
 
 def test_compile_falls_back_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +106,40 @@ def test_compile_falls_back_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> N
         expected = model(batch)
     assert torch.equal(first[0][0], expected[0][0])
     assert torch.equal(second[1][0], expected[1][0])
+
+
+def test_a_network_that_trains_in_low_precision_detects_in_full() -> None:
+    """accelerate's autocast, which it hangs on the model that it trains, does not come along."""
+    AcceleratorState._reset_state(True)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    model = RetinaNet("convnext_atto", 1, fpn_channels=32, tower_depth=1).eval()
+    batch = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(batch)
+        prepared = accelerator.prepare(model)
+        found = for_inference(prepared)(batch)
+    assert found[0][0].dtype == torch.float32
+    torch.testing.assert_close(found[0][0], expected[0][0], rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_is_the_same(model: RetinaNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, mode: compiler(module, backend="aot_eager", fullgraph=True))
+    network, batch = compile_or_not(for_inference(model, winograd=False)), torch.randn(1, 3, 64, 64)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found, expected = network(batch), model(batch)
+    torch.testing.assert_close(found[0][0], expected[0][0], rtol=1e-4, atol=1e-4)
+
+
+def test_winograd_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, conv = torch.randn(1, 32, 70, 90), nn.Conv2d(32, 32, 3, padding=1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=2e-5)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_precision_and_names(tiny_weights: Path) -> None:

@@ -1,9 +1,6 @@
 """Rotated IoU and polygon IoU: exact cases, public bugs by number, shapely, invariance."""
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from torch import Tensor
 from rotanext import ops
 from rotanext.anchors import V0
 from rotanext.boxes import boxes_to_corners
-from rotanext.ops import polygon_iou, reference, rotated_iou, rotated_iou_pairs
+from rotanext.ops import cpu_iou, polygon_iou, reference, rotated_iou, rotated_iou_pairs
 
 GOLDEN = Path(__file__).parent / "golden" / "functions.npz"
 HALF = math.pi / 2
@@ -259,17 +256,16 @@ def test_symmetry_and_invariance(a: Row, b: Row, dx: float, dy: float, turn: flo
     "b",
     [
         [5, 5, 10, 4, 0.3], [5, 5, 10, 4, 0.3 + HALF], [6, 5, 10, 4, 0.5], [5, 5, 2, 1, 0.3], [900, 5, 10, 4, 0.3], [5, 5, 0, 0, 0],
-        [5, 5, 1e5, 1e-5, 1],
+        [5, 5, 1e5, 1e-5, 1], [NAN, 5, 10, 4, 0.3], [5, INF, 10, 4, 0.3], [5, 5, INF, 4, 0.3], [5, 5, 10, 4, NAN],
     ],
-    ids=["identical", "quarter", "overlap", "inside", "apart", "point", "hair"],
+    ids=["identical", "quarter", "overlap", "inside", "apart", "point", "hair", "nan", "infinite", "endless", "no-angle"],
 )  # fmt: skip
 def test_gradients_are_finite(b: Row) -> None:
     first = torch.tensor([[5.0, 5, 10, 4, 0.3]], requires_grad=True)
     second = torch.tensor([b], dtype=torch.float32, requires_grad=True)
-    matrix = rotated_iou(first, second).sum()
-    if matrix.requires_grad:  # pairs out of reach are not computed
-        matrix.backward()
-    rotated_iou_pairs(first, second).sum().backward()
+    for mode in ("iou", "iof"):
+        rotated_iou(first, second, mode).sum().backward()
+        rotated_iou_pairs(first, second, mode).sum().backward()
     assert torch.isfinite(first.grad).all()
     assert torch.isfinite(second.grad).all()
 
@@ -392,19 +388,6 @@ def test_negative_sides_have_no_area() -> None:
     assert iou([5.0, 5, -7, -7, 0.1], [5.0, 5, 7, 7, 0.1]) == 0
 
 
-def test_a_damaged_cache_is_done_without(tmp_path: Path) -> None:
-    """numba's cache files are emptied, as after a power loss; a fresh process still computes."""
-    code = "import torch; from rotanext.ops import rotated_nms; print(rotated_nms(torch.ones(2, 5), torch.rand(2)).shape)"
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-        assert done.stdout.strip() == "torch.Size([1])", done.stderr
-        files = list(tmp_path.rglob("*.nbi"))
-        assert files
-        for path in files:
-            path.write_bytes(b"")
-
-
 def test_overlapping_polygons_are_those_of_the_matrix() -> None:
     rng = np.random.default_rng(3)
     shapes = [SQUARE, SQUARE[::-1], DART, [[0, 0], [10, 10], [10, 10], [0, 0]], [[0, 0], [12, 3], [9, 14], [-4, 6]]]
@@ -424,6 +407,27 @@ def test_overlapping_polygons_are_those_of_the_matrix() -> None:
     torch.testing.assert_close(iou, matrix[wanted], rtol=1e-12, atol=1e-14)
     with pytest.raises(ValueError, match="must be"):
         ops.overlapping_polygons(a[0], b)
+
+
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = random_boxes(150, np.random.default_rng(0)), random_boxes(90, np.random.default_rng(1))
+    expected = reference.rotated_iou(a, b), reference.rotated_iou_pairs(a[:90], b)
+    monkeypatch.setattr(cpu_iou, "_WORTH_A_THREAD", 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = rotated_iou(a, b), rotated_iou_pairs(a[:90], b)
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_the_reference_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert ops._implementation(torch.device("cpu")).__name__.endswith(("cpu", "reference"))
+    monkeypatch.setenv("ROTANEXT_OPS", "reference")
+    assert ops._implementation(torch.device("cuda")) is reference
 
 
 # What torch sees

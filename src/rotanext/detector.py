@@ -49,13 +49,13 @@ def find_device(name: str) -> torch.device:
 
 
 class Detector:
-    """Finds oriented objects in pictures of any size; holds no state between calls.
+    """Finds oriented objects in pictures of any size; keeps nothing of one picture for the next.
 
     `detector(image)` takes uint8 RGB `[H, W, 3]` and gives `Detections` in that picture's pixels. A picture larger than the
     configured tile is cut into overlapping tiles whose detections are merged; a smaller one is a single tile.
 
-    It computes with a copy of the model, made at the first call, in a precision of `inference.PRECISIONS`, and compiled by
-    torch.compile if wanted (a warning says why where that fails, and it goes on without).
+    It computes with a copy of the model, made at the first call (later changes of `model` do not reach it), in a precision of
+    `inference.PRECISIONS`, and compiled by torch.compile if wanted (a warning says why where that fails; it goes on without).
     """
 
     def __init__(
@@ -127,21 +127,22 @@ class Detector:
         boxes = torch.cat([merged.boxes[:, :4] / scale, merged.boxes[:, 4:]], 1)
         return Detections(boxes, merged.scores, merged.labels, self.class_names)
 
-    @torch.inference_mode()
     def _detect(self, crops: list[np.ndarray], threshold: float) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU."""
-        batch = self.model.prepare([torch.from_numpy(np.ascontiguousarray(c)) for c in crops])
-        logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
         options = self.config.predict
-        found = detect(
-            logits,
-            deltas,
-            [crop.shape[:2] for crop in crops],
-            num_classes=len(self.class_names),
-            anchors=self.config.model.anchor_rule,
-            score_threshold=threshold,
-            top_k=options.top_k,
-            iou_threshold=options.iou_threshold,
-            max_detections=options.max_detections,
-        )
+        with torch.inference_mode():
+            batch = self.model.prepare([torch.from_numpy(np.ascontiguousarray(c)) for c in crops])
+            logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
+            found = detect(
+                logits,
+                deltas,
+                [crop.shape[:2] for crop in crops],
+                num_classes=len(self.class_names),
+                anchors=self.config.model.anchor_rule,
+                score_threshold=threshold,
+                top_k=options.top_k,
+                iou_threshold=options.iou_threshold,
+                max_detections=options.max_detections,
+            )
+        # cloned outside of inference mode, they are ordinary tensors
         return [Detections(b.clone().cpu(), s.clone().cpu(), c.clone().cpu(), self.class_names) for b, s, c in found]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rotanext.models.convnext import Block
 from rotanext.models.retinanet import RetinaNet
+from rotanext.ops.cpu import convolve
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CHANNELS_WORTH_WINOGRAD = 32
@@ -31,8 +32,6 @@ class WinogradConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, C, H, W]` to `[B, K, H, W]`."""
-        from rotanext.ops.winograd import convolve
-
         return convolve(x, self.matrices, self.bias)
 
 
@@ -46,12 +45,14 @@ def _suits_winograd(module: nn.Module) -> bool:
 
 
 def for_inference(model: RetinaNet, precision: str = "fp32", winograd: bool = True) -> RetinaNet:
-    """A copy of the network with equal outputs, for use without gradients; it takes batches of the precision's type.
+    """A copy of the network with outputs equal up to rounding, for use without gradients; it takes batches of the precision's type.
 
     Layer scale is folded into the linear layer before it. In float32 on the CPU 3x3 convolutions go by Winograd's algorithm, if
     wanted. KeyError for a precision that is not in `PRECISIONS`.
     """
     fast = copy.deepcopy(model).eval().requires_grad_(False)
+    for name in ("forward", "_original_forward"):  # accelerate's autocast, while training
+        fast.__dict__.pop(name, None)
     for block in fast.modules():
         if isinstance(block, Block):
             block.fold_layer_scale()
@@ -64,21 +65,19 @@ def for_inference(model: RetinaNet, precision: str = "fp32", winograd: bool = Tr
 
 
 def compile_or_not(network: RetinaNet) -> Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]:
-    """The network through torch.compile (with CUDA graphs on a GPU); as it is, with a warning, where the first call fails."""
+    """The network through torch.compile (with CUDA graphs on a GPU); as it is, with a warning, from the first call that fails."""
     compiled: Any = torch.compile(network, mode="reduce-overhead" if network.mean.is_cuda else None)
-    state = {"function": compiled, "proven": False}
+    broken = False
 
     def call(batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        if state["proven"]:
-            return state["function"](batch)
-        try:
-            result = compiled(batch)
-        except Exception as error:  # no compiler, no Triton, an unsupported device: torch raises many kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
-            state["function"] = network
-            result = network(batch)
-        state["proven"] = True
-        return result
+        nonlocal broken
+        if not broken:
+            try:
+                return compiled(batch)
+            except Exception as error:  # no compiler, no Triton, an unsupported device: torch raises many kinds
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
+                broken = True
+        return network(batch)
 
     return call

@@ -1,5 +1,6 @@
 """What this installation is and runs on."""
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -29,6 +30,8 @@ def environment() -> dict[str, str]:
 
 
 def _kernels() -> str:
+    if os.environ.get("ROTANEXT_OPS") == "reference":
+        return "reference everywhere (ROTANEXT_OPS)"
     return "numba on the CPU, triton on cuda" if torch.cuda.is_available() and cuda_kernels() else "numba on the CPU"
 
 

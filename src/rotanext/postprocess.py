@@ -18,7 +18,8 @@ def best_candidates(logits: Tensor, threshold: float, top_k: int) -> tuple[Tenso
     limit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else -math.inf
     index = (flat >= limit - 0.01 * (1 + abs(limit))).nonzero()[:, 0]
     scores = flat[index].float().sigmoid()
-    index, scores = index[scores > threshold], scores[scores > threshold]
+    passed = (scores > threshold).nonzero()[:, 0]
+    index, scores = index[passed], scores[passed]
     # Stable sort of ascending indices: ties go to the lower index on every device.
     order = torch.argsort(scores, descending=True, stable=True)[:top_k]
     index = index[order]

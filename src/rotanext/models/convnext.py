@@ -89,8 +89,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.dwconv(x).permute(0, 2, 3, 1)  # a view: the maps are channels-last from the stem on
-        in_parts = y.device.type == "cpu" and self.grn is None and y.is_contiguous() and not torch.is_grad_enabled()
-        y = self._mlp_in_parts(y) if in_parts else self._mlp(y)
+        y = self._mlp_in_parts(y) if self._pays_in_parts(y) else self._mlp(y)
         if self.gamma is not None:
             y = y * self.gamma
         if self.training and self.drop_rate > 0:
@@ -102,6 +101,10 @@ class Block(nn.Module):
         if self.grn is not None:
             y = self.grn(y)
         return self.pwconv2(y)
+
+    def _pays_in_parts(self, y: Tensor) -> bool:
+        plain = not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+        return plain and y.device.type == "cpu" and self.grn is None and y.is_contiguous()
 
     def _mlp_in_parts(self, y: Tensor) -> Tensor:
         """The same, some positions at a time, so that the wide layer between stays in the processor's cache."""

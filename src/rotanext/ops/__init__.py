@@ -5,6 +5,7 @@ as `torch.ops.rotanext.*`.
 """
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,12 @@ def cuda_kernels() -> bool:
 
 
 def _implementation(device: torch.device) -> ModuleType:
-    """The module whose functions compute on tensors of a device; cpu.py copies those of devices it does not know."""
+    """The module whose functions compute on tensors of a device; cpu.py copies those of devices it does not know.
+
+    The environment variable ROTANEXT_OPS=reference puts the readable operators in the place of all others.
+    """
+    if os.environ.get("ROTANEXT_OPS") == "reference":
+        return reference
     if device.type == "cuda" and cuda_kernels():
         from rotanext.ops import cuda
 
@@ -100,12 +106,12 @@ def assign_anchors(anchors: Tensor, layout: Sequence[int], boxes: Tensor, positi
 def overlapping_polygons(a: Tensor, b: Tensor, least: float = 1e-12) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of simple quadrilaterals a `[N, 4, 2]` and b `[M, 4, 2]` whose true IoU is above `least`; see `polygon_iou`.
 
-    Indices i and j (ascending) and IoU (float64), `[K]` each; no matrix is stored. ValueError for other shapes.
+    Indices i and j (ascending) and IoU (float64), `[K]` each and on the CPU; no matrix is stored. ValueError for other shapes.
     """
     for name, corners in (("a", a), ("b", b)):
         if corners.dim() != 3 or corners.shape[1:] != (4, 2):
             raise ValueError(f"{name} must be [N, 4, 2]; found {list(corners.shape)}")
-    result: tuple[Tensor, Tensor, Tensor] = _implementation(a.device).overlapping_polygons(a, b, float(least))
+    result: tuple[Tensor, Tensor, Tensor] = _implementation(torch.device("cpu")).overlapping_polygons(a, b, float(least))
     return result
 
 
@@ -179,4 +185,4 @@ def _iou_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[T
 
 @_iou_gradients.register_fake
 def _(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(a), torch.empty_like(b)
+    return a.new_empty(a.shape), b.new_empty(b.shape)

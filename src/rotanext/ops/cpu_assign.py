@@ -29,8 +29,8 @@ def _prepare_one(anchors: np.ndarray, i: int, out: np.ndarray) -> None:
 @jit
 def _reaches(a: np.ndarray, b: np.ndarray, least: float) -> bool:
     """Whether two prepared boxes overlap by their extents, and areas and extents leave an IoU of `least` possible."""
-    wide = min(a[X] + a[EX], b[X] + b[EX]) - max(a[X] - a[EX], b[X] - b[EX])
-    high = min(a[Y] + a[EY], b[Y] + b[EY]) - max(a[Y] - a[EY], b[Y] - b[EY])
+    wide = min(a[EX] + b[EX] - abs(a[X] - b[X]), 2 * a[EX], 2 * b[EX])
+    high = min(a[EY] + b[EY] - abs(a[Y] - b[Y]), 2 * a[EY], 2 * b[EY])
     if wide <= 0.0 or high <= 0.0:
         return False
     shared = min(wide * high, a[AREA], b[AREA]) * (1 + 1e-6)  # room for rounding to float32

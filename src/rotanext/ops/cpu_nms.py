@@ -15,7 +15,7 @@ import torch
 from rotanext.ops.cpu_iou import AREA, COLUMNS, COS, EX, EY, RADIUS, SIN, H, W, X, Y, jit, jit_inline, prepare, ratio
 
 _LEVELS = 128  # of box sizes, a factor of four each
-_HUGE = 2.0**127  # larger boxes have no finite area
+_HUGE = 2.0**127  # radius of the largest boxes that have a level; in float32 larger ones have no finite area
 _FAR = 2.0**60  # cells further out are not numbered
 _FIRST_BLOCK = 1024
 _WORTH_THREADS = 30_000  # boxes
@@ -78,8 +78,8 @@ def _any_over(boxes: np.ndarray, box: np.ndarray, at: int, since: int, following
     x, y, reach_x, reach_y, area = box[X], box[Y], box[EX], box[EY], box[AREA]
     own_w, own_h, own_cos, own_sin = box[W], box[H], box[COS], box[SIN]
     while at >= since:
-        wide = min(x + reach_x, boxes[at, X] + boxes[at, EX]) - max(x - reach_x, boxes[at, X] - boxes[at, EX])
-        high = min(y + reach_y, boxes[at, Y] + boxes[at, EY]) - max(y - reach_y, boxes[at, Y] - boxes[at, EY])
+        wide = min(reach_x + boxes[at, EX] - abs(x - boxes[at, X]), 2 * reach_x, 2 * boxes[at, EX])
+        high = min(reach_y + boxes[at, EY] - abs(y - boxes[at, Y]), 2 * reach_y, 2 * boxes[at, EY])
         if wide > 0.0 and high > 0.0:
             shared = min(wide * high, area, boxes[at, AREA]) * (1 + 1e-9)  # at most, with room for rounding
             if shared > threshold * (area + boxes[at, AREA] - shared):
@@ -88,8 +88,8 @@ def _any_over(boxes: np.ndarray, box: np.ndarray, at: int, since: int, following
                 cos = abs(boxes[at, COS] * own_cos + boxes[at, SIN] * own_sin)
                 sin = abs(boxes[at, SIN] * own_cos - boxes[at, COS] * own_sin)
                 spread_x, spread_y = boxes[at, W] * cos + boxes[at, H] * sin, boxes[at, W] * sin + boxes[at, H] * cos
-                wide = min(u + spread_x, own_w) - max(u - spread_x, -own_w)
-                high = min(v + spread_y, own_h) - max(v - spread_y, -own_h)
+                wide = min(spread_x + own_w - u, 2 * spread_x, 2 * own_w)
+                high = min(spread_y + own_h - v, 2 * spread_y, 2 * own_h)
                 shared = min(wide * high, shared) if wide > 0.0 and high > 0.0 else 0.0
                 possible = shared * (1 + 2e-9) > threshold * (area + boxes[at, AREA] - shared)
                 if possible and ratio(boxes[at], box, False) > threshold:

@@ -1,4 +1,6 @@
-"""The operators for tensors on a CUDA device, in Triton: the formulas of reference.py in float64, nothing copied to the host.
+"""The operators for tensors on a CUDA device, in Triton: the formulas of reference.py in float64.
+
+Nothing is copied to the host, but NMS waits for the number of boxes it keeps, and leaves more than 32,768 of them to the CPU.
 
 Near pairs are listed first and computed exactly afterwards, so that the dear arithmetic is spent on boxes that can overlap. Every
 list has room for all pairs of the rows it serves. The kernels run on the CPU, too, under TRITON_INTERPRET=1.
@@ -7,7 +9,11 @@ list has room for all pairs of the rows it serves. The kernels run on the CPU, t
 # Kernels are written in Triton's language, whose values have no Python types.
 # mypy: disable-error-code="no-untyped-def,attr-defined,operator"
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import wraps
+from typing import Any
 
 import torch
 import triton
@@ -24,6 +30,8 @@ _MOST_BOXES = 1 << 15  # of NMS; more need too large a mask (n * n / 8 bytes), a
 _TILE = 32
 _WORKERS = 512
 _BLOCK = 256
+_SCAN_BLOCK = 512  # words of 32 boxes
+_log = logging.getLogger("rotanext")
 _EXACT = {"enable_fp_fusion": False}  # the same rounding as on the CPU
 
 
@@ -139,9 +147,9 @@ def _near_kernel(
 
     suppress: only pairs with i < j, of the same label, whose areas and extents allow an IoU above the threshold.
     """
-    i = start + tl.program_id(0) * tile + tl.arange(0, tile)
-    j = tl.program_id(1) * tile + tl.arange(0, tile)
-    if suppress and (tl.program_id(1) + 1) * tile <= start + tl.program_id(0) * tile:
+    i = start + tl.program_id(1) * tile + tl.arange(0, tile)
+    j = tl.program_id(0) * tile + tl.arange(0, tile)  # a launch takes far more programs along axis 0
+    if suppress and (tl.program_id(0) + 1) * tile <= start + tl.program_id(1) * tile:
         return
     row, column = i < n, j < m
     a, b = first + i.to(tl.int64) * _COLUMNS, second + j.to(tl.int64) * _COLUMNS
@@ -153,8 +161,8 @@ def _near_kernel(
     near = row[:, None] & column[None, :] & _meet(ax, ay, aex, aey, a_radius, bx, by, bex, bey, b_radius)
     if suppress:
         a_area, b_area = tl.load(a + 4, mask=row, other=0.0)[:, None], tl.load(b + 4, mask=column, other=0.0)[None, :]
-        wide = tl.minimum(ax + aex, bx + bex) - tl.maximum(ax - aex, bx - bex)
-        high = tl.minimum(ay + aey, by + bey) - tl.maximum(ay - aey, by - bey)
+        wide = tl.minimum(aex + bex - tl.abs(ax - bx), 2 * tl.minimum(aex, bex))
+        high = tl.minimum(aey + bey - tl.abs(ay - by), 2 * tl.minimum(aey, bey))
         shared = tl.minimum(wide * high, tl.minimum(a_area, b_area)) * (1 + 1e-9)
         near = near & (i[:, None] < j[None, :]) & (shared > threshold * (a_area + b_area - shared))
         if labelled:
@@ -206,10 +214,10 @@ def _scan_kernel(mask, removed, n, words, block: tl.constexpr):
             later = at + tl.arange(0, block)
             wanted = (later < words) & (later > word)
             struck = tl.load(removed + later, mask=wanted, other=0)
-            for bit in range(32):
-                box = word * 32 + bit
-                if (box < n) & ((gone >> bit) & 1 == 0):
-                    struck = struck | tl.load(mask + box.to(tl.int64) * words + later, mask=wanted, other=0)
+            for other in range(32):
+                rival = word * 32 + other
+                if (rival < n) & ((gone >> other) & 1 == 0):
+                    struck = struck | tl.load(mask + rival.to(tl.int64) * words + later, mask=wanted, other=0)
             tl.store(removed + later, struck, mask=wanted)
         tl.debug_barrier()
 
@@ -245,6 +253,17 @@ def _assign_kernel(
         tl.store(out + k, tl.where(claimed > 0, claimed, result).to(tl.int64), mask=inside)
 
 
+def _on_its_device(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Triton launches on the current device, which need not be the tensors'."""
+
+    @wraps(function)
+    def call(boxes: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        with torch.cuda.device(boxes.device) if boxes.is_cuda else nullcontext():
+            return function(boxes, *arguments, **named)
+
+    return call
+
+
 def _prepare(boxes: Tensor, order: Tensor | None = None) -> Tensor:
     """Prepared boxes `[N, 11]` float64, in the given order."""
     boxes = boxes.detach().contiguous()
@@ -259,6 +278,7 @@ def _float(a: Tensor) -> torch.dtype:
     return torch.float64 if a.dtype == torch.float64 else torch.float32
 
 
+@_on_its_device
 def rotated_iou_pairs(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     """See `ops.rotated_iou_pairs`."""
     out = torch.empty(len(a), dtype=_float(a), device=a.device)
@@ -268,6 +288,7 @@ def rotated_iou_pairs(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     return out.to(a.dtype)
 
 
+@_on_its_device
 def rotated_iou(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     """See `ops.rotated_iou`."""
     n, m = len(a), len(b)
@@ -285,12 +306,12 @@ def _near_pairs(
 ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """Lists of pairs that meet, for some rows at a time: first row, last + 1, list, its length (both on the device)."""
     n, m = len(first), len(second)
-    rows = max(1, min(n, _PAIRS_AT_ONCE // m))
+    rows = max(1, min(n, _PAIRS_AT_ONCE // m, _TILE * 65_535))
     found = torch.empty(rows * m, dtype=torch.int32, device=first.device)
     for start in range(0, n, rows):
         end = min(n, start + rows)
         count = torch.zeros(1, dtype=torch.int32, device=first.device)
-        grid = (triton.cdiv(end - start, _TILE), triton.cdiv(m, _TILE))
+        grid = (triton.cdiv(m, _TILE), triton.cdiv(end - start, _TILE))
         suppress, labelled = threshold is not None, labels is not None
         _near_kernel[grid](
             first, second, labels if labelled else count, found, count, start, end, m, threshold or 0.0, suppress, labelled, _TILE
@@ -298,10 +319,12 @@ def _near_pairs(
         yield start, end, found, count
 
 
+@_on_its_device
 def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float) -> Tensor:
     """See `ops.rotated_nms`."""
     n = len(boxes)
     if n > _MOST_BOXES:
+        _log.info("NMS of %d boxes goes to the CPU", n)
         return cpu.rotated_nms(boxes, scores, labels, iou_threshold)
     order = torch.argsort(scores.detach(), descending=True, stable=True)
     if n == 0:
@@ -313,12 +336,13 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_thresh
     for start, _, found, count in _near_pairs(ranked, ranked, sorted_labels, iou_threshold):
         _listed_mask_kernel[(_WORKERS,)](ranked, found, count, mask, start, n, words, iou_threshold, _BLOCK, **_EXACT)
     removed = torch.zeros(words, dtype=torch.int32, device=boxes.device)
-    _scan_kernel[(1,)](mask, removed, n, words, 512)
+    _scan_kernel[(1,)](mask, removed, n, words, _SCAN_BLOCK)
     bits = torch.arange(32, dtype=torch.int32, device=boxes.device)
     gone = (removed[:, None] >> bits & 1).flatten()[:n]
     return order[gone == 0]
 
 
+@_on_its_device
 def assign_anchors(anchors: Tensor, layout: list[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
     """See `ops.assign_anchors`; IoUs are compared in float32. The order of the anchors, not the layout, makes this fast."""
     out = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
@@ -332,8 +356,3 @@ def assign_anchors(anchors: Tensor, layout: list[int], boxes: Tensor, positive_i
                 prepared, objects, best_of_object, out, len(anchors), len(boxes), *limits, conclude, _BLOCK, **_EXACT
             )
     return out
-
-
-def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
-    """See `ops.overlapping_polygons`; on the CPU, where scores are evaluated."""
-    return cpu.overlapping_polygons(a, b, least)

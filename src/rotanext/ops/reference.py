@@ -109,13 +109,14 @@ def iou_pairs_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tu
         of_area = torch.zeros_like(own)
         of_area[:, 2], of_area[:, 3] = own[:, 3], own[:, 2]
         total = by_shared[:, None] * _intersection_gradient(own, other) + (by_area[:, None] * of_area if counts else 0.0)
-        results.append(torch.where(valid[:, None], gradient[:, None] * total, 0.0))
-    return results[0].to(dtype[0]), results[1].to(dtype[1])
+        sound = valid[:, None] & torch.isfinite(total)
+        results.append(gradient[:, None] * torch.where(sound, total, 0.0))
+    return results[0].to(dtype[0]).contiguous(), results[1].to(dtype[1]).contiguous()
 
 
 def iou_matrix_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     """Gradients `[N, 5]` and `[M, 5]` by both lists of boxes from the gradient `[N, M]` by their matrix of IoUs."""
-    of_a, of_b = _wide(torch.zeros_like(a)), _wide(torch.zeros_like(b))
+    of_a, of_b = _wide(a.new_zeros(a.shape)), _wide(b.new_zeros(b.shape))
     for i, j in _near_pairs(a, b):
         grad_a, grad_b = iou_pairs_gradients(_wide(a[i]), _wide(b[j]), gradient[i, j], mode)
         of_a.index_add_(0, i, grad_a)
@@ -174,7 +175,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
     **greater** than the threshold. Ties in score: the lower index wins.
     """
     order = torch.argsort(scores, descending=True, stable=True)
-    boxes = boxes.detach()[order]
+    boxes = _wide(boxes.detach()[order])
     labels = None if labels is None else labels[order]
     alive = torch.ones(len(order), dtype=torch.bool)
     better, worse = [], []
