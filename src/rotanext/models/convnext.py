@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 EPS = 1e-6
-_HIDDEN_AT_ONCE = 1 << 18  # numbers
+_HIDDEN_AT_ONCE = 1 << 20  # numbers
 STRIDES = (4, 8, 16, 32)
 
 
@@ -111,8 +111,11 @@ class Block(nn.Module):
         rows = y.flatten(0, 2)
         out = torch.empty_like(rows)
         count = max(1, _HIDDEN_AT_ONCE // self.pwconv1.out_features)
+        hidden = rows.new_empty(min(count, len(rows)), self.pwconv1.out_features)
         for part, target in zip(rows.split(count), out.split(count), strict=True):
-            torch.addmm(self.pwconv2.bias, self.act(self.pwconv1(self.norm(part))), self.pwconv2.weight.t(), out=target)
+            wide = hidden[: len(part)]
+            torch.addmm(self.pwconv1.bias, self.norm(part), self.pwconv1.weight.t(), out=wide)
+            torch.addmm(self.pwconv2.bias, torch.ops.aten.gelu_(wide), self.pwconv2.weight.t(), out=target)
         return out.view_as(y)
 
     def fold_layer_scale(self) -> None:

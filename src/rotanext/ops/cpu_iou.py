@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -168,9 +169,18 @@ def in_parts(work: Callable[[slice], None], length: int, cost: int) -> None:
         return
     parts = 4 * threads  # smaller than a thread's share, as their costs differ
     edges = [length * k // parts for k in range(parts + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work, slice(start, end)) for start, end in pairwise(edges)]:
-            done.result()
+    for done in [pool(threads).submit(work, slice(start, end)) for start, end in pairwise(edges)]:
+        done.result()
+
+
+@cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work; a forked process makes its own."""
+    return ThreadPoolExecutor(threads, "rotanext")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.cache_clear)
 
 
 def iou_pairs(a: np.ndarray, b: np.ndarray, iof: bool, dtype: type) -> np.ndarray:

@@ -5,14 +5,13 @@ best first; all of a block are held against what earlier blocks kept, in several
 """
 
 import math
-from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from rotanext.ops.cpu_iou import AREA, COLUMNS, COS, EX, EY, RADIUS, SIN, H, W, X, Y, jit, jit_inline, prepare, ratio
+from rotanext.ops.cpu_iou import AREA, COLUMNS, COS, EX, EY, RADIUS, SIN, H, W, X, Y, jit, jit_inline, pool, prepare, ratio
 
 _LEVELS = 128  # of box sizes, a factor of four each
 _HUGE = 2.0**127  # radius of the largest boxes that have a level; in float32 larger ones have no finite area
@@ -177,7 +176,7 @@ def _one_by_one(boxes: np.ndarray, starts: np.ndarray, threshold: float, alive: 
         _settle(_empty_grid(end - start), boxes[start:end], 0, end - start, threshold, alive[start:end])
 
 
-def _in_blocks(boxes: np.ndarray, threshold: float, alive: np.ndarray, pool: Executor, threads: int) -> None:
+def _in_blocks(boxes: np.ndarray, threshold: float, alive: np.ndarray, threads: int) -> None:
     """One segment; each block as large as all before it together, so that few survive the parallel part of the later ones."""
     grid = _empty_grid(len(boxes))
     start, size = 0, _FIRST_BLOCK
@@ -185,7 +184,7 @@ def _in_blocks(boxes: np.ndarray, threshold: float, alive: np.ndarray, pool: Exe
         end = min(start + size, len(boxes))
         if start:
             edges = [start + (end - start) * k // (4 * threads) for k in range(4 * threads + 1)]
-            parts = [pool.submit(_check, grid, boxes, low, high, threshold, alive) for low, high in pairwise(edges)]
+            parts = [pool(threads).submit(_check, grid, boxes, low, high, threshold, alive) for low, high in pairwise(edges)]
             for part in parts:
                 part.result()
         _settle(grid, boxes, start, end, threshold, alive)
@@ -203,12 +202,11 @@ def nms(boxes: np.ndarray, order: np.ndarray, starts: np.ndarray, threshold: flo
     if threads == 1 or not large.any():
         _one_by_one(ranked, starts, threshold, alive)
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            for (start, end), is_large in zip(pairwise(starts.tolist()), large.tolist(), strict=True):
-                if is_large:
-                    _in_blocks(ranked[start:end], threshold, alive[start:end], pool, threads)
-                else:
-                    _one_by_one(ranked[start:end], np.array([0, end - start]), threshold, alive[start:end])
+        for (start, end), is_large in zip(pairwise(starts.tolist()), large.tolist(), strict=True):
+            if is_large:
+                _in_blocks(ranked[start:end], threshold, alive[start:end], threads)
+            else:
+                _one_by_one(ranked[start:end], np.array([0, end - start]), threshold, alive[start:end])
     keep = np.empty(len(boxes), np.bool_)
     keep[order] = alive
     return keep
