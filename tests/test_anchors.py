@@ -19,7 +19,7 @@ def map_sizes(side: int) -> list[tuple[int, int]]:
 )
 @pytest.mark.parametrize("convention", ["v0", "v1"])
 def test_count(height: int, width: int, count: int, convention: str) -> None:
-    levels = AnchorRule(convention).grid([(height // s, width // s) for s in STRIDES]).per_level()
+    levels = AnchorRule(convention).grid([(height // s, width // s) for s in STRIDES])
     assert sum(len(level) for level in levels) == count
 
 
@@ -55,7 +55,7 @@ def test_v1_anchors_are_the_same_rectangles_with_the_long_edge_first(stride: int
 
 
 def test_levels_follow_their_strides() -> None:
-    for level, stride in zip(V0.grid(map_sizes(256)).per_level(), STRIDES, strict=True):
+    for level, stride in zip(V0.grid(map_sizes(256)), STRIDES, strict=True):
         positions = level[:, 0].round().unique()
         assert positions.tolist() == list(range(0, 256, stride))
         assert level[0, 2].item() == pytest.approx(V0.scale * stride)

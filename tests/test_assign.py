@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotanext.anchors import STRIDES, AnchorGrid, AnchorRule, Level
+from rotanext.anchors import STRIDES, AnchorRule
 from rotanext.assign import assign
-from rotanext.ops import assign_anchors, reference
+from rotanext.ops import cpu_assign, reference
 
 
-def assign_dense(anchors: AnchorGrid, boxes: Tensor, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Tensor:
-    return reference.assign_anchors(anchors.boxes, [], boxes, positive_iou, negative_iou)
+def assign_dense(anchors: Tensor, boxes: Tensor, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Tensor:
+    return reference.assign_anchors(anchors, boxes, positive_iou, negative_iou)
 
 
-def grid(height: int, width: int, convention: str) -> AnchorGrid:
-    return AnchorRule(convention).grid([(-(-height // s), -(-width // s)) for s in STRIDES])
+def grid(height: int, width: int, convention: str) -> Tensor:
+    return torch.cat(AnchorRule(convention).grid([(-(-height // s), -(-width // s)) for s in STRIDES]))
 
 
 def layout(rng: np.random.Generator, n: int, low: float, high: float, extent: float) -> Tensor:
@@ -131,11 +131,6 @@ def test_every_object_with_an_overlap_gets_an_anchor() -> None:
 ANCHORS = [[0.0, 0, 10, 10, 0], [100.0, 0, 10, 10, 0], [200.0, 0, 10, 10, 0]]
 
 
-def one_position(anchors: list[list[float]]) -> AnchorGrid:
-    """Any anchors at all as those of a single position."""
-    return AnchorGrid(torch.tensor(anchors, dtype=torch.float32).reshape(-1, 5), [Level(1, 1, 8, len(anchors))])
-
-
 @pytest.mark.parametrize(
     ("boxes", "expected"),
     [
@@ -153,23 +148,48 @@ def one_position(anchors: list[list[float]]) -> AnchorGrid:
     ids=["none", "same", "low-quality", "conflict", "conflict-reversed", "twice", "tie", "tiny", "no-overlap", "no-area"],
 )
 def test_rule(boxes: list[list[float]], expected: list[int]) -> None:
-    assert assign(one_position(ANCHORS), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)).tolist() == expected
+    assert assign(torch.tensor(ANCHORS), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)).tolist() == expected
 
 
 def test_ignored_between_the_thresholds() -> None:
-    anchors = one_position([[0.0, 0, 10, 10, 0], [0, 0, 10, 8, 0], [0, 0, 10, 4.5, 0], [0, 0, 10, 3.9, 0]])
+    anchors = torch.tensor([[0.0, 0, 10, 10, 0], [0, 0, 10, 8, 0], [0, 0, 10, 4.5, 0], [0, 0, 10, 3.9, 0]])
     assert assign(anchors, torch.tensor([[0.0, 0, 10, 10, 0]])).tolist() == [1, 1, -1, 0]
 
 
 def test_no_anchors() -> None:
-    assert assign(one_position([]), torch.ones(2, 5)).shape == (0,)
+    assert assign(torch.zeros(0, 5), torch.ones(2, 5)).shape == (0,)
 
 
-def test_a_layout_that_does_not_fit_is_refused() -> None:
-    anchors = grid(96, 96, "v0")
-    with pytest.raises(ValueError, match="does not describe"):
-        assign_anchors(anchors.boxes, [1, 1, 8, 9], torch.ones(1, 5), 0.5, 0.4)
-    with pytest.raises(ValueError, match="does not describe"):
-        assign_anchors(anchors.boxes, [1, 1, 8], torch.ones(1, 5), 0.5, 0.4)
+def test_iou_thresholds_must_rise() -> None:
     with pytest.raises(ValueError, match="must rise"):
-        assign(anchors, torch.ones(1, 5), 0.4, 0.5)
+        assign(grid(96, 96, "v0"), torch.ones(1, 5), 0.4, 0.5)
+
+
+@pytest.mark.parametrize("convention", ["v0", "v1"])
+def test_grids_are_recognised(convention: str) -> None:
+    for height, width in ((96, 96), (64, 128), (128, 32), (512, 384), (8, 1024), (1024, 8)):
+        sizes = [(-(-height // s), -(-width // s)) for s in STRIDES]
+        anchors = torch.cat(AnchorRule(convention).grid(sizes))
+        found = cpu_assign._levels(anchors.numpy())
+        assert found[:, [0, 1, 3]].tolist() == [[h, w, 9] for h, w in sizes]
+        several = [k for k, (h, w) in enumerate(sizes) if h * w > 1]
+        assert np.allclose(found[several, 2], np.array(STRIDES)[several])
+
+
+def test_anchors_in_any_order() -> None:
+    rng = np.random.default_rng(0)
+    whole = grid(96, 128, "v0")
+    moved = whole + torch.tensor([100.0, -50, 0, 0, 0])
+    shaken = whole.clone()
+    shaken[7, 2] *= 5  # one anchor unlike the others
+    boxes = layout(rng, 20, 4, 90, 128)
+    for anchors in (
+        whole[torch.from_numpy(rng.permutation(len(whole)))],
+        moved,
+        shaken,
+        whole[:-3],
+        whole[5:],
+        whole.flip(0),
+        whole.double(),
+    ):
+        assert torch.equal(assign(anchors, boxes.to(anchors.dtype)), assign_dense(anchors, boxes.to(anchors.dtype)))

@@ -30,7 +30,7 @@ def targets_of(*pictures: tuple[Tensor, Tensor]) -> Targets:
 
 def test_targets_name_each_positive_anchors_object() -> None:
     targets = targets_of(OBJECTS, NONE, OTHERS)
-    anchors = V0.grid(SIZES).boxes
+    anchors = torch.cat(V0.grid(SIZES))
     assert targets.assigned.shape == (3, len(anchors))
     assert torch.equal(targets.anchors, anchors)
     assert (targets.assigned[1] == 0).all()

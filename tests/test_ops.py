@@ -446,9 +446,8 @@ def test_operators_pass_torchs_own_checks(gradient: bool) -> None:
     scores, labels = torch.rand(7), torch.arange(7) % 2
     for chosen in (None, labels):
         torch.library.opcheck(OPERATORS.nms.default, (a.detach(), scores, chosen, 0.1))
-    grid = V0.grid([(4, 4), (2, 2), (1, 1), (1, 1), (1, 1)])
-    layout = [value for level in grid.levels for value in level]
-    torch.library.opcheck(OPERATORS.assign_anchors.default, (grid.boxes, layout, b.detach(), 0.5, 0.4))
+    anchors = torch.cat(V0.grid([(4, 4), (2, 2), (1, 1), (1, 1), (1, 1)]))
+    torch.library.opcheck(OPERATORS.assign_anchors.default, (anchors, b.detach(), 0.5, 0.4))
 
 
 def test_compile_and_export_see_through() -> None:

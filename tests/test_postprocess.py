@@ -41,7 +41,7 @@ def test_best_candidates(scores: list[list[float]], threshold: float, top_k: int
 
 def maps(*pictures: Said) -> tuple[list[Tensor], list[Tensor]]:
     """Head outputs that say this, each at the free anchor with the best IoU."""
-    anchors = V0.grid(SIZES).boxes
+    anchors = torch.cat(V0.grid(SIZES))
     logits = torch.full((len(pictures), len(anchors), CLASSES), -20.0)
     deltas = torch.zeros(len(pictures), len(anchors), 5)
     for i, picture in enumerate(pictures):

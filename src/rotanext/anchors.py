@@ -2,33 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 STRIDES = (8, 16, 32, 64, 128)
 CONVENTIONS = ("v0", "v1")
-
-
-class Level(NamedTuple):
-    """One map: its size in positions, the pixels between them, and how many anchors each has."""
-
-    height: int
-    width: int
-    stride: int
-    per_position: int
-
-
-class AnchorGrid(NamedTuple):
-    """All anchors of a picture's size, level after level, and where they lie."""
-
-    boxes: Tensor  # [A, 5]
-    levels: list[Level]
-
-    def per_level(self) -> tuple[Tensor, ...]:
-        """Each level's anchors `[height * width * per_position, 5]`."""
-        return self.boxes.split([level.height * level.width * level.per_position for level in self.levels])
 
 
 @dataclass(frozen=True)
@@ -82,10 +61,9 @@ class AnchorRule:
         """Anchors `[height * width * per_position, 5]` (pixels) of one level's map."""
         return self.at(torch.arange(height * width * self.per_position, device=device), width, stride)
 
-    def grid(self, sizes: list[tuple[int, int]], device: torch.device | None = None) -> AnchorGrid:
+    def grid(self, sizes: list[tuple[int, int]], device: torch.device | None = None) -> list[Tensor]:
         """Anchors of every level, given each map's (height, width); 196,416 of the published ones for 1024 x 1024."""
-        levels = [Level(h, w, stride, self.per_position) for (h, w), stride in zip(sizes, STRIDES, strict=True)]
-        return AnchorGrid(torch.cat([self.level(level.height, level.width, level.stride, device) for level in levels]), levels)
+        return [self.level(h, w, s, device) for (h, w), s in zip(sizes, STRIDES, strict=True)]
 
 
 V0, V1 = AnchorRule("v0"), AnchorRule("v1")

@@ -42,12 +42,12 @@ def make_targets(
     The two IoUs are those of assign.py.
     """
     device = boxes[0].device
-    grid = anchors.grid(sizes, device)
+    grid = torch.cat(anchors.grid(sizes, device))
     assigned = torch.stack([assign(grid, b, positive_iou, negative_iou) for b in boxes])
     positive = [a > 0 for a in assigned]
     matched = [b[a[p] - 1] for b, a, p in zip(boxes, assigned, positive, strict=True)]
     classes = [c[a[p] - 1] for c, a, p in zip(labels, assigned, positive, strict=True)]
-    return Targets(assigned, torch.cat(matched), torch.cat(classes), grid.boxes)
+    return Targets(assigned, torch.cat(matched), torch.cat(classes), grid)
 
 
 def batch_losses(logits: list[Tensor], deltas: list[Tensor], targets: Targets, num_classes: int, regression: str) -> Losses:

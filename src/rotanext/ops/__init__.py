@@ -6,7 +6,6 @@ as `torch.ops.rotanext.*`.
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -83,23 +82,14 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
     return result
 
 
-def assign_anchors(anchors: Tensor, layout: Sequence[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    """Assignment `[A]` (int64) of anchors `[A, 5]` to objects `[G, 5]`; assign.py says by which rule.
-
-    layout holds height, width, stride and anchors per position of each level of the grid, one after the other. ValueError where it
-    does not describe the anchors, or for IoUs other than 0 <= negative_iou <= positive_iou <= 1.
-    """
+def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+    """Assignment `[A]` (int64) of anchors `[A, 5]` to objects `[G, 5]`; assign.py says by which rule, and what is refused."""
     anchors, boxes = _checked(anchors, "anchors"), _checked(boxes, "boxes")
     if not 0 <= negative_iou <= positive_iou <= 1:
         raise ValueError(f"negative_iou {negative_iou} and positive_iou {positive_iou} must rise from 0 to 1")
-    described = (
-        sum(h * w * k for h, w, k in zip(layout[::4], layout[1::4], layout[3::4], strict=True)) if len(layout) % 4 == 0 else -1
-    )
-    if described != len(anchors):
-        raise ValueError(f"layout {list(layout)} does not describe {len(anchors)} anchors")
     if anchors.dtype not in (torch.float32, torch.float64):
         anchors = anchors.float()
-    result: Tensor = torch.ops.rotanext.assign_anchors(anchors, list(layout), boxes, float(positive_iou), float(negative_iou))
+    result: Tensor = torch.ops.rotanext.assign_anchors(anchors, boxes, float(positive_iou), float(negative_iou))
     return result
 
 
@@ -137,8 +127,8 @@ def _nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: fl
 
 
 @torch.library.custom_op("rotanext::assign_anchors", mutates_args=())
-def _assign_anchors(anchors: Tensor, layout: Sequence[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    result: Tensor = _implementation(anchors.device).assign_anchors(anchors, list(layout), boxes, positive_iou, negative_iou)
+def _assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+    result: Tensor = _implementation(anchors.device).assign_anchors(anchors, boxes, positive_iou, negative_iou)
     return result
 
 
@@ -158,7 +148,7 @@ def _(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float
 
 
 @_assign_anchors.register_fake
-def _(anchors: Tensor, layout: Sequence[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+def _(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
     return anchors.new_empty(anchors.shape[0], dtype=torch.int64)
 
 

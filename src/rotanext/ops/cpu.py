@@ -27,7 +27,7 @@ def warm_up() -> float:
     rotated_iou(box, box)
     rotated_iou_pairs(box, box)
     rotated_nms(box, box[:, 0], None, 0.1)
-    assign_anchors(box, [1, 1, 8, 1], box, 0.5, 0.4)
+    assign_anchors(box, box, 0.5, 0.4)
     corners = torch.tensor([[[0.0, 0], [1, 0], [1, 1], [0, 1]]])
     overlapping_polygons(corners, corners, 0.0)
     convolve(torch.zeros(1, 1, 4, 4), torch.zeros(36, 1, 1), torch.zeros(1))
@@ -98,12 +98,10 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_thresh
     return order[keep[order]].to(boxes.device)
 
 
-def assign_anchors(anchors: Tensor, layout: list[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
     """See `ops.assign_anchors`."""
-    rows = np.asarray(layout, np.int64).reshape(-1, 4)
-    values = anchors.detach().cpu().contiguous()
-    found = _run("assign", values.numpy(), rows, _array(boxes), positive_iou, negative_iou)
-    return torch.from_numpy(found).to(anchors.device)
+    values = anchors.detach().cpu().contiguous().numpy()
+    return torch.from_numpy(_run("assign", values, _array(boxes), positive_iou, negative_iou)).to(anchors.device)
 
 
 def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:

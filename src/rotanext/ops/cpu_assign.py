@@ -8,8 +8,28 @@ them again, this time skipping those that cannot reach the best found so far.
 import numpy as np
 import torch
 
-from rotanext.ops.cpu_iou import ANGLE, AREA, COLUMNS, COS, EX, EY, RADIUS, SIN, H, W, X, Y, in_parts, jit, meet, prepare, ratio
+from rotanext.ops.cpu_iou import (
+    ANGLE,
+    AREA,
+    COLUMNS,
+    COS,
+    EX,
+    EY,
+    RADIUS,
+    SIN,
+    H,
+    W,
+    X,
+    Y,
+    in_parts,
+    jit,
+    jit_inline,
+    meet,
+    prepare,
+    ratio,
+)
 
+_MOST_LEVELS = 64  # more are no grid
 _OBJECTS_WORTH_A_THREAD = 1 << 11  # their cost, in pairs, as `in_parts` counts it
 
 
@@ -37,8 +57,56 @@ def _reaches(a: np.ndarray, b: np.ndarray, least: float) -> bool:
     return shared >= least * (a[AREA] + b[AREA] - shared)
 
 
+@jit_inline
+def _alike(a: np.ndarray, b: np.ndarray, slack: float) -> bool:
+    """Whether two boxes have one shape, in either description: sides swapped and turned by a quarter, as rounding makes squares."""
+    if a[4] == b[4]:
+        return abs(a[2] - b[2]) + abs(a[3] - b[3]) <= slack
+    return abs(abs(a[4] - b[4]) - np.pi / 2) < 1e-6 and abs(a[2] - b[3]) + abs(a[3] - b[2]) <= slack
+
+
 @jit
-def _span(centre: float, reach: float, stride: int, length: int) -> tuple[int, int]:
+def _levels(anchors: np.ndarray) -> np.ndarray:
+    """How the anchors lie, `[levels, 6]`: height, width, stride, anchors per position, x and y of the first position.
+
+    Found from the anchors themselves: levels one after the other, row by row, every position's anchors shaped like the first's.
+    Anchors in any other order count as those of a single position, which makes every object look at all of them.
+    """
+    any_order = np.array([[1.0, 1.0, 1.0, float(len(anchors)), 0.0, 0.0]])
+    out = np.empty((0, 6))
+    first = 0
+    while first < len(anchors):
+        x, y, side = anchors[first, 0], anchors[first, 1], anchors[first, 2] + anchors[first, 3]
+        k = 1  # anchors per position
+        while first + k < len(anchors) and abs(anchors[first + k, 0] - x) + abs(anchors[first + k, 1] - y) <= 1e-4 * side:
+            k += 1
+        width = 1
+        while first + width * k < len(anchors) and anchors[first + width * k, 0] > anchors[first + (width - 1) * k, 0]:
+            width += 1
+        height = 1
+        while first + height * width * k < len(anchors) and anchors[first + height * width * k, 1] > y + height * 1e-4 * side:
+            height += 1
+        end = first + height * width * k
+        after = first + k if width > 1 else first + width * k
+        stride = 1.0
+        if height * width > 1:
+            stride = max(abs(anchors[after, 0] - x), abs(anchors[after, 1] - y))
+        if end > len(anchors) or not stride > 0.0:
+            return any_order
+        for i in range(first, end):
+            place, like = (i - first) // k, first + (i - first) % k
+            off_x, off_y = anchors[i, 0] - (x + place % width * stride), anchors[i, 1] - (y + place // width * stride)
+            if not (abs(off_x) + abs(off_y) <= 0.5 * stride and _alike(anchors[i], anchors[like], 1e-3 * stride)):
+                return any_order
+        out = np.concatenate((out, np.array([[float(height), float(width), float(stride), float(k), float(x), float(y)]])))
+        if len(out) > _MOST_LEVELS:
+            return any_order
+        first = end
+    return out
+
+
+@jit
+def _span(centre: float, reach: float, stride: float, length: int) -> tuple[int, int]:
     """First and last + 1 of the positions `0, stride, ...` within reach of a centre, with one to spare."""
     low, high = (centre - reach) / stride - 1.0, (centre + reach) / stride + 2.0
     return int(max(0.0, min(low, float(length)))), int(max(0.0, min(high, float(length))))
@@ -62,14 +130,18 @@ def _visit(
     anchor = np.zeros(COLUMNS)
     anchor[COS] = 1.0
     for level in range(len(layout)):
-        height, width, stride, per_position = layout[level, 0], layout[level, 1], layout[level, 2], layout[level, 3]
+        height, width, per_position = int(layout[level, 0]), int(layout[level, 1]), int(layout[level, 3])
+        stride, start_x, start_y = layout[level, 2], layout[level, 4], layout[level, 5]
         reach_x, reach_y, smallest, largest = 0.0, 0.0, np.inf, 0.0
-        for k in range(per_position):  # the first position is at 0, 0
+        for k in range(per_position):
             _prepare_one(anchors, first + k, anchor)
-            reach_x, reach_y = max(reach_x, abs(anchor[X]) + anchor[EX]), max(reach_y, abs(anchor[Y]) + anchor[EY])
+            reach_x, reach_y = (
+                max(reach_x, abs(anchor[X] - start_x) + anchor[EX]),
+                max(reach_y, abs(anchor[Y] - start_y) + anchor[EY]),
+            )
             smallest, largest = min(smallest, anchor[AREA]), max(largest, anchor[AREA])
-        low_x, high_x = _span(box[X], reach_x + box[EX], stride, width)
-        low_y, high_y = _span(box[Y], reach_y + box[EY], stride, height)
+        low_x, high_x = _span(box[X] - start_x, reach_x + box[EX], stride, width)
+        low_y, high_y = _span(box[Y] - start_y, reach_y + box[EY], stride, height)
         if not refine and (largest * 1.01 < least * box[AREA] or box[AREA] < least * smallest * 0.99):  # all too small or large
             high_y = low_y
         for row in range(low_y, high_y):
@@ -140,12 +212,9 @@ def _conclude(
             out[i] = 0
 
 
-def assign(anchors: np.ndarray, layout: np.ndarray, boxes: np.ndarray, positive_iou: float, negative_iou: float) -> np.ndarray:
-    """Assignment `[A]` int64 of anchors `[A, 5]` (float32 or float64) to boxes `[G, 5]` float64; see assign.py.
-
-    `layout [levels, 4]` holds height, width, stride and anchors per position of each level.
-    """
-    prepared = prepare(boxes)
+def assign(anchors: np.ndarray, boxes: np.ndarray, positive_iou: float, negative_iou: float) -> np.ndarray:
+    """Assignment `[A]` int64 of anchors `[A, 5]` (float32 or float64) to boxes `[G, 5]` float64; see assign.py."""
+    prepared, layout = prepare(boxes), _levels(anchors)
     parts = max(1, min(torch.get_num_threads(), len(boxes), 8))
     best = np.zeros((parts, len(anchors)), anchors.dtype)
     owner, claimed = np.zeros((parts, len(anchors)), np.int32), np.zeros((parts, len(anchors)), np.int32)

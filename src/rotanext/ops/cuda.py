@@ -343,8 +343,8 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_thresh
 
 
 @_on_its_device
-def assign_anchors(anchors: Tensor, layout: list[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    """See `ops.assign_anchors`; IoUs are compared in float32. The order of the anchors, not the layout, makes this fast."""
+def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+    """See `ops.assign_anchors`; IoUs are compared in float32. Fast where neighbours in the list are neighbours in the picture."""
     out = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     if len(anchors) and len(boxes):
         prepared, objects = _prepare(anchors), _prepare(boxes)

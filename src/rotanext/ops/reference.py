@@ -194,8 +194,8 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
     return order[alive.to(order.device)]
 
 
-def assign_anchors(anchors: Tensor, layout: list[int], boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    """The rule of assign.py on the whole matrix of IoUs; the layout of the anchors does not matter to it."""
+def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+    """The rule of assign.py on the whole matrix of IoUs."""
     result = torch.full((len(anchors),), -1, device=anchors.device)
     if len(boxes) == 0 or len(anchors) == 0:
         return torch.zeros_like(result)
