@@ -47,8 +47,17 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs every test that uses it on the compiled operators and on the readable ones."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "reference":
-            patch.setattr(ops, "_implementation", lambda device: reference)
+            patch.setattr(ops, "implementation", lambda device: reference)
         yield
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """torch, and the operators with it, computes in three threads; `make test` gives it one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
 
 
 def draw_dataset(root: Path, count: int, seed: int = 0) -> Path:

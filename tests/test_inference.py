@@ -132,14 +132,10 @@ def test_compiled_is_the_same(model: RetinaNet, monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(found[0][0], expected[0][0], rtol=1e-4, atol=1e-4)
 
 
-def test_winograd_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("three_threads")
+def test_winograd_in_threads() -> None:
     x, conv = torch.randn(1, 32, 70, 90), nn.Conv2d(32, 32, 3, padding=1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=2e-5)
-    finally:
-        torch.set_num_threads(threads)
+    torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=2e-5)
 
 
 def test_precision_and_names(tiny_weights: Path) -> None:

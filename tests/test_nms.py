@@ -119,23 +119,19 @@ def test_the_grid_finds_what_the_reference_finds(side: float, low: float, high: 
     assert dropped > 50
 
 
+@pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("labelled", [False, True])
 def test_blocks_and_threads_change_nothing(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_nms, "_WORTH_THREADS", 50)
     monkeypatch.setattr(cpu_nms, "_FIRST_BLOCK", 16)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        for seed in range(4):
-            boxes, scores, labels = spread(600, seed, 300, 4, 60)
-            boxes[::97, 2:4] = torch.tensor([[0.0, 5], [float("inf"), 1], [1e30, 1e-30], [1e-30, 1e-30], [1, 1], [5, 5], [7, 7]])
-            labels[:20] = 9  # a small class beside large ones
-            chosen = labels if labelled else None
-            found = rotated_nms(boxes, scores, chosen, 0.1)
-            assert torch.equal(found, reference.rotated_nms(boxes, scores, chosen, 0.1))
-            assert len(found) < 550
-    finally:
-        torch.set_num_threads(threads)
+    for seed in range(4):
+        boxes, scores, labels = spread(600, seed, 300, 4, 60)
+        boxes[::97, 2:4] = torch.tensor([[0.0, 5], [float("inf"), 1], [1e30, 1e-30], [1e-30, 1e-30], [1, 1], [5, 5], [7, 7]])
+        labels[:20] = 9  # a small class beside large ones
+        chosen = labels if labelled else None
+        found = rotated_nms(boxes, scores, chosen, 0.1)
+        assert torch.equal(found, reference.rotated_nms(boxes, scores, chosen, 0.1))
+        assert len(found) < 550
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -409,25 +409,21 @@ def test_overlapping_polygons_are_those_of_the_matrix() -> None:
         ops.overlapping_polygons(a[0], b)
 
 
+@pytest.mark.usefixtures("three_threads")
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = random_boxes(150, np.random.default_rng(0)), random_boxes(90, np.random.default_rng(1))
     expected = reference.rotated_iou(a, b), reference.rotated_iou_pairs(a[:90], b)
     monkeypatch.setattr(cpu_iou, "_WORTH_A_THREAD", 1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        found = rotated_iou(a, b), rotated_iou_pairs(a[:90], b)
-    finally:
-        torch.set_num_threads(threads)
+    found = rotated_iou(a, b), rotated_iou_pairs(a[:90], b)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_the_reference_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert ops._implementation(torch.device("cpu")).__name__.endswith(("cpu", "reference"))
+    assert ops.implementation(torch.device("cpu")).__name__.endswith(("cpu", "reference"))
     monkeypatch.setenv("ROTANEXT_OPS", "reference")
-    assert ops._implementation(torch.device("cuda")) is reference
+    assert ops.implementation(torch.device("cuda")) is reference
 
 
 # What torch sees

@@ -1,6 +1,5 @@
 """What this installation is and runs on."""
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -8,7 +7,7 @@ import torch
 
 from rotanext import __version__
 from rotanext.boxes import CONVENTION
-from rotanext.ops import cuda_kernels
+from rotanext.ops import implementation
 from rotanext.ops.cpu import warm_up
 
 
@@ -30,9 +29,11 @@ def environment() -> dict[str, str]:
 
 
 def _kernels() -> str:
-    if os.environ.get("ROTANEXT_OPS") == "reference":
-        return "reference everywhere (ROTANEXT_OPS)"
-    return "numba on the CPU, triton on cuda" if torch.cuda.is_available() and cuda_kernels() else "numba on the CPU"
+    """What serves each kind of device there is."""
+    written_in = {"cpu": "numba", "cuda": "triton", "reference": "readable torch"}
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    modules = {name: implementation(torch.device(name)).__name__.rpartition(".")[2] for name in devices}
+    return ", ".join(f"{written_in[module]} on {name}" for name, module in modules.items())
 
 
 def _version(name: str) -> str:

@@ -23,7 +23,7 @@ def cuda_kernels() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _implementation(device: torch.device) -> ModuleType:
+def implementation(device: torch.device) -> ModuleType:
     """The module whose functions compute on tensors of a device; cpu.py copies those of devices it does not know.
 
     The environment variable ROTANEXT_OPS=reference puts the readable operators in the place of all others.
@@ -101,7 +101,7 @@ def overlapping_polygons(a: Tensor, b: Tensor, least: float = 1e-12) -> tuple[Te
     for name, corners in (("a", a), ("b", b)):
         if corners.dim() != 3 or corners.shape[1:] != (4, 2):
             raise ValueError(f"{name} must be [N, 4, 2]; found {list(corners.shape)}")
-    result: tuple[Tensor, Tensor, Tensor] = _implementation(torch.device("cpu")).overlapping_polygons(a, b, float(least))
+    result: tuple[Tensor, Tensor, Tensor] = implementation(torch.device("cpu")).overlapping_polygons(a, b, float(least))
     return result
 
 
@@ -110,25 +110,25 @@ def overlapping_polygons(a: Tensor, b: Tensor, least: float = 1e-12) -> tuple[Te
 
 @torch.library.custom_op("rotanext::iou_pairs", mutates_args=())
 def _iou_pairs(a: Tensor, b: Tensor, mode: str) -> Tensor:
-    result: Tensor = _implementation(a.device).rotated_iou_pairs(a, b, mode)
+    result: Tensor = implementation(a.device).rotated_iou_pairs(a, b, mode)
     return result
 
 
 @torch.library.custom_op("rotanext::iou_matrix", mutates_args=())
 def _iou_matrix(a: Tensor, b: Tensor, mode: str) -> Tensor:
-    result: Tensor = _implementation(a.device).rotated_iou(a, b, mode)
+    result: Tensor = implementation(a.device).rotated_iou(a, b, mode)
     return result
 
 
 @torch.library.custom_op("rotanext::nms", mutates_args=())
 def _nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float) -> Tensor:
-    result: Tensor = _implementation(boxes.device).rotated_nms(boxes, scores, labels, iou_threshold)
+    result: Tensor = implementation(boxes.device).rotated_nms(boxes, scores, labels, iou_threshold)
     return result
 
 
 @torch.library.custom_op("rotanext::assign_anchors", mutates_args=())
 def _assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    result: Tensor = _implementation(anchors.device).assign_anchors(anchors, boxes, positive_iou, negative_iou)
+    result: Tensor = implementation(anchors.device).assign_anchors(anchors, boxes, positive_iou, negative_iou)
     return result
 
 

@@ -51,7 +51,7 @@ def _run(name: str, *arguments: object) -> Any:
         result = getattr(modules[name], name)(*arguments)
     except (OSError, EOFError, pickle.UnpicklingError):
         os.environ[CACHE] = "0"
-        for kernels in (cpu_iou, cpu_nms, cpu_assign, cpu_polygons, winograd):
+        for kernels in dict.fromkeys(modules.values()):  # cpu_iou first, which the others call
             importlib.reload(kernels)
         result = getattr(modules[name], name)(*arguments)
     taken = time.monotonic() - start

@@ -177,13 +177,19 @@ def _near_kernel(
 
 
 @triton.jit
+def _listed(found, k, total, start, m):
+    """Row and column of the pairs that `_near_kernel` listed at places k."""
+    code = tl.load(found + k, mask=k < total, other=0)
+    return (start + code // m).to(tl.int64), (code % m).to(tl.int64)
+
+
+@triton.jit
 def _listed_iou_kernel(first, second, found, count, out, start, m, iof: tl.constexpr, block: tl.constexpr):
     """IoU of listed pairs into the matrix `out [N, M]`."""
     total = tl.load(count)
     for at in range(tl.program_id(0) * block, total, tl.num_programs(0) * block):
         k = at + tl.arange(0, block)
-        code = tl.load(found + k, mask=k < total, other=0)
-        i, j = (start + code // m).to(tl.int64), (code % m).to(tl.int64)
+        i, j = _listed(found, k, total, start, m)
         value = _ratio(first + i * _COLUMNS, second + j * _COLUMNS, k < total, iof)
         tl.store(out + i * m + j, value, mask=k < total)
 
@@ -194,8 +200,7 @@ def _listed_mask_kernel(boxes, found, count, mask, start, m, words, threshold: t
     total = tl.load(count)
     for at in range(tl.program_id(0) * block, total, tl.num_programs(0) * block):
         k = at + tl.arange(0, block)
-        code = tl.load(found + k, mask=k < total, other=0)
-        i, j = (start + code // m).to(tl.int64), (code % m).to(tl.int64)
+        i, j = _listed(found, k, total, start, m)
         over = _ratio(boxes + i * _COLUMNS, boxes + j * _COLUMNS, k < total, False) > threshold
         tl.atomic_or(mask + i * words + j // 32, (1 << (j % 32)).to(tl.int32), mask=over)
 
