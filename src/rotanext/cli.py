@@ -201,7 +201,7 @@ def split(
     size: Annotated[int, typer.Option(help="Side of the square tiles.")] = 1024,
     gap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles.")] = 200,
     rates: Annotated[str, typer.Option(help="Scales, as in 0.5,1.0,1.5.")] = "1.0",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; one per core by default.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
     strict: StrictOption = False,
 ) -> None:

@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 # opencv refuses larger pictures (settable only by an environment variable before its import); Pillow decodes those.
 _OPENCV_SIDE, _OPENCV_PIXELS = 1 << 20, 1 << 30
+# zlib's fastest level, every row as its difference from the one above: a third less time than opencv's default, and smaller
+PNG_FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 _TAIL = 1 << 16  # bytes at the end of a file in which its end marker is looked for
 
 
@@ -100,7 +102,7 @@ def list_images(source: str | Path) -> list[Path]:
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
     """Write uint8 RGB `[H, W, 3]` as PNG, quickly rather than small; the file appears whole or not at all."""
-    ok, data = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), PNG_FAST)
     if not ok:
         raise UserError(explain(path, f"a picture of shape {image.shape}", "one that encodes", "Use a smaller one."))
     write_file(path, data.tobytes())

@@ -1,15 +1,12 @@
 """Cutting a DOTA data set into tiles, exactly as the published systems' training data were cut."""
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -59,6 +56,9 @@ def windows(
 
 def objects_in_window(objects: Objects, x: int, y: int, size: int) -> Objects:
     """The objects with at least 70 % of their area in a window, in its pixels: whole, difficulty 2 where cut."""
+    low, high = objects.corners.min(1), objects.corners.max(1)
+    near = ((high >= (x, y)) & (low <= (x + size, y + size))).all(1)
+    objects = objects.take(near)
     corners = objects.corners - (x, y)
     # Sums of rounded products: without the margin exactly 70 % would be a matter of luck.
     enough = _area_inside(corners, size) >= (_MIN_OBJECT - 1e-9) * _area_inside(corners, None)
@@ -83,7 +83,7 @@ def split_dataset(
     A rate r reads windows of size / r source pixels at gaps of gap / r and stores them unresized. Every window
     becomes a tile and a label file (empty without objects) named `{stem}__{size}__{x}___{y}`. Pictures that cannot be
     read go to `problems`, and the others are cut. Raises `UserError` for options that make no sense, a target that is
-    in use, a full disk, or if nothing could be read. Each worker process holds one picture in memory.
+    in use, a full disk, or if nothing could be read. Each worker, a thread, holds one picture in memory.
     """
     source, target = Path(source), Path(target)
     problems = Problems() if problems is None else problems
@@ -95,7 +95,7 @@ def split_dataset(
     cut = partial(_split_image, target=target, sizes=sizes, gaps=gaps, strict=problems.strict)
     workers = min(workers or os.cpu_count() or 1, len(items))
     started = time.monotonic()
-    results = map(cut, items) if workers == 1 else _in_processes(cut, items, workers)
+    results = map(cut, items) if workers == 1 else _in_threads(cut, items, workers)
     done = tiles = empty = objects = 0
     for result in _with_progress(results, len(items), progress):
         problems.merge(result.problems)
@@ -109,7 +109,7 @@ def split_dataset(
 
 @dataclass
 class _Result:
-    """What one picture gave; sent back from a worker process."""
+    """What one picture gave."""
 
     problems: Problems
     done: bool = False
@@ -217,22 +217,15 @@ def _split_image(item: Item, target: Path, sizes: Sequence[int], gaps: Sequence[
     return result
 
 
-def _worker_setup() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides how to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+def _in_threads(cut: Callable[[Item], _Result], items: Sequence[Item], workers: int) -> Iterable[_Result]:
+    """Results as they come; on an error or Ctrl-C the threads end after the picture in hand.
 
-
-def _in_processes(cut: Callable[[Item], _Result], items: Sequence[Item], workers: int) -> Iterable[_Result]:
-    """Results as they come; on an error or Ctrl-C the workers end after the picture in hand."""
-    # Fork would copy locks held by other threads; spawn starts clean on every system.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_worker_setup)
+    Decoding, encoding and writing, which are nearly all of the work, let other threads run.
+    """
+    pool = ThreadPoolExecutor(workers)
     try:
         for future in as_completed([pool.submit(cut, item) for item in items]):
             yield future.result()
-    except BrokenProcessPool as error:
-        advice = "Use fewer workers: each holds one whole picture in memory."
-        raise UserError(explain("split", "a worker process that died", "all of them alive", advice)) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
