@@ -8,8 +8,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from rotanext.models.depthwise import DepthwiseConv
 
 EPS = 1e-6
 _HIDDEN_AT_ONCE = 1 << 20  # numbers
@@ -57,6 +60,26 @@ def drop_path(x: Tensor, rate: float) -> Tensor:
     return x * (mask / keep)
 
 
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the last dimension that stays in the low precision of autocast.
+
+    CUDA's autocast takes it to float32, which keeps a float32 copy of every block's map for the backward pass. The statistics
+    are summed in float32 all the same, within the kernel.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., C]` to the same, in autocast's type where that is on."""
+        kind = x.device.type
+        if not torch.is_autocast_enabled(kind):
+            return super().forward(x)
+        low = torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, enabled=False):
+            return F.layer_norm(x.to(low), self.normalized_shape, self.weight.to(low), self.bias.to(low), self.eps)
+
+
 class GlobalResponseNorm(nn.Module):
     """Competition between channels by their L2 norm over the picture, on [B, H, W, C] (arXiv 2301.00808)."""
 
@@ -77,8 +100,8 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, version: int, layer_scale: float | None, drop_rate: float) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(channels, channels, kernel_size=7, padding=3, groups=channels)
-        self.norm = nn.LayerNorm(channels, eps=EPS)
+        self.dwconv = DepthwiseConv(channels, 7)
+        self.norm = LayerNorm(channels)
         self.pwconv1 = nn.Linear(channels, 4 * channels)
         self.act = nn.GELU()
         self.grn = GlobalResponseNorm(4 * channels) if version == 2 else None
@@ -150,22 +173,20 @@ class ConvNeXt(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         # the stem is convolution, norm; the others are norm, convolution
         self.downsample_layers = nn.ModuleList(
-            [nn.ModuleList([nn.Conv2d(3, widths[0], kernel_size=4, stride=4), nn.LayerNorm(widths[0], eps=EPS)])]
+            [nn.ModuleList([nn.Conv2d(3, widths[0], kernel_size=4, stride=4), LayerNorm(widths[0])])]
         )
         for before, after in pairwise(widths):
-            self.downsample_layers.append(
-                nn.ModuleList([nn.LayerNorm(before, eps=EPS), nn.Conv2d(before, after, kernel_size=2, stride=2)])
-            )
+            self.downsample_layers.append(nn.ModuleList([LayerNorm(before), nn.Conv2d(before, after, kernel_size=2, stride=2)]))
         rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         self.stages = nn.ModuleList(
             nn.ModuleList([Block(width, version, layer_scale, next(rates)) for _ in range(depth)])
             for depth, width in zip(depths, widths, strict=True)
         )
         if num_classes:
-            self.norm = nn.LayerNorm(widths[-1], eps=EPS)
+            self.norm = LayerNorm(widths[-1])
             self.head = nn.Linear(widths[-1], num_classes)
         else:
-            self.norm0, self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width, eps=EPS) for width in widths)
+            self.norm0, self.norm1, self.norm2, self.norm3 = (LayerNorm(width) for width in widths)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

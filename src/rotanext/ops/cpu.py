@@ -31,12 +31,13 @@ def warm_up() -> float:
     corners = torch.tensor([[[0.0, 0], [1, 0], [1, 1], [0, 1]]])
     overlapping_polygons(corners, corners, 0.0)
     convolve(torch.zeros(1, 1, 4, 4), torch.zeros(36, 1, 1), torch.zeros(1))
+    depthwise_weight_gradient(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), 7)
     return time.monotonic() - start
 
 
 def _run(name: str, *arguments: object) -> Any:
     """Call a kernel; without numba's disk cache, should that be damaged or its disk full."""
-    from rotanext.ops import cpu_assign, cpu_iou, cpu_nms, cpu_polygons, winograd
+    from rotanext.ops import cpu_assign, cpu_depthwise, cpu_iou, cpu_nms, cpu_polygons, winograd
 
     modules = {
         "iou_pairs": cpu_iou,
@@ -45,6 +46,7 @@ def _run(name: str, *arguments: object) -> Any:
         "assign": cpu_assign,
         "overlapping_polygons": cpu_polygons,
         "convolve": winograd,
+        "depthwise_weight_gradient": cpu_depthwise,
     }
     start, compiled = time.monotonic(), _compiled(modules[name])
     try:
@@ -113,4 +115,10 @@ def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Te
 def convolve(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
     """See winograd.py."""
     result: Tensor = _run("convolve", x, matrices, bias)
+    return result
+
+
+def depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor:
+    """See cpu_depthwise.py."""
+    result: Tensor = _run("depthwise_weight_gradient", x, gradient, size)
     return result
