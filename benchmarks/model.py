@@ -4,18 +4,21 @@ python benchmarks/model.py [--device cuda] [--size 1024] [--backbone convnext_ti
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import timm
 import torch
 from measure import median_seconds, save, spelt
 from torch import Tensor
 
 from rotanext.config import load_config
+from rotanext.data.split import windows
 from rotanext.detector import Detector, build_model
 from rotanext.inference import PRECISIONS, compile_or_not, for_inference
 from rotanext.models import convnext
@@ -56,6 +59,25 @@ def networks(model: RetinaNet, plain: RetinaNet, batch: Tensor) -> dict[str, Cal
         if cuda:
             compared[f"ours, {precision}, compiled"] = partial(run, compile_or_not(fast), given)
     return compared
+
+
+def growth(device: torch.device) -> list[list[str]]:
+    """The demo's small network, tile by tile, on pictures of 1 to 256 megapixels, with as many detections as crowded ones have."""
+    config = load_config("demo", ["predict.tile=1024", "predict.gap=128", "predict.max_detections=100000"])
+    detector = Detector(build_model(config, 6).to(device), config, tuple(f"class{k}" for k in range(6)))
+    pattern = torch.randint(0, 255, (1024, 1024, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    scores = detector.reconfigured(score_threshold=0.0, iou_threshold=1.0)(pattern).scores
+    detector = detector.reconfigured(score_threshold=scores[CANDIDATES // 10].item(), iou_threshold=0.99, merge_iou=0.1)
+    rows = []
+    for side in (1024, 2048, 4096, 8192, 16384):
+        image = np.tile(pattern, (side // 1024, side // 1024, 1))
+        start = time.perf_counter()
+        found = len(detector(image, batch_size=8 if device.type == "cuda" else 1))
+        seconds = time.perf_counter() - start
+        tiles = len(windows(side, side, [1024], [128], 0.0))
+        work = f"demo network, {side} x {side} in {tiles} tiles, {found:,} boxes"
+        rows.append([work, spelt(seconds), f"{1 / seconds:.3g}", f"{spelt(seconds / tiles)} a tile"])
+    return rows
 
 
 def flags() -> str:
@@ -101,6 +123,7 @@ def main() -> None:
     assert found > 0
     seconds = median_seconds({"whole": partial(detector, image)}, 5, 60)["whole"]
     rows.append([f"whole detector, uint8 picture to {found} boxes, fp32", spelt(seconds), f"{1 / seconds:.3g}", ""])
+    rows += growth(device)
     title = f"{options.backbone} rotated RetinaNet at {options.size} x {options.size}"
     save(f"model-{device.type}", title, ["work", "median", "pictures/s", "against its baseline"], rows)
 

@@ -11,6 +11,7 @@ from measure import RESULTS, median_seconds, save, spelt
 from operators import boxes
 from torch.profiler import ProfilerActivity, profile
 
+from rotanext.allocator import keep_freed_memory
 from rotanext.config import load_config
 from rotanext.criterion import batch_losses, make_targets
 from rotanext.detector import build_model
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
     device = torch.device(options.device)
+    keep_freed_memory()  # as the command line does
     config = load_config(RECIPE, ["model.weights="])
     model = build_model(config, CLASSES).to(device).train()
     optimizer = build_optimizer(model, config.train, 1)

@@ -70,6 +70,17 @@ def test_other_sizes_and_shapes() -> None:
     torch.testing.assert_close(anchors[0, 0, :, 2:4], torch.tensor([[16.0, 16.0], [side, side], [32.0, 8.0], [2 * side, side / 2]]))
 
 
+@pytest.mark.parametrize("rule", [V0, V1], ids=["v0", "v1"])
+def test_anchors_picked_from_all_levels_are_those_of_the_grid(rule: AnchorRule) -> None:
+    sizes = map_sizes(256)
+    levels = rule.grid(sizes)
+    level = torch.cat([torch.full((len(one),), k) for k, one in enumerate(levels)])
+    index = torch.cat([torch.arange(len(one)) for one in levels])
+    order = torch.randperm(len(level))
+    picked = rule.of_levels(level[order], index[order], [width for _, width in sizes])
+    assert torch.equal(picked, torch.cat(levels)[order])
+
+
 def test_unknown_convention() -> None:
     with pytest.raises(ValueError, match="'v2'"):
         AnchorRule("v2")

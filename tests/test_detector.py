@@ -33,7 +33,7 @@ def knowing(objects: np.ndarray, tile: int, gap: int, **predict: Any) -> Detecto
     config = tiny_config(Path("unused"), None, *overrides)
     made = Detector(build_model(config, 2), config, CLASSES)
 
-    def detect(crops: list[np.ndarray], threshold: float) -> list[Detections]:
+    def detect(crops: list[np.ndarray], threshold: float, batch_size: int) -> list[Detections]:
         results = []
         for crop in crops:
             height, width = crop.shape[:2]
@@ -78,9 +78,9 @@ def test_a_picture_the_size_of_a_tile_is_one_tile(detector: Detector, monkeypatc
     calls: list[list[tuple[int, ...]]] = []
     plain = Detector._detect
 
-    def counting(self: Detector, crops: list[np.ndarray], threshold: float) -> list[Detections]:
+    def counting(self: Detector, crops: list[np.ndarray], threshold: float, batch_size: int) -> list[Detections]:
         calls.append([crop.shape for crop in crops])
-        return plain(self, crops, threshold)
+        return plain(self, crops, threshold, batch_size)
 
     monkeypatch.setattr(Detector, "_detect", counting)
     whole = detector.reconfigured(image_size=0, tile=512)
@@ -174,3 +174,23 @@ def test_devices_that_do() -> None:
     assert find_device("cpu").type == "cpu"
     assert find_device("auto").type in ("cpu", "cuda", "mps", "xpu")
     assert "score_threshold" in inspect.signature(Detector.__call__).parameters
+
+
+def test_a_compiled_network_sees_one_size_of_batch(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last tiles of a picture are filled up, since another size of batch would be compiled anew; the detections stay."""
+    image = np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8)
+    options = {"image_size": 0, "tile": 64, "gap": 16, "score_threshold": 0.0}
+    plain = detector.reconfigured(**options)
+    filled = detector.reconfigured(**options)
+    seen = []
+
+    def network(batch: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        seen.append(len(batch))
+        return plain.network(batch)
+
+    filled.compiled = True
+    monkeypatch.setitem(vars(filled), "network", network)
+    found, expected = filled(image, batch_size=2), plain(image, batch_size=2)
+    assert seen == [2, 2]
+    assert len(expected) > 10
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-4)

@@ -34,9 +34,28 @@ def logit(score: float) -> float:
     ids=["order", "top-k", "none", "ties", "at-threshold"],
 )
 def test_best_candidates(scores: list[list[float]], threshold: float, top_k: int, expected: list[tuple[int, int]]) -> None:
-    found, anchors, labels = best_candidates(torch.tensor([[logit(s) for s in row] for row in scores]), threshold, top_k)
+    logits = torch.tensor([[[logit(s) for s in row] for row in scores]])
+    _, _, anchors, labels, found = best_candidates([logits], threshold, top_k)
     assert list(zip(anchors.tolist(), labels.tolist(), strict=True)) == expected
     assert found.tolist() == pytest.approx([scores[a][c] for a, c in expected])
+
+
+def test_best_candidates_of_a_batch_are_those_of_each_level() -> None:
+    """Against the plain way: one picture, one level at a time."""
+    generator = torch.Generator().manual_seed(0)
+    # few different values, so that many tie
+    levels = [torch.randint(-30, 10, (3, count, CLASSES), generator=generator) / 5 for count in (50, 20, 9, 4, 1)]
+    expected = []
+    for picture in range(3):
+        first = 0
+        for number, level in enumerate(levels):
+            scores = level[picture].flatten().sigmoid().tolist()
+            best = sorted((k for k in range(len(scores)) if scores[k] > 0.2), key=lambda k: (-scores[k], k))[:7]
+            expected += [(picture, number, first + k // CLASSES, k % CLASSES, scores[k]) for k in best]
+            first += level.shape[1]
+    found = best_candidates(levels, 0.2, 7)
+    assert list(zip(*(values.tolist() for values in found), strict=True)) == expected
+    assert len(expected) > 60
 
 
 def maps(*pictures: Said) -> tuple[list[Tensor], list[Tensor]]:

@@ -43,7 +43,16 @@ class AnchorRule:
         Those of position (x, y) are centred on `(x, y) * stride`.
         """
         sizes = self.base_sizes(stride).to(index.device)[index % self.per_position]
-        position = index // self.per_position
+        return self._placed(sizes, index // self.per_position, width, stride)
+
+    def of_levels(self, level: Tensor, index: Tensor, widths: list[int]) -> Tensor:
+        """Anchors `[..., 5]` as `at` gives them, each of a level of its own; `widths` are those of all levels' maps."""
+        tables = torch.stack([self.base_sizes(stride) for stride in STRIDES]).to(index.device)
+        width, stride = (torch.tensor(values, device=index.device)[level] for values in (widths, STRIDES))
+        return self._placed(tables[level, index % self.per_position], index // self.per_position, width, stride)
+
+    def _placed(self, sizes: Tensor, position: Tensor, width: int | Tensor, stride: int | Tensor) -> Tensor:
+        """Boxes of sizes `[..., 2]` at positions `[...]` of maps of those widths and strides."""
         x, y = (position % width).float() * stride, (position // width).float() * stride
         half_w, half_h = sizes[..., 0] / 2, sizes[..., 1] / 2
         # The reference keeps its anchors as float32 corners. What rounding leaves of w and h on the way back decides ties between

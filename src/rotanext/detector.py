@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rotanext.config import Config, validate
@@ -119,7 +120,9 @@ class Detector:
         places = windows(width, height, [tile], [0 if size else options.gap], 0.0)
         tiles: list[Detections] = []
         for at in range(0, len(places), batch_size):
-            tiles += self._detect([image[y : y + side, x : x + side] for x, y, side in places[at : at + batch_size]], threshold)
+            tiles += self._detect(
+                [image[y : y + side, x : x + side] for x, y, side in places[at : at + batch_size]], threshold, batch_size
+            )
         offsets = [(float(x), float(y)) for x, y, _ in places]
         merged = tiles[0] if len(tiles) == 1 else merge_tiles(zip(tiles, offsets, strict=True), options.merge_iou)
         if scale == 1:
@@ -127,11 +130,13 @@ class Detector:
         boxes = torch.cat([merged.boxes[:, :4] / scale, merged.boxes[:, 4:]], 1)
         return Detections(boxes, merged.scores, merged.labels, self.class_names)
 
-    def _detect(self, crops: list[np.ndarray], threshold: float) -> list[Detections]:
+    def _detect(self, crops: list[np.ndarray], threshold: float, batch_size: int) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU."""
         options = self.config.predict
         with torch.inference_mode():
             batch = self.model.prepare([torch.from_numpy(np.ascontiguousarray(c)) for c in crops])
+            if self.compiled:  # for one size of batch
+                batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, batch_size - len(crops)))
             logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
             found = detect(
                 logits,

@@ -1,29 +1,40 @@
 """From raw logits and deltas to detections of one picture."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from rotanext.anchors import STRIDES, AnchorRule
+from rotanext.anchors import AnchorRule
 from rotanext.coding import decode
 from rotanext.models.retinanet import flatten_levels
 from rotanext.ops import rotated_nms
 
 
-def best_candidates(logits: Tensor, threshold: float, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, anchor indices and labels `[K]` of the best (anchor, class) pairs of `logits [A, C]`, at most `top_k`, best first."""
-    flat = logits.flatten()
+def best_candidates(logits: list[Tensor], threshold: float, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The best (anchor, class) pairs of `logits [B, A_l, C]` of each level: per picture and level at most `top_k`.
+
+    Gives picture, level, anchor (counted over all levels), label and score, `[K]` each; by picture, then level, best first. The
+    whole batch is taken at once: a GPU is waited for only twice, to learn how many passed.
+    """
+    classes = logits[0].shape[2]
+    flat = torch.cat(logits, 1).flatten()
     # Few pass. They are found by their logit, with some room, before anything is computed of them.
     limit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else -math.inf
     index = (flat >= limit - 0.01 * (1 + abs(limit))).nonzero()[:, 0]
     scores = flat[index].float().sigmoid()
-    passed = (scores > threshold).nonzero()[:, 0]
-    index, scores = index[passed], scores[passed]
-    # Stable sort of ascending indices: ties go to the lower index on every device.
-    order = torch.argsort(scores, descending=True, stable=True)[:top_k]
-    index = index[order]
-    return scores[order], index // logits.shape[1], index % logits.shape[1]
+    # Stable sorts of ascending indices: ties go to the lower index on every device.
+    order = torch.argsort(scores, descending=True, stable=True)
+    index, scores = index[order], scores[order]
+    anchor, label = index // classes, index % classes
+    ends = torch.tensor([level.shape[1] for level in logits], device=index.device).cumsum(0)
+    picture, anchor = anchor // ends[-1], anchor % ends[-1]
+    level = torch.searchsorted(ends, anchor, right=True)
+    group, order = torch.sort(picture * len(logits) + level, stable=True)
+    rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
+    order = order[(rank < top_k) & (scores[order] > threshold)]
+    return picture[order], level[order], anchor[order], label[order], scores[order]
 
 
 def detect(
@@ -40,21 +51,23 @@ def detect(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Boxes `[N, 5]`, scores `[N]` and labels `[N]` of each picture of a batch, best first, in pixels of the batch.
 
-    sizes holds each picture's (height, width) without padding; centres are held inside, as in the reference. Per level the best
-    `top_k` (anchor, class) pairs above the threshold are decoded; over all levels together boxes of one class suppress each other
-    by rotated NMS.
+    sizes holds each picture's (height, width) without padding, and may be fewer than the batch: the rest was filled up. Centres
+    are held inside, as in the reference. Per level the best `top_k` (anchor, class) pairs above the threshold are decoded; over
+    all levels together boxes of one class suppress each other by rotated NMS.
     """
-    flat_logits, flat_deltas = flatten_levels(logits, deltas, num_classes)
+    used = len(sizes)
+    flat_logits, flat_deltas = flatten_levels([x[:used] for x in logits], [x[:used] for x in deltas], num_classes)
+    picture, level, anchor, labels, scores = best_candidates(flat_logits, score_threshold, top_k)
+    widths = [x.shape[3] for x in logits]
+    first = torch.tensor([0, *(x.shape[1] for x in flat_deltas[:-1])], device=anchor.device).cumsum(0)
+    candidates = anchors.of_levels(level, anchor - first[level], widths)
+    boxes = decode(candidates, torch.cat(flat_deltas, 1)[picture, anchor].float())
+    limits = torch.tensor([(width - 1, height - 1) for height, width in sizes], dtype=boxes.dtype, device=boxes.device)
+    boxes[:, :2] = torch.minimum(boxes[:, :2].clamp_min(0), limits[picture])
+    counts = torch.searchsorted(picture, torch.arange(used + 1, device=picture.device)).tolist()
     results = []
-    for image, (height, width) in enumerate(sizes):
-        parts = []
-        for raw, level_logits, level_deltas, stride in zip(logits, flat_logits, flat_deltas, STRIDES, strict=True):
-            scores, index, labels = best_candidates(level_logits[image], score_threshold, top_k)
-            candidates = anchors.at(index, raw.shape[3], stride)
-            parts.append((decode(candidates, level_deltas[image][index].float()), scores, labels))
-        boxes, scores, labels = (torch.cat(values) for values in zip(*parts, strict=True))
-        boxes[:, 0].clamp_(0, width - 1)
-        boxes[:, 1].clamp_(0, height - 1)
-        keep = rotated_nms(boxes, scores, labels, iou_threshold)[:max_detections]
+    for start, end in pairwise(counts):
+        part = slice(start, end)
+        keep = start + rotated_nms(boxes[part], scores[part], labels[part], iou_threshold)[:max_detections]
         results.append((boxes[keep], scores[keep], labels[keep]))
     return results

@@ -8,7 +8,7 @@ from rotanext.ops.cpu_iou import in_parts, jit
 
 _COLUMN_NUMBERS = 512  # numbers of a row that are taken at once, so that the sums of all taps stay in the cache
 _ROWS = 16  # likewise
-_NUMBERS_A_PAIR = 64  # products that cost about as much as an IoU, which `in_parts` counts in
+_NUMBERS_A_PAIR = 512  # products that cost as much as what `in_parts` counts in; fewer are not worth waking threads for
 
 
 @jit

@@ -1,0 +1,61 @@
+"""How well a detector's bf16 and fp16 detections agree with its fp32 ones: same class, IoU above 0.9.
+
+python benchmarks/precision.py --weights runs/demo/last.safetensors runs/boxes/last.safetensors \\
+    --source runs/demo/data/val/images ../shared/data/boxes/valid/images [--device cuda]
+
+On a CPU without bf16 arithmetic torch emulates it: results are right, and slow.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from measure import save
+
+from rotanext.data.images import list_images, read_image
+from rotanext.detections import Detections
+from rotanext.load import load_detector
+from rotanext.ops import rotated_iou
+
+LEAST_SCORE, LEAST_IOU = 0.5, 0.9
+
+
+def agreeing(exact: Detections, other: Detections) -> tuple[int, int]:
+    """How many of the detections above 0.5 have a partner of their class with IoU above 0.9, and how many there are."""
+    sure = exact.scores > LEAST_SCORE
+    same = exact.labels[sure][:, None] == other.labels
+    overlap = rotated_iou(exact.boxes[sure], other.boxes)
+    return int(((overlap > LEAST_IOU) & same).any(1).sum()), int(sure.sum())
+
+
+def main() -> None:
+    """Measure and save."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--weights", nargs="+", type=Path, required=True)
+    parser.add_argument("--source", nargs="+", required=True, help="pictures for each of the weights")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pictures", type=int, default=100)
+    options = parser.parse_args()
+    rows = []
+    for weights, source in zip(options.weights, options.source, strict=True):
+        pictures = [read_image(path) for path in list_images(source)[: options.pictures]]
+        exact = load_detector(weights, options.device)
+        expected = [exact(picture) for picture in pictures]
+        for precision in ("bf16", "fp16"):
+            detector = load_detector(weights, options.device, precision=precision)
+            # the same network without suppression: were the boxes found, and others kept in their places?
+            unsuppressed = detector.reconfigured(iou_threshold=1.0, merge_iou=1.0, max_detections=100_000)
+            vars(unsuppressed)["network"] = detector.network
+            shares = []
+            for other in (detector, unsuppressed):
+                pairs = [agreeing(a, other(picture)) for a, picture in zip(expected, pictures, strict=True)]
+                same, count = (sum(values) for values in zip(*pairs, strict=True))
+                shares.append(f"{same} of {count}, {100 * same / count:.2f} %")
+            rows.append([f"{weights.parent.name}, {len(pictures)} pictures, {precision}", *shares])
+    title = f"fp32 detections above {LEAST_SCORE} that a lower precision finds, too (same class, IoU > {LEAST_IOU})"
+    header = ["model, pictures, precision", "found again", "among the boxes before suppression"]
+    save(f"precision-{torch.device(options.device).type}", title, header, rows, "Goal: 99 %.")
+
+
+if __name__ == "__main__":
+    main()
