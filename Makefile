@@ -21,13 +21,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/model.py
-	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python benchmarks/engines.py
 
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/operators.py --device cuda

@@ -20,7 +20,7 @@ from torch import Tensor
 from rotanext.config import load_config
 from rotanext.data.split import windows
 from rotanext.detector import Detector, build_model
-from rotanext.inference import PRECISIONS, compile_or_not, for_inference
+from rotanext.inference import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models import convnext
 from rotanext.models.convnext import Block
 from rotanext.models.retinanet import RetinaNet
@@ -57,7 +57,7 @@ def networks(model: RetinaNet, plain: RetinaNet, batch: Tensor) -> dict[str, Cal
         fast, given = for_inference(model, precision), batch.to(PRECISIONS[precision])
         compared[f"ours, {precision}"] = partial(run, fast, given)
         if cuda:
-            compared[f"ours, {precision}, compiled"] = partial(run, compile_or_not(fast), given)
+            compared[f"ours, {precision}, compiled"] = partial(run, CompiledNetwork(fast), given)
     return compared
 
 

@@ -1,13 +1,14 @@
 """The depthwise convolution with a gradient of its own is torch's convolution."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rotanext.models.depthwise import DepthwiseConv
-from rotanext.ops import cpu
+from rotanext.ops import cpu, cpu_iou
 
 SHAPES = [(2, 40, 24, 24), (1, 5, 9, 3), (3, 600, 4, 5), (1, 1, 1, 1), (1, 33, 40, 17)]
 
@@ -30,9 +31,13 @@ def test_gradients_are_those_of_float64(shape: tuple[int, int, int, int], size: 
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-4)
 
 
-def test_threads_do_not_change_a_bit(three_threads: None) -> None:
+def test_threads_do_not_change_a_bit(three_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_iou, "_WORTH_A_THREAD", 1)
+    pools = []
+    monkeypatch.setattr(cpu_iou, "pool", lambda threads: pools.append(threads) or ThreadPoolExecutor(threads))
     x, out = torch.randn(2, 64, 48, 48), torch.randn(2, 64, 48, 48)
     many = cpu.depthwise_weight_gradient(x, out, 7)
+    assert 3 in pools
     torch.set_num_threads(1)
     assert torch.equal(many, cpu.depthwise_weight_gradient(x, out, 7))
 
@@ -59,5 +64,7 @@ def test_torchs_own_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(compiled(x), conv(x), rtol=0, atol=1e-6)
     exported = torch.export.export(conv, (x,)).module()
     torch.testing.assert_close(exported(x), conv(x), rtol=0, atol=1e-6)
+    derivative = torch.func.grad(lambda values: conv(values).square().sum())(x)
+    torch.testing.assert_close(derivative, torch.autograd.grad(conv(y := x.clone().requires_grad_()).square().sum(), y)[0])
     monkeypatch.setenv("ROTANEXT_OPS", "reference")
     assert not conv._has_own_gradient(x)

@@ -12,6 +12,7 @@ from conftest import tiny_config
 from rotanext.detections import Detections
 from rotanext.detector import Detector, build_model, find_device
 from rotanext.errors import UserError
+from rotanext.inference import CompiledNetwork
 from rotanext.load import load_detector
 
 CLASSES = ("plane", "ship")
@@ -33,7 +34,7 @@ def knowing(objects: np.ndarray, tile: int, gap: int, **predict: Any) -> Detecto
     config = tiny_config(Path("unused"), None, *overrides)
     made = Detector(build_model(config, 2), config, CLASSES)
 
-    def detect(crops: list[np.ndarray], threshold: float, batch_size: int) -> list[Detections]:
+    def detect(crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
         results = []
         for crop in crops:
             height, width = crop.shape[:2]
@@ -78,9 +79,9 @@ def test_a_picture_the_size_of_a_tile_is_one_tile(detector: Detector, monkeypatc
     calls: list[list[tuple[int, ...]]] = []
     plain = Detector._detect
 
-    def counting(self: Detector, crops: list[np.ndarray], threshold: float, batch_size: int) -> list[Detections]:
+    def counting(self: Detector, crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
         calls.append([crop.shape for crop in crops])
-        return plain(self, crops, threshold, batch_size)
+        return plain(self, crops, threshold, fill)
 
     monkeypatch.setattr(Detector, "_detect", counting)
     whole = detector.reconfigured(image_size=0, tile=512)
@@ -188,9 +189,12 @@ def test_a_compiled_network_sees_one_size_of_batch(detector: Detector, monkeypat
         seen.append(len(batch))
         return plain.network(batch)
 
-    filled.compiled = True
-    monkeypatch.setitem(vars(filled), "network", network)
+    made = CompiledNetwork(plain.model)
+    made._compiled = network
+    monkeypatch.setitem(vars(filled), "network", made)
     found, expected = filled(image, batch_size=2), plain(image, batch_size=2)
     assert seen == [2, 2]
+    filled(image, batch_size=8)
+    assert seen == [2, 2, 3]  # a single batch is not filled
     assert len(expected) > 10
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-4)

@@ -1,5 +1,8 @@
 import io
+import threading
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rotanext.data import images
 from rotanext.data.images import image_size, list_images, read_image, write_file, write_png
 from rotanext.errors import UserError
 
@@ -216,3 +220,29 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
         write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_threads_leave_the_libraries_as_they_were(tmp_path: Path) -> None:
+    """Readers that overlap must not keep each other's change of global state, nor end it under another's hands."""
+    limit, level, filters = Image.MAX_IMAGE_PIXELS, cv2.utils.logging.getLogLevel(), list(warnings.filters)
+    first, second = threading.Event(), threading.Event()
+
+    def hold(entered: threading.Event, leave: threading.Event) -> None:
+        with images._pillow_without_limit, images._opencv_silent:
+            entered.set()
+            assert leave.wait(10)
+            assert Image.MAX_IMAGE_PIXELS is None
+
+    with ThreadPoolExecutor(2) as pool:
+        go_first, go_second = threading.Event(), threading.Event()
+        one = pool.submit(hold, first, go_first)
+        first.wait(10)
+        other = pool.submit(hold, second, go_second)
+        second.wait(10)
+        go_first.set()
+        one.result()
+        assert Image.MAX_IMAGE_PIXELS is None
+        go_second.set()
+        other.result()
+    assert (Image.MAX_IMAGE_PIXELS, cv2.utils.logging.getLogLevel()) == (limit, level)
+    assert list(warnings.filters) == filters

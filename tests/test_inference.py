@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from torch import nn
 from rotanext.data.images import write_png
 from rotanext.data.readahead import read_ahead
 from rotanext.errors import UserError
-from rotanext.inference import PRECISIONS, WinogradConv, compile_or_not, for_inference
+from rotanext.inference import PRECISIONS, CompiledNetwork, WinogradConv, for_inference
 from rotanext.load import load_detector
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.convnext import Block
 from rotanext.models.retinanet import RetinaNet
+from rotanext.ops import cpu_iou
 from rotanext.ops.winograd import convolve, transform_weight
 
 
@@ -95,7 +97,7 @@ def test_compile_falls_back_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> N
 
     model = RetinaNet("convnext_atto", 1, fpn_channels=8, tower_depth=1).eval()
     monkeypatch.setattr(torch, "compile", broken)
-    network = compile_or_not(model)
+    network = CompiledNetwork(model)
     batch = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         with pytest.warns(UserWarning, match="no compiler here"):
@@ -125,7 +127,7 @@ def test_a_network_that_trains_in_low_precision_detects_in_full() -> None:
 def test_compiled_is_the_same(model: RetinaNet, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module, mode: compiler(module, backend="aot_eager", fullgraph=True))
-    network, batch = compile_or_not(for_inference(model, winograd=False)), torch.randn(1, 3, 64, 64)
+    network, batch = CompiledNetwork(for_inference(model, winograd=False)), torch.randn(1, 3, 64, 64)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         found, expected = network(batch), model(batch)
@@ -133,9 +135,23 @@ def test_compiled_is_the_same(model: RetinaNet, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_winograd_in_threads() -> None:
+def test_winograd_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_iou, "_WORTH_A_THREAD", 1)
+    pools = []
+    monkeypatch.setattr(cpu_iou, "pool", lambda threads: pools.append(threads) or ThreadPoolExecutor(threads))
     x, conv = torch.randn(1, 32, 70, 90), nn.Conv2d(32, 32, 3, padding=1)
     torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=2e-5)
+    assert 3 in pools
+
+
+def test_detection_within_autocast(tiny_weights: Path) -> None:
+    """A detector called by someone who trains in low precision computes in its own."""
+    image = np.random.RandomState(0).randint(0, 255, (64, 64, 3)).astype(np.uint8)
+    detector = load_detector(tiny_weights, "cpu")
+    expected = detector(image, score_threshold=0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = detector(image, score_threshold=0.0)
+    assert torch.equal(found.boxes, expected.boxes)
 
 
 def test_precision_and_names(tiny_weights: Path) -> None:

@@ -1,9 +1,13 @@
-"""What a training step keeps for its backward pass, counted on tensors without contents (so a GPU's sizes fit a laptop)."""
+"""What a training step keeps for its backward pass, counted on tensors without contents (so a GPU's sizes fit a laptop).
+
+Counted are weights, gradients, moments and what the network's forward pass keeps; not the losses' own few maps, nor workspaces.
+"""
 
 import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -39,6 +43,19 @@ def test_a_step_fits_the_goal() -> None:
     assert 2e9 < step_bytes() < GOAL  # not far below either: then something would not have been counted
 
 
+def test_norms_in_float32_would_keep_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's autocast takes layer_norm to float32, the CPU's does not; here it does."""
+    plain = F.layer_norm
+
+    def as_on_cuda(x: Tensor, shape: list[int], weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        return plain(x.float() if torch.is_autocast_enabled("cpu") else x, shape, weight, bias, eps)
+
+    monkeypatch.setattr(F, "layer_norm", as_on_cuda)
+    ours = step_bytes()
+    monkeypatch.setattr(LayerNorm, "forward", nn.LayerNorm.forward)
+    assert step_bytes() > ours + 0.15e9
+
+
 def test_checkpointing_saves_most_of_it() -> None:
     assert step_bytes("model.gradient_checkpointing=true") < 0.55 * step_bytes()
 
@@ -65,3 +82,8 @@ def test_the_blocks_gradients_in_bf16_are_those_of_float32() -> None:
     for (name, one), other in zip(block.named_parameters(), plain.parameters(), strict=True):
         assert one.grad.dtype == torch.float32
         assert nn.functional.cosine_similarity(one.grad.flatten(), other.grad.flatten(), dim=0) > 0.999, name
+
+
+def test_norm_on_tensors_without_contents() -> None:
+    """Devices that know no autocast, such as meta, take the plain way."""
+    assert LayerNorm(24).to("meta")(torch.empty(5, 24, device="meta")).shape == (5, 24)

@@ -223,7 +223,7 @@ def test_a_whole_split(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "split 3/3 images" in capsys.readouterr().err
 
 
-def test_two_processes_write_the_same(source: Path, tmp_path: Path) -> None:
+def test_two_threads_write_the_same(source: Path, tmp_path: Path) -> None:
     results = []
     for workers in (1, 2):
         problems = Problems()

@@ -11,8 +11,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep freed memory for its next use; whether the C library could be told (glibc can).
 
     By default glibc hands every large tensor's memory back to the system when it is freed, and the next one's pages are made
-    and cleared anew: a sixth of a training step on a CPU (`benchmarks/training.py`). For programs of their own, not for
-    libraries: it is a property of the process.
+    and cleared anew: about a sixth of a training step on a CPU (`benchmarks/training.py` times both). Meant for training: it is a
+    property of the whole process, whose memory never shrinks from then on.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

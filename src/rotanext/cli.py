@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from rotanext.allocator import keep_freed_memory
 from rotanext.errors import Problems, UserError
 
 app = typer.Typer(
@@ -248,7 +247,6 @@ def info() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one message and exit code 2, never a traceback."""
-    keep_freed_memory()
     try:
         app()
     except UserError as error:

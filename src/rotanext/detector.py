@@ -13,7 +13,7 @@ from rotanext.data.resize import resize_to_fit
 from rotanext.data.split import windows
 from rotanext.detections import Detections
 from rotanext.errors import UserError
-from rotanext.inference import PRECISIONS, compile_or_not, for_inference
+from rotanext.inference import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.merge import merge_tiles
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.retinanet import RetinaNet
@@ -73,7 +73,7 @@ class Detector:
     def network(self) -> Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]:
         """The network that computes: logits and deltas of a prepared batch."""
         fast = for_inference(self.model, self.precision, winograd=not self.compiled)
-        return compile_or_not(fast) if self.compiled else fast
+        return CompiledNetwork(fast) if self.compiled else fast
 
     def reconfigured(self, **values: int | float | None) -> "Detector":
         """A detector of the same weights with other values of `config.predict`; None keeps one. UserError for a wrong one."""
@@ -118,11 +118,12 @@ class Detector:
         height, width = image.shape[:2]
         tile = max(height, width) if size else options.tile
         places = windows(width, height, [tile], [0 if size else options.gap], 0.0)
+        # a smaller last batch would be compiled anew
+        fill = batch_size if len(places) > batch_size and isinstance(self.network, CompiledNetwork) and self.network.works else 0
         tiles: list[Detections] = []
         for at in range(0, len(places), batch_size):
-            tiles += self._detect(
-                [image[y : y + side, x : x + side] for x, y, side in places[at : at + batch_size]], threshold, batch_size
-            )
+            crops = [image[y : y + side, x : x + side] for x, y, side in places[at : at + batch_size]]
+            tiles += self._detect(crops, threshold, fill)
         offsets = [(float(x), float(y)) for x, y, _ in places]
         merged = tiles[0] if len(tiles) == 1 else merge_tiles(zip(tiles, offsets, strict=True), options.merge_iou)
         if scale == 1:
@@ -130,13 +131,13 @@ class Detector:
         boxes = torch.cat([merged.boxes[:, :4] / scale, merged.boxes[:, 4:]], 1)
         return Detections(boxes, merged.scores, merged.labels, self.class_names)
 
-    def _detect(self, crops: list[np.ndarray], threshold: float, batch_size: int) -> list[Detections]:
-        """Detections of each crop, in its own pixels, on the CPU."""
+    def _detect(self, crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
+        """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` pictures."""
         options = self.config.predict
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             batch = self.model.prepare([torch.from_numpy(np.ascontiguousarray(c)) for c in crops])
-            if self.compiled:  # for one size of batch
-                batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, batch_size - len(crops)))
+            if len(crops) < fill:
+                batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, fill - len(crops)))
             logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
             found = detect(
                 logits,

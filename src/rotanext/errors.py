@@ -40,7 +40,7 @@ class Problems:
             self.first.append(message)
 
     def merge(self, other: "Problems") -> None:
-        """Take over what another reader (a worker process) found."""
+        """Take over what another reader (another thread) found."""
         self.count += other.count
         self.first.extend(other.first[: max(0, self.keep - len(self.first))])
 

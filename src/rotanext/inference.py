@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,20 +63,24 @@ def for_inference(model: RetinaNet, precision: str = "fp32", winograd: bool = Tr
     return fast.to(PRECISIONS[precision])
 
 
-def compile_or_not(network: RetinaNet) -> Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]:
+class CompiledNetwork:
     """The network through torch.compile (with CUDA graphs on a GPU); as it is, with a warning, from the first call that fails."""
-    compiled: Any = torch.compile(network, mode="reduce-overhead" if network.mean.is_cuda else None)
-    broken = False
 
-    def call(batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        nonlocal broken
-        if not broken:
+    def __init__(self, network: RetinaNet) -> None:
+        self.network = network
+        self.works = True
+        self._compiled: Any = torch.compile(network, mode="reduce-overhead" if network.mean.is_cuda else None)
+
+    def __call__(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """See `RetinaNet.forward`; another shape of batch than before is compiled anew."""
+        if self.works:
             try:
-                return compiled(batch)
+                result: tuple[list[Tensor], list[Tensor]] = self._compiled(batch)
+                return result
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:  # no compiler, no Triton, an unsupported device: torch raises many kinds
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
-                broken = True
-        return network(batch)
-
-    return call
+                self.works = False
+        return self.network(batch)

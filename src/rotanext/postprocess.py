@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from rotanext.anchors import AnchorRule
+from rotanext.anchors import STRIDES, AnchorRule
 from rotanext.coding import decode
 from rotanext.models.retinanet import flatten_levels
 from rotanext.ops import rotated_nms
@@ -16,7 +16,7 @@ def best_candidates(logits: list[Tensor], threshold: float, top_k: int) -> tuple
     """The best (anchor, class) pairs of `logits [B, A_l, C]` of each level: per picture and level at most `top_k`.
 
     Gives picture, level, anchor (counted over all levels), label and score, `[K]` each; by picture, then level, best first. The
-    whole batch is taken at once: a GPU is waited for only twice, to learn how many passed.
+    whole batch is taken at once, so that a GPU is waited for a few times a batch and not a few times a level.
     """
     classes = logits[0].shape[2]
     flat = torch.cat(logits, 1).flatten()
@@ -55,6 +55,7 @@ def detect(
     are held inside, as in the reference. Per level the best `top_k` (anchor, class) pairs above the threshold are decoded; over
     all levels together boxes of one class suppress each other by rotated NMS.
     """
+    assert len(logits) == len(deltas) == len(STRIDES)
     used = len(sizes)
     flat_logits, flat_deltas = flatten_levels([x[:used] for x in logits], [x[:used] for x in deltas], num_classes)
     picture, level, anchor, labels, scores = best_candidates(flat_logits, score_threshold, top_k)

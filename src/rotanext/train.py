@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from rich.console import Console
 from torch import Tensor
 
+from rotanext.allocator import keep_freed_memory
 from rotanext.config import Config, validate
 from rotanext.criterion import batch_losses, make_targets
 from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader, read_entries
@@ -370,6 +371,7 @@ def start_training(
     if not resume and any((folder / name).exists() for name in ("state.pt", "last.safetensors", "best.safetensors")):
         raise UserError(f"{folder} already holds a training; go on with --resume {folder}, or choose another --run folder")
     make_folder(folder)
+    keep_freed_memory()
     reporter = Reporter(console, tensorboard=folder / "tensorboard")
     try:
         trainer = Trainer(config, folder, device, problems, reporter, pretrained=not resume)

@@ -3,9 +3,10 @@
 import io
 import os
 import struct
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import cv2
@@ -49,7 +50,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     path = Path(path)
     _check_file(path)
     try:
-        with _pillow_without_limit(), Image.open(path) as picture:
+        with _pillow_without_limit, Image.open(path) as picture:
             # Pillow swaps the sides of a TIFF by its orientation; its tags 256 and 257 hold what is stored.
             tags = getattr(picture, "tag_v2", None)
             return (int(tags[256]), int(tags[257])) if tags is not None else picture.size
@@ -128,7 +129,7 @@ def write_file(path: str | Path, data: bytes) -> None:
 def _has_all_strips(path: Path) -> bool:
     """Whether a TIFF is as long as its strips or tiles need; False for other kinds, and where it cannot be told."""
     try:
-        with _pillow_without_limit(), Image.open(path) as picture:
+        with _pillow_without_limit, Image.open(path) as picture:
             tags = getattr(picture, "tag_v2", {})
             offsets, lengths = (tags.get(273) or tags.get(324), tags.get(279) or tags.get(325))
     except (OSError, ValueError, SyntaxError, KeyError):
@@ -203,22 +204,18 @@ def _as_stored(data: bytes) -> bytes | bytearray:
 
 def _decode(data: bytes | bytearray) -> np.ndarray | None:
     """Pixels with opencv's channel order (BGR, BGRA or grey) and the stored depth; None where they do not decode."""
-    logging = cv2.utils.logging
-    level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # its warnings about every GeoTIFF tag and its errors would bury ours
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        with _opencv_silent:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
-    finally:
-        logging.setLogLevel(level)
     return _decode_huge(data) if pixels is None else pixels
 
 
 def _decode_huge(data: bytes | bytearray) -> np.ndarray | None:
     """Decode with Pillow what is too large for opencv; None for anything else."""
     try:
-        with _pillow_without_limit(), Image.open(io.BytesIO(data)) as picture:
+        with _pillow_without_limit, Image.open(io.BytesIO(data)) as picture:
             if max(picture.size) <= _OPENCV_SIDE and picture.width * picture.height <= _OPENCV_PIXELS:
                 return None
             return np.asarray(picture.convert("RGB"))[..., ::-1]
@@ -226,9 +223,28 @@ def _decode_huge(data: bytes | bytearray) -> np.ndarray | None:
         return None
 
 
+class _Shared:
+    """A change of a library's global state that lasts as long as any thread is inside."""
+
+    def __init__(self, change: Callable[[], AbstractContextManager[None]]) -> None:
+        self._change, self._lock, self._inside = change, threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._changed = self._change()
+                self._changed.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._changed.__exit__(None, None, None)
+
+
 @contextmanager
-def _pillow_without_limit() -> Iterator[None]:
-    """Let Pillow open aerial pictures, all of which look like decompression bombs to it."""
+def _without_limit() -> Iterator[None]:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
@@ -236,6 +252,21 @@ def _pillow_without_limit() -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    logging = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
+
+
+_pillow_without_limit = _Shared(_without_limit)  # all aerial pictures look like decompression bombs to it
+_opencv_silent = _Shared(_silent)  # its warnings about every GeoTIFF tag and its errors would bury ours
 
 
 def _to_rgb(path: Path, pixels: np.ndarray) -> np.ndarray:

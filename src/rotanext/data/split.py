@@ -83,7 +83,7 @@ def split_dataset(
     A rate r reads windows of size / r source pixels at gaps of gap / r and stores them unresized. Every window
     becomes a tile and a label file (empty without objects) named `{stem}__{size}__{x}___{y}`. Pictures that cannot be
     read go to `problems`, and the others are cut. Raises `UserError` for options that make no sense, a target that is
-    in use, a full disk, or if nothing could be read. Each worker, a thread, holds one picture in memory.
+    in use, a full disk, or if nothing could be read. Each worker is a thread and holds one picture in memory.
     """
     source, target = Path(source), Path(target)
     problems = Problems() if problems is None else problems

@@ -73,7 +73,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` to the same, in autocast's type where that is on."""
         kind = x.device.type
-        if not torch.is_autocast_enabled(kind):
+        if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
             return super().forward(x)
         low = torch.get_autocast_dtype(kind)
         with torch.autocast(kind, enabled=False):

@@ -11,7 +11,10 @@ from rotanext.ops import cpu, implementation
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution of odd size that keeps the map's size; its parameters are those of torch's `Conv2d`."""
+    """A depthwise convolution of odd size that keeps the map's size; its parameters are those of torch's `Conv2d`.
+
+    While training in float32 on a CPU it is differentiable once, backwards, as the rotated operators are.
+    """
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__(channels, channels, size, padding=size // 2, groups=channels)
@@ -30,7 +33,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.maybe_current_level() is not None
 
 
 class _Depthwise(torch.autograd.Function):
