@@ -33,6 +33,7 @@ bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/operators.py --device cuda
 	$(BIN)/python benchmarks/model.py --device cuda
 	$(BIN)/python benchmarks/training.py --device cuda --size 1024 --precision bf16
+	$(BIN)/python benchmarks/training.py --device cuda --size 1024 --precision bf16 --batch 16
 
 install: $(STAMP)
 

@@ -21,7 +21,8 @@ from rotanext.data.split import split_dataset, windows
 from rotanext.data.synthetic import CLASS_NAMES, make_dataset
 from rotanext.errors import Problems
 
-PICTURES, SIDE, TILE, GAP = 6, 2048, 512, 128
+PICTURES, SIDE, TILE, GAP = 8, 2048, 512, 128
+THREADS = min(os.cpu_count() or 1, PICTURES // 2)
 
 
 def codec_seconds(folder: Path, workers: int) -> float:
@@ -59,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         make_dataset(root / "scenes", PICTURES, SIDE, 0, workers=os.cpu_count() or 1)
-        for workers in range(1, (os.cpu_count() or 1) + 1):
+        for workers in range(1, THREADS + 1):
             bare, whole = [], []
             for _ in range(5):
                 bare.append(codec_seconds(root / "scenes/images", workers))
@@ -75,7 +76,7 @@ def main() -> None:
                 whole.append(report.seconds)
             share = f"{100 * median(bare) / median(whole):.0f} % of the rate of decoding and encoding alone"
             rows.append([f"split, {workers} threads", f"{report.tiles / median(whole):.1f} tiles/s", share])
-        for workers in range((os.cpu_count() or 1) + 1):
+        for workers in range(THREADS + 1):
             rate = f"{loader_rate(root / 'tiles1', workers):.1f} pictures/s"
             rows.append([f"loader, {workers} workers", rate, f"of {TILE} x {TILE}, augmented"])
     save("data", "Splitting and loading", ["work", "rate", ""], rows)
