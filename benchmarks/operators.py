@@ -9,11 +9,12 @@ from functools import partial
 import numpy as np
 import torch
 from measure import median_seconds, save, spelt
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from rotanext.anchors import V0
 from rotanext.assign import assign
+from rotanext.models.depthwise import DepthwiseConv
 from rotanext.ops import reference, rotated_iou, rotated_nms
 
 SLOW = {"runs": 3, "seconds": 10.0}
@@ -78,12 +79,30 @@ def assignment_rows(device: torch.device) -> list[list[str]]:
     return rows
 
 
+def depthwise_rows() -> list[list[str]]:
+    """Backward pass of ConvNeXt-T's depthwise convolutions in training, a batch of two pictures, beside torch's own."""
+    rows = []
+    for size, channels, side in ((512, 96, 128), (512, 384, 32), (1024, 96, 256)):
+        conv = DepthwiseConv(channels, 7)
+        x = torch.randn(2, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
+        inputs, upstream = [x, *conv.parameters()], torch.randn_like(x)
+        outputs = {"ours": conv(x), "torch": nn.Conv2d.forward(conv, x)}
+        functions = {name: partial(torch.autograd.grad, out, inputs, upstream, retain_graph=True) for name, out in outputs.items()}
+        times = median_seconds(functions, 9)
+        baseline = f"torch {spelt(times['torch'])} ({times['torch'] / times['ours']:.1f} x)"
+        rows.append(
+            [f"depthwise 7x7 backward, 2 x {channels} x {side} x {side} (pictures of {size})", spelt(times["ours"]), "", baseline]
+        )
+    return rows
+
+
 def main() -> None:
     """Measure and save."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cpu")
     device = torch.device(parser.parse_args().device)
     rows = nms_rows(device) + iou_rows(device) + assignment_rows(device)
+    rows += depthwise_rows() if device.type == "cpu" else []
     save(f"operators-{device.type}", "Rotated operators", ["work", "median", "goal", "baseline in the same process"], rows)
 
 

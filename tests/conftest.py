@@ -51,6 +51,13 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=["compiled", "reference"])
+def each_implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for one test."""
+    if request.param == "reference":
+        monkeypatch.setattr(ops, "implementation", lambda device: reference)
+
+
 @pytest.fixture
 def three_threads() -> Iterator[None]:
     """torch, and the operators with it, computes in three threads; `make test` gives it one."""

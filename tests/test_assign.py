@@ -1,4 +1,4 @@
-"""Assignment against its definition on the whole matrix of IoUs, on hundreds of random layouts."""
+"""Assignment against its definition on the whole matrix of IoUs, on thousands of random layouts."""
 
 from collections.abc import Callable
 
@@ -78,6 +78,7 @@ def broken(rng: np.random.Generator) -> Tensor:
     return boxes
 
 
+SMALL = [(32, 32), (16, 48), (64, 16), (8, 8)]  # pixels
 LAYOUTS = [ordinary, tiny, huge, slender, duplicate, coincident, on_the_grid, outside, broken]
 
 
@@ -90,6 +91,14 @@ def test_equals_the_definition(make: Callable[[np.random.Generator], Tensor], co
         found = assign(anchors, boxes)
         assert found.dtype == torch.int64
         torch.testing.assert_close(found, assign_dense(anchors, boxes), msg=lambda m, s=seed: f"seed {s}: {m}")
+
+
+def test_equals_the_definition_on_thousands_of_small_maps() -> None:
+    rules, rng = ((0.5, 0.4), (0.35, 0.25), (0.3, 0.3)), np.random.default_rng(0)
+    for number in range(3000):
+        make, convention, rule = LAYOUTS[number % len(LAYOUTS)], ("v0", "v1")[number % 2], rules[number % 3]
+        anchors, boxes = grid(*SMALL[number % len(SMALL)], convention), make(rng)
+        assert torch.equal(assign(anchors, boxes, *rule), assign_dense(anchors, boxes, *rule)), number
 
 
 def test_equals_the_definition_on_a_large_map() -> None:

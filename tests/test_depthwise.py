@@ -68,3 +68,18 @@ def test_torchs_own_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(derivative, torch.autograd.grad(conv(y := x.clone().requires_grad_()).square().sum(), y)[0])
     monkeypatch.setenv("ROTANEXT_OPS", "reference")
     assert not conv._has_own_gradient(x)
+
+
+def test_other_inputs() -> None:
+    """Even sizes are refused; pictures without a batch, forward differentiation and a backward pass within autocast work."""
+    with pytest.raises(ValueError, match="odd"):
+        DepthwiseConv(4, 4)
+    conv, x = DepthwiseConv(4, 7), torch.randn(1, 4, 8, 8)
+    single = torch.autograd.grad(conv(y := x[0].clone().requires_grad_()).square().sum(), y)[0]
+    with torch.autograd.forward_ad.dual_level():
+        torch.autograd.forward_ad.unpack_dual(conv(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))))
+    y = x.clone().requires_grad_()
+    loss = conv(y).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        within = torch.autograd.grad(loss, y)[0]
+    torch.testing.assert_close(within[0], single, rtol=1e-5, atol=1e-5)

@@ -1,6 +1,7 @@
 """The detector as a Python object: what it takes, tiles and their merging, devices."""
 
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -197,4 +198,28 @@ def test_a_compiled_network_sees_one_size_of_batch(detector: Detector, monkeypat
     filled(image, batch_size=8)
     assert seen == [2, 2, 3]  # a single batch is not filled
     assert len(expected) > 10
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 2.5}, {"batch_size": "3"}, {"score_threshold": "0.3"}, {"image_size": float("nan")}, {"image_size": 2.5}],
+)
+def test_options_of_the_wrong_kind(detector: Detector, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(options))):
+        detector(np.zeros((8, 8, 3), np.uint8), **options)
+
+
+def test_the_callers_defaults_do_not_matter(detector: Detector) -> None:
+    """Another default type, and a picture that must not be written to."""
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    expected = detector(image, score_threshold=0.0)
+    image.flags.writeable = False
+    torch.set_default_dtype(torch.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = detector.reconfigured()(image, score_threshold=0.0)
+    finally:
+        torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-4)

@@ -17,9 +17,11 @@ from torch import Tensor
 
 import formula
 from rotanext.anchors import AnchorRule
+from rotanext.assign import assign
 from rotanext.config import load_config
 from rotanext.criterion import Targets, batch_losses, make_targets
 from rotanext.detector import build_model
+from rotanext.inference import for_inference
 from rotanext.models.checkpoints import load_strict, map_keys
 from rotanext.models.retinanet import RetinaNet, flatten_levels
 from rotanext.ops import rotated_iou
@@ -110,9 +112,11 @@ def test_anchors(run: Run) -> None:
     np.testing.assert_allclose(anchors[::997].numpy(), run.figures["anchors_sample"], atol=1e-6)
 
 
+@pytest.mark.usefixtures("each_implementation")
 def test_assignment_of_every_anchor(run: Run) -> None:
-    np.testing.assert_array_equal(run.targets.assigned[0].numpy(), run.figures["assign_gt_inds"])
     boxes = torch.from_numpy(run.figures["gt_boxes"])
+    np.testing.assert_array_equal(assign(run.targets.anchors, boxes).numpy(), run.figures["assign_gt_inds"])
+    np.testing.assert_array_equal(run.targets.assigned[0].numpy(), run.figures["assign_gt_inds"])
     best = rotated_iou(run.targets.anchors, boxes).amax(1)[::97]
     np.testing.assert_allclose(best.numpy(), run.figures["assign_max_iou"], atol=1e-5)
 
@@ -144,6 +148,15 @@ def test_gradient_of_every_parameter(run: Run) -> None:
         assert found[name] == pytest.approx(norm, rel=1e-3, abs=1e-6), name
 
 
+def test_maps_of_the_network_rearranged_for_detecting(run: Run) -> None:
+    with torch.inference_mode():
+        logits, deltas = for_inference(run.model)(run.batch)
+    for level in range(5):
+        assert_map(logits[level][0, :, ::4, ::4], run.figures[f"cls{level}"], f"cls{level}")
+        assert_map(deltas[level][0, :, ::4, ::4], run.figures[f"reg{level}"], f"reg{level}")
+
+
+@pytest.mark.usefixtures("each_implementation")
 def test_detections(run: Run) -> None:
     with torch.no_grad():
         logits, deltas = [x.detach() for x in run.logits], [x.detach() for x in run.deltas]

@@ -118,6 +118,7 @@ def _key(line: Task1Line) -> tuple[object, ...]:
     return (line.stem, line.score, *np.round(np.ravel(line.corners), 4).tolist())
 
 
+@pytest.mark.usefixtures("each_implementation")
 def test_the_reference_merge(shared: Path, tmp_path: Path) -> None:
     sample = shared / "data" / "dota-sample"
     assert merge_task1(sample / "patch_detections", tmp_path, iou_threshold=0.3) == (1632, 857)

@@ -36,6 +36,7 @@ def score_sheet(report, iou: float = 0.5) -> list[tuple[int, int, int, int]]:
 
 
 @pytest.mark.parametrize("iou", ["0.5", "0.75"])
+@pytest.mark.usefixtures("each_implementation")
 def test_reference_figures(shared: Path, iou: str) -> None:
     sample, expected = shared / "data" / "dota-sample", GOLDEN["iou"][iou]
     problems = Problems()

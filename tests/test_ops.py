@@ -469,3 +469,8 @@ def test_gradients_of_far_boxes_are_zero() -> None:
     rotated_iou(a, b).sum().backward()
     assert not a.grad.any()
     assert not b.grad.any()
+
+
+def test_nms_ranks_nan_last(implementation: str) -> None:
+    boxes = torch.tensor([[10.0, 10, 8, 4, 0], [10, 10, 8, 4, 0.01], [50, 50, 8, 4, 0]])
+    assert ops.rotated_nms(boxes, torch.tensor([math.nan, 0.5, 0.9]), None, 0.1).tolist() == [2, 1]

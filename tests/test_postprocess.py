@@ -128,3 +128,21 @@ def test_pictures_of_a_batch_are_independent() -> None:
         for x, y in zip(found, alone, strict=True):
             torch.testing.assert_close(x, y)
     assert run(*pictures, sizes=sizes)[2][0][:, 0].max() <= 59, "centres stay within their own picture"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_not_detected(value: float) -> None:
+    logits, deltas = maps([(A, 0.9, 1), (B, 0.8, 0)])
+    options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000}
+    for spoilt in range(len(deltas)):
+        changed = [torch.full_like(x, value) if k == spoilt else x for k, x in enumerate(deltas)]
+        [(boxes, scores, labels)] = detect(logits, changed, [(SIDE, SIDE)], num_classes=CLASSES, anchors=V0, **options)
+        assert boxes.isfinite().all()
+        assert len(boxes) == len(scores) == len(labels)
+        lost = sum(bool((x[0] > -10).any()) for x in logits[spoilt : spoilt + 1])
+        assert len(boxes) <= 2 - lost
+
+
+def test_no_pictures() -> None:
+    options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000}
+    assert detect(*maps([]), [], num_classes=CLASSES, anchors=V0, **options) == []

@@ -105,12 +105,12 @@ class Detector:
             raise UserError(f"the detector takes a uint8 RGB array [H, W, 3]; found {found}")
         if 0 in image.shape:
             raise UserError(f"the picture is empty: its shape is {list(image.shape)}")
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; expected at least 1")
-        if score_threshold is not None and not 0 <= score_threshold <= 1:
-            raise UserError(f"score_threshold is {score_threshold}; expected a number from 0 to 1")
-        if image_size is not None and image_size < 0:
-            raise UserError(f"image_size is {image_size}; expected a number of pixels, or 0 for the picture's own size")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
+        if score_threshold is not None and not (isinstance(score_threshold, int | float) and 0 <= score_threshold <= 1):
+            raise UserError(f"score_threshold is {score_threshold!r}; expected a number from 0 to 1")
+        if image_size is not None and not (isinstance(image_size, int) and image_size >= 0):
+            raise UserError(f"image_size is {image_size!r}; expected a number of pixels, or 0 for the picture's own size")
         options = self.config.predict
         threshold = options.score_threshold if score_threshold is None else score_threshold
         size = options.image_size if image_size is None else image_size
@@ -135,7 +135,7 @@ class Detector:
         """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` pictures."""
         options = self.config.predict
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            batch = self.model.prepare([torch.from_numpy(np.ascontiguousarray(c)) for c in crops])
+            batch = self.model.prepare([torch.from_numpy(np.require(c, requirements=["C", "W"])) for c in crops])
             if len(crops) < fill:
                 batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, fill - len(crops)))
             logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))

@@ -37,6 +37,12 @@ def best_candidates(logits: list[Tensor], threshold: float, top_k: int) -> tuple
     return picture[order], level[order], anchor[order], label[order], scores[order]
 
 
+def _finite(picture: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Without boxes that are no numbers (half precision has overflowed): they overlap nothing, so nothing would suppress them."""
+    keep = boxes.isfinite().all(1)
+    return picture[keep], boxes[keep], scores[keep], labels[keep]
+
+
 def detect(
     logits: list[Tensor],
     deltas: list[Tensor],
@@ -53,9 +59,11 @@ def detect(
 
     sizes holds each picture's (height, width) without padding, and may be fewer than the batch: the rest was filled up. Centres
     are held inside, as in the reference. Per level the best `top_k` (anchor, class) pairs above the threshold are decoded; over
-    all levels together boxes of one class suppress each other by rotated NMS.
+    all levels together boxes of one class suppress each other by rotated NMS. What is not a number is not detected.
     """
     assert len(logits) == len(deltas) == len(STRIDES)
+    if not sizes:
+        return []
     used = len(sizes)
     flat_logits, flat_deltas = flatten_levels([x[:used] for x in logits], [x[:used] for x in deltas], num_classes)
     picture, level, anchor, labels, scores = best_candidates(flat_logits, score_threshold, top_k)
@@ -64,6 +72,7 @@ def detect(
     candidates = anchors.of_levels(level, anchor - first[level], widths)
     boxes = decode(candidates, torch.cat(flat_deltas, 1)[picture, anchor].float())
     limits = torch.tensor([(width - 1, height - 1) for height, width in sizes], dtype=boxes.dtype, device=boxes.device)
+    picture, boxes, scores, labels = _finite(picture, boxes, scores, labels)
     boxes[:, :2] = torch.minimum(boxes[:, :2].clamp_min(0), limits[picture])
     counts = torch.searchsorted(picture, torch.arange(used + 1, device=picture.device)).tolist()
     results = []

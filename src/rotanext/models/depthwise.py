@@ -5,18 +5,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from rotanext.ops import cpu, implementation
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution of odd size that keeps the map's size; its parameters are those of torch's `Conv2d`.
+    """A depthwise convolution of odd size (ValueError for others) that keeps the map's size.
 
-    While training in float32 on a CPU it is differentiable once, backwards, as the rotated operators are.
+    Its parameters are those of torch's `Conv2d`. While training in float32 on a CPU it is differentiable once, backwards, as the
+    rotated operators are.
     """
 
     def __init__(self, channels: int, size: int) -> None:
+        if size % 2 == 0:
+            raise ValueError(f"the size is {size}; expected an odd one")
         super().__init__(channels, channels, size, padding=size // 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,12 +32,15 @@ class DepthwiseConv(nn.Conv2d):
 
     def _has_own_gradient(self, x: Tensor) -> bool:
         """Only while training in float32 on a CPU, and where there are numbers at hand: not while traced or compiled."""
-        plain = type(x) is Tensor and x.dtype == self.weight.dtype == torch.float32 and implementation(x.device) is cpu
+        plain = (
+            type(x) is Tensor and x.dim() == 4 and x.dtype == self.weight.dtype == torch.float32 and implementation(x.device) is cpu
+        )
         return plain and x.device.type == "cpu" and torch.is_grad_enabled() and not (_traced() or torch.is_autocast_enabled("cpu"))
 
 
 def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.maybe_current_level() is not None
+    transformed = torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    return transformed or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 class _Depthwise(torch.autograd.Function):
@@ -51,8 +58,9 @@ class _Depthwise(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         size = weight.shape[-1]
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        return (
-            F.conv2d(gradient, weight.flip(2, 3), padding=size // 2, groups=len(weight)) if wants_x else None,
-            cpu.depthwise_weight_gradient(x, gradient, size) if wants_weight else None,
-            gradient.sum((0, 2, 3)) if wants_bias else None,
-        )
+        with torch.autocast("cpu", enabled=False):
+            return (
+                F.conv2d(gradient, weight.flip(2, 3), padding=size // 2, groups=len(weight)) if wants_x else None,
+                cpu.depthwise_weight_gradient(x, gradient, size) if wants_weight else None,
+                gradient.sum((0, 2, 3)) if wants_bias else None,
+            )

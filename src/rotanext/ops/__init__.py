@@ -5,6 +5,7 @@ as `torch.ops.rotanext.*`.
 """
 
 import importlib.util
+import math
 import os
 from types import ModuleType
 from typing import Any
@@ -70,7 +71,8 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
     """Greedy non-maximum suppression; the kept indices `[K]` (int64), best first.
 
     boxes `[N, 5]`, scores `[N]`, labels `[N]` or None, iou_threshold from 0 to 1; ValueError for anything else. A box is dropped
-    when its IoU with a kept, better one of the same label is **greater** than the threshold. Ties in score: the lower index wins.
+    when its IoU with a kept, better one of the same label is **greater** than the threshold. Ties in score: the lower index wins;
+    NaN is the lowest score.
     """
     boxes, iou_threshold = _checked(boxes, "boxes"), float(iou_threshold)
     for name, values in (("scores", scores), ("labels", labels)):
@@ -78,6 +80,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
             raise ValueError(f"{name} must be [{len(boxes)}], one a box; found {list(values.shape)}")
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"iou_threshold is {iou_threshold}; expected a number from 0 to 1")
+    scores = torch.nan_to_num(scores, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     result: Tensor = torch.ops.rotanext.nms(boxes, scores, labels, iou_threshold)
     return result
 

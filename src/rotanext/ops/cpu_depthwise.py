@@ -1,4 +1,5 @@
-"""The weights' gradient of a depthwise convolution on the CPU; torch's own takes most of the backward pass of a ConvNeXt block."""
+"""The weights' gradient of a depthwise convolution on the CPU; torch's own takes several times as long
+(`benchmarks/operators.py`)."""
 
 import numpy as np
 import torch

@@ -101,11 +101,11 @@ def convolve(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
     """3x3 convolution, stride 1, padding 1, of float32 maps `[B, C, H, W]` with `transform_weight`'s matrices; channels-last."""
     x = x.contiguous(memory_format=torch.channels_last)
     batch, channels, height, width = x.shape
-    out = torch.empty(batch, matrices.shape[2], height, width, memory_format=torch.channels_last)
+    out = torch.empty(batch, matrices.shape[2], height, width, dtype=torch.float32, memory_format=torch.channels_last)
     tiles_x, tiles_y = -(-width // 4), -(-height // 4)
     count = tiles_x * tiles_y
     most = min(count, _TILES_AT_ONCE)
-    spread, product = torch.empty(36, most, channels), torch.empty(36, most, matrices.shape[2])
+    spread, product = (torch.empty(36, most, wide, dtype=torch.float32) for wide in (channels, matrices.shape[2]))
     values, sums, constants = spread.numpy(), product.numpy(), bias.numpy()
     for source, target in zip(x.permute(0, 2, 3, 1).numpy(), out.permute(0, 2, 3, 1).numpy(), strict=True):
         for first in range(0, count, most):
