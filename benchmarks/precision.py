@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", type=Path, required=True)
     parser.add_argument("--source", nargs="+", required=True, help="pictures for each of the weights")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--pictures", nargs="+", type=int, help="at most so many for each of the weights")
     options = parser.parse_args()
     rows = []
-    for weights, source in zip(options.weights, options.source, strict=True):
-        pictures = [read_image(path) for path in list_images(source)[: options.pictures]]
+    for weights, source, most in zip(options.weights, options.source, options.pictures or [100] * len(options.source), strict=True):
+        pictures = [read_image(path) for path in list_images(source)[:most]]
         exact = load_detector(weights, options.device)
         expected = [exact(picture) for picture in pictures]
         for precision in ("bf16", "fp16"):

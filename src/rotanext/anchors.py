@@ -35,7 +35,8 @@ class AnchorRule:
     def base_sizes(self, stride: int) -> Tensor:
         """Width and height `[per_position, 2]` of a position's anchors in pixels: ratio-major, octave-minor."""
         sides = [self.scale * stride * 2 ** (k / self.octaves) for k in range(self.octaves)]
-        return torch.tensor([[side / math.sqrt(ratio), side * math.sqrt(ratio)] for ratio in self.ratios for side in sides])
+        pairs = [[side / math.sqrt(ratio), side * math.sqrt(ratio)] for ratio in self.ratios for side in sides]
+        return torch.tensor(pairs, dtype=torch.float32)
 
     def at(self, index: Tensor, width: int, stride: int) -> Tensor:
         """Anchors `[..., 5]` (pixels) of given numbers in a level's map of that width, counted row by row, position by position.

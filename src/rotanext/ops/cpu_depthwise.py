@@ -1,4 +1,4 @@
-"""The weights' gradient of a depthwise convolution on the CPU; torch's own takes several times as long
+"""The weights' gradient of a depthwise convolution on the CPU; torch's own takes up to four times as long
 (`benchmarks/operators.py`)."""
 
 import numpy as np
