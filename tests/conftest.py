@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from rotanext.config import Config, load_config
 from rotanext.data.dota import Objects, write_objects
 from rotanext.data.images import write_png
 from rotanext.errors import Problems
-from rotanext.ops import reference
+from rotanext.ops import cpu_iou, reference
 from rotanext.train import start_training
 
 TINY = (
@@ -42,8 +43,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="module", params=["compiled", "reference"])
-def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+def _implementation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs every test that uses it on the compiled operators and on the readable ones."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "reference":
@@ -51,11 +51,8 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["compiled", "reference"])
-def each_implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for one test."""
-    if request.param == "reference":
-        monkeypatch.setattr(ops, "implementation", lambda device: reference)
+implementation = pytest.fixture(_implementation, scope="module", params=["compiled", "reference"])  # for whole files
+each_implementation = pytest.fixture(_implementation, params=["compiled", "reference"])  # for single tests
 
 
 @pytest.fixture
@@ -65,6 +62,15 @@ def three_threads() -> Iterator[None]:
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def pools(three_threads: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Three threads, for however little work; the list of how many were used at each step."""
+    used: list[int] = []
+    monkeypatch.setattr(cpu_iou, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(cpu_iou, "pool", lambda threads: used.append(threads) or ThreadPoolExecutor(threads))
+    return used
 
 
 def draw_dataset(root: Path, count: int, seed: int = 0) -> Path:

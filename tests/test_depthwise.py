@@ -1,14 +1,13 @@
 """The depthwise convolution with a gradient of its own is torch's convolution."""
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rotanext.models.depthwise import DepthwiseConv
-from rotanext.ops import cpu, cpu_iou
+from rotanext.ops import cpu
 
 SHAPES = [(2, 40, 24, 24), (1, 5, 9, 3), (3, 600, 4, 5), (1, 1, 1, 1), (1, 33, 40, 17)]
 
@@ -31,10 +30,7 @@ def test_gradients_are_those_of_float64(shape: tuple[int, int, int, int], size: 
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-4)
 
 
-def test_threads_do_not_change_a_bit(three_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_iou, "_WORTH_A_THREAD", 1)
-    pools = []
-    monkeypatch.setattr(cpu_iou, "pool", lambda threads: pools.append(threads) or ThreadPoolExecutor(threads))
+def test_threads_do_not_change_a_bit(pools: list[int]) -> None:
     x, out = torch.randn(2, 64, 48, 48), torch.randn(2, 64, 48, 48)
     many = cpu.depthwise_weight_gradient(x, out, 7)
     assert 3 in pools

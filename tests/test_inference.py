@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from rotanext.load import load_detector
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.convnext import Block
 from rotanext.models.retinanet import RetinaNet
-from rotanext.ops import cpu_iou
 from rotanext.ops.winograd import convolve, transform_weight
 
 
@@ -134,11 +132,7 @@ def test_compiled_is_the_same(model: RetinaNet, monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(found[0][0], expected[0][0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.usefixtures("three_threads")
-def test_winograd_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_iou, "_WORTH_A_THREAD", 1)
-    pools = []
-    monkeypatch.setattr(cpu_iou, "pool", lambda threads: pools.append(threads) or ThreadPoolExecutor(threads))
+def test_winograd_in_threads(pools: list[int]) -> None:
     x, conv = torch.randn(1, 32, 70, 90), nn.Conv2d(32, 32, 3, padding=1)
     torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=2e-5)
     assert 3 in pools
