@@ -89,7 +89,7 @@ def test_a_picture_the_size_of_a_tile_is_one_tile(detector: Detector, monkeypatc
     whole(np.zeros((512, 512, 3), np.uint8))
     assert calls == [[(512, 512, 3)]]
     calls.clear()
-    whole(np.zeros((10, 513, 3), np.uint8), batch_size=2)
+    whole(column_scene(513, 10), batch_size=2)
     assert calls == [[(10, 512, 3), (10, 512, 3)]]
     calls.clear()
     detector(np.zeros((100, 600, 3), np.uint8))  # the configuration says 64

@@ -5,16 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from shapely.geometry import Polygon
 
 from rotanext.data.dota import Task1Line, read_task1
-from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.merge import (
     TileName,
     merge_task1,
-    merge_tiles,
     overlapping_pairs,
     parse_tile_name,
     polygon_nms,
@@ -46,40 +43,6 @@ LINE = "0 0 10 0 10 10 0 10"
 )
 def test_tile_names(name: str, expected: TileName | None) -> None:
     assert parse_tile_name(name) == expected
-
-
-def _detections(*rows: tuple[float, float, float, int], names: tuple[str, ...] = ("a", "b")) -> Detections:
-    """Detections 20 x 10 from (cx, cy, score, label)."""
-    table = torch.tensor(rows).reshape(-1, 4)
-    boxes = torch.tensor([[0.0, 0.0, 20.0, 10.0, 0.3]]).repeat(len(table), 1)
-    boxes[:, :2] = table[:, :2]
-    return Detections(boxes, table[:, 2], table[:, 3].long(), names)
-
-
-def test_merge_tiles_shifts_and_suppresses_per_class() -> None:
-    left = _detections((95, 50, 0.6, 0), (10, 10, 0.9, 1))
-    right = _detections((15, 50, 0.8, 0), (16, 50, 0.7, 1))
-    merged = merge_tiles([(left, (0, 0)), (right, (80, 0))])
-    assert merged.boxes[:, :2].tolist() == [[10, 10], [95, 50], [96, 50]]
-    assert merged.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])  # 0.6 gave way to 0.8; the other class stays
-    assert merged.labels.tolist() == [1, 0, 1]
-    assert left.boxes[0, 0] == 95  # the tiles' own results stay as they were
-
-
-def test_merge_tiles_prefers_the_earlier_tile_on_ties() -> None:
-    merged = merge_tiles([(_detections((50, 5, 0.5, 0)), (0, 0)), (_detections((9, 5, 0.5, 0)), (40, 0))])
-    assert merged.boxes[:, 0].tolist() == [50]
-
-
-def test_merge_tiles_threshold_and_empty_tiles() -> None:
-    empty = _detections()
-    pair = [(_detections((50, 5, 0.5, 0)), (0, 0)), (empty, (40, 0)), (_detections((15, 5, 0.4, 0)), (40, 0))]
-    assert len(merge_tiles(pair)) == 1
-    assert len(merge_tiles(pair, iou_threshold=0.9)) == 2
-    assert len(merge_tiles([(empty, (0, 0))])) == 0
-    for tiles in ([], [(empty, (0, 0)), (_detections(names=("x",)), (0, 0))]):
-        with pytest.raises(ValueError, match="at least one tile, and the same class names"):
-            merge_tiles(tiles)
 
 
 def test_overlapping_pairs() -> None:

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rotanext.config import Config, validate
-from rotanext.data.resize import resize_to_fit
-from rotanext.data.split import windows
 from rotanext.detections import Detections
 from rotanext.errors import UserError
 from rotanext.inference import PRECISIONS, CompiledNetwork, for_inference
-from rotanext.merge import merge_tiles
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.retinanet import RetinaNet
 from rotanext.postprocess import detect
+from rotanext.scene import Picture, Scene, Tick, Tiling, detect_scene, shrunk, unheard
+from rotanext.stitch import MergeRule
+
+READERS = 4  # threads that read windows for a GPU
 
 
 def build_model(config: Config, num_classes: int) -> RetinaNet:
@@ -94,17 +95,38 @@ class Detector:
         score_threshold: float | None = None,
         image_size: int | None = None,
         batch_size: int = 1,
+        across_classes: bool = False,
     ) -> Detections:
         """Detections in a uint8 RGB picture `[H, W, 3]`, best first; tiles are computed `batch_size` at a time.
 
-        score_threshold (0 to 1) and image_size (fit into this square; 0: own resolution) replace the configured values. Raises
-        UserError for anything that is not such a picture.
+        score_threshold (0 to 1) and image_size (fit into this square; 0: own resolution) replace the configured values. Where
+        tiles overlap, boxes of one class compete, or of any, `across_classes`. Raises UserError for anything that is not such a
+        picture.
         """
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
             raise UserError(f"the detector takes a uint8 RGB array [H, W, 3]; found {found}")
         if 0 in image.shape:
             raise UserError(f"the picture is empty: its shape is {list(image.shape)}")
+        return self.on_scene(
+            Picture(image),
+            score_threshold=score_threshold,
+            image_size=image_size,
+            batch_size=batch_size,
+            across_classes=across_classes,
+        )
+
+    def on_scene(
+        self,
+        scene: Scene,
+        *,
+        score_threshold: float | None = None,
+        image_size: int | None = None,
+        batch_size: int = 1,
+        across_classes: bool = False,
+        tick: Tick = unheard,
+    ) -> Detections:
+        """The same on a scene that is read in windows, such as a `Raster`; `tick(done, total)` hears how many tiles are done."""
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
         if score_threshold is not None and not (isinstance(score_threshold, int | float) and 0 <= score_threshold <= 1):
@@ -113,23 +135,20 @@ class Detector:
             raise UserError(f"image_size is {image_size!r}; expected a number of pixels, or 0 for the picture's own size")
         options = self.config.predict
         threshold = options.score_threshold if score_threshold is None else score_threshold
-        size = options.image_size if image_size is None else image_size
-        image, scale = resize_to_fit(image, size)
-        height, width = image.shape[:2]
-        tile = max(height, width) if size else options.tile
-        places = windows(width, height, [tile], [0 if size else options.gap], 0.0)
+        scale, tile, gap = 1.0, options.tile, options.gap
+        if size := options.image_size if image_size is None else image_size:
+            scene, scale = shrunk(scene, size)
+            tile, gap = size, 0
+        tiling = Tiling(tile, gap, batch_size, readers=1 if self.device.type == "cpu" else READERS)
         # a smaller last batch would be compiled anew
-        fill = batch_size if len(places) > batch_size and isinstance(self.network, CompiledNetwork) and self.network.works else 0
-        tiles: list[Detections] = []
-        for at in range(0, len(places), batch_size):
-            crops = [image[y : y + side, x : x + side] for x, y, side in places[at : at + batch_size]]
-            tiles += self._detect(crops, threshold, fill)
-        offsets = [(float(x), float(y)) for x, y, _ in places]
-        merged = tiles[0] if len(tiles) == 1 else merge_tiles(zip(tiles, offsets, strict=True), options.merge_iou)
+        several = len(tiling.windows(scene.width, scene.height)) > batch_size
+        fill = batch_size if several and isinstance(self.network, CompiledNetwork) and self.network.works else 0
+        rule = MergeRule(options.merge_iou, across_classes)
+        found = detect_scene(scene, lambda crops: self._detect(crops, threshold, fill), self.class_names, tiling, rule, tick)
         if scale == 1:
-            return merged
-        boxes = torch.cat([merged.boxes[:, :4] / scale, merged.boxes[:, 4:]], 1)
-        return Detections(boxes, merged.scores, merged.labels, self.class_names)
+            return found
+        boxes = torch.cat([found.boxes[:, :4] / scale, found.boxes[:, 4:]], 1)
+        return Detections(boxes, found.scores, found.labels, self.class_names)
 
     def _detect(self, crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` pictures."""

@@ -1,7 +1,6 @@
-"""Detections of overlapping tiles, brought into the scene's frame and merged by non-maximum suppression per class."""
+"""Files of detections on overlapping tiles, brought into the scene's frame and merged by non-maximum suppression per class."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +10,8 @@ from numpy.typing import NDArray
 
 from rotanext.data.dota import read_task1
 from rotanext.data.images import write_file
-from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError, explain
-from rotanext.ops import overlapping_polygons, rotated_nms
+from rotanext.ops import overlapping_polygons
 
 MERGE_IOU = 0.1
 _TILE_NAME = re.compile(r"(?P<stem>.+)__(?P<size>\d+(?:\.\d+)?)__(?P<x>-?\d+)___(?P<y>-?\d+)")
@@ -48,29 +46,6 @@ def parse_tile_name(name: str) -> TileName | None:
     if not is_rate and (size < _SMALLEST_SIZE or size != int(size)):
         return None
     return TileName(match["stem"], size if is_rate else 1.0, int(match["x"]), int(match["y"]))
-
-
-def merge_tiles(tiles: Iterable[tuple[Detections, tuple[float, float]]], iou_threshold: float = MERGE_IOU) -> Detections:
-    """Detections of the scene from those of its tiles with their offsets (x, y) in scene pixels; best first.
-
-    Of boxes of one class with an IoU greater than the threshold the best stays (ties: the earlier tile's). ValueError
-    without tiles, or where the tiles' class names differ.
-    """
-    parts, offsets = [], []
-    for detections, offset in tiles:
-        parts.append(detections)
-        offsets.append(offset)
-    if not parts or any(part.class_names != parts[0].class_names for part in parts):
-        raise ValueError("merging needs at least one tile, and the same class names in every one")
-    shifted = []
-    for part, offset in zip(parts, offsets, strict=True):
-        boxes = part.boxes.clone()
-        boxes[:, :2] += boxes.new_tensor(offset)
-        shifted.append(boxes)
-    boxes = torch.cat(shifted)
-    scores, labels = torch.cat([part.scores for part in parts]), torch.cat([part.labels for part in parts])
-    keep = rotated_nms(boxes, scores, labels, iou_threshold)
-    return Detections(boxes[keep], scores[keep], labels[keep], parts[0].class_names)
 
 
 def overlapping_pairs(a: Floats, b: Floats) -> tuple[Ints, Ints, Floats]:

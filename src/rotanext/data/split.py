@@ -44,8 +44,8 @@ def windows(
     """
     found, shares = [], []
     for size, gap in zip(sizes, gaps, strict=True):
-        for x in _starts(width, size, gap):
-            for y in _starts(height, size, gap):
+        for x in starts(width, size, gap):
+            for y in starts(height, size, gap):
                 found.append((x, y, size))
                 shares.append(min(size, width - x) * min(size, height - y) / size**2)
     if not found:
@@ -118,7 +118,8 @@ class _Result:
     objects: int = 0
 
 
-def _starts(length: int, size: int, gap: int) -> list[int]:
+def starts(length: int, size: int, gap: int) -> list[int]:
+    """Where windows of a size begin that cover a length: `size - gap` apart, the last one moved back to the end."""
     if length <= size:
         return [0]
     step = size - gap

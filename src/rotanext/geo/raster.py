@@ -1,0 +1,252 @@
+"""Windows of rasters of any size as uint8 RGB: GeoTIFF, COG, JPEG 2000, VRT and whatever else GDAL reads (extra `geo`)."""
+
+import math
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from rotanext.errors import UserError, explain
+
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt")
+CACHE_MEGABYTES = 256  # of decoded blocks, GDAL's for the whole process
+_SAMPLE = 1024  # pixels a side that percentiles are measured on
+_SAMPLED_BLOCK = 128  # a raster without overviews is sampled in blocks of this size
+
+
+@dataclass(frozen=True)
+class RasterOptions:
+    """How the values of a raster become red, green and blue.
+
+    bands: one or three numbers from 1; None takes the first three, or the only one, or a palette's colours. stretch: "auto",
+    "full" (the type's whole range), "LOW:HIGH" (values) or "LOW%:HIGH%" (percentiles). "auto" leaves 8 bit alone, takes "full"
+    for 16 bit unsigned, as pictures are read for training, and "2%:98%" for the rest.
+    """
+
+    bands: tuple[int, ...] | None = None
+    stretch: str = "auto"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Which values of each band become 0 and 255; `text` says it to the user."""
+
+    low: np.ndarray
+    high: np.ndarray
+    text: str
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """`[bands, H, W]` of any type as uint8; what is not a number becomes 0."""
+        if values.dtype.kind in "iu" and values.dtype.itemsize <= 2 and values.shape[1] * values.shape[2] > 1 << 16:
+            every = np.arange(np.iinfo(values.dtype).min, np.iinfo(values.dtype).max + 1).astype(values.dtype)
+            table = self.apply(np.broadcast_to(every[:, None], (len(values), len(every), 1)))[..., 0]
+            index = values.view(f"u{values.dtype.itemsize}")
+            order = np.argsort(every.view(index.dtype))
+            return np.stack([table[band][order][index[band]] for band in range(len(values))])
+        span = np.maximum(self.high - self.low, 1e-12)
+        scaled = (values.astype(np.float64) - self.low[:, None, None]) * (255 / span[:, None, None])
+        return np.nan_to_num(scaled.round(), nan=0.0).clip(0, 255).astype(np.uint8)
+
+
+class Raster:
+    """An open raster: a scene (see scene.py) that is read in windows, by any number of threads. Use it in a `with`.
+
+    Values become colours as `RasterOptions` says; alpha is dropped and pixels without data keep their stored values, both as in
+    training. Raises UserError for what does not open, bands it does not have, a stretch that makes no sense, and a window that
+    cannot be read.
+    """
+
+    def __init__(self, path: str | Path, options: RasterOptions = RasterOptions()) -> None:
+        self.path = path
+        self._local, self._lock, self._opened = threading.local(), threading.Lock(), list[Any]()
+        try:
+            file = self._file()
+            self.width, self.height = int(file.width), int(file.height)
+            self._palette = _palette(file)
+            self.bands = self._chosen(options.bands)
+            self._all_valid = all(flags[0].name == "all_valid" for flags in file.mask_flag_enums)
+            self._stretch = self._find_stretch(options.stretch)
+        except BaseException:
+            self.close()
+            raise
+        self.text = self._text()
+
+    def __enter__(self) -> "Raster":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file in every thread that read it."""
+        for file in self._opened:
+            file.close()
+        self._opened.clear()
+
+    def read(self, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `Scene.read`."""
+        values, valid = self._values(window=(x, y, width, height))
+        return self._to_rgb(values), valid
+
+    def overview(self, size: int) -> np.ndarray:
+        """The whole raster as uint8 RGB, its longer side at most `size` pixels."""
+        values, _ = self._values(shape=self._shrunk(size))
+        return self._to_rgb(values)
+
+    def _shrunk(self, size: int) -> tuple[int, int]:
+        shrink = max(1.0, self.width / size, self.height / size)
+        return max(1, round(self.height / shrink)), max(1, round(self.width / shrink))
+
+    def _file(self) -> Any:
+        """This thread's own handle: GDAL's may not be shared."""
+        file = getattr(self._local, "file", None)
+        if file is None:
+            rasterio = load_rasterio()
+            try:
+                file = rasterio.open(self.path)
+            except (rasterio.errors.RasterioError, OSError, ValueError, TypeError) as error:
+                found = f"that it does not open ({_first_line(error)})"
+                raise UserError(explain(self.path, found, "a raster that GDAL reads", "Check the file.")) from None
+            if not file.count:
+                file.close()
+                raise UserError(explain(self.path, "no bands", "a raster with pixels", "Name one of its subdatasets."))
+            with self._lock:
+                self._opened.append(file)
+            self._local.file = file
+        return file
+
+    def _values(
+        self, window: tuple[int, int, int, int] | None = None, shape: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Stored values `[bands, h, w]` of a window (x, y, width, height) and which pixels hold data (None: all)."""
+        rasterio, file = load_rasterio(), self._file()
+        where = None if window is None else rasterio.windows.Window(*window)
+        valid: np.ndarray | None = None
+        try:
+            values = file.read(list(self.bands), window=where, out_shape=None if shape is None else (len(self.bands), *shape))
+            if not self._all_valid:
+                valid = file.dataset_mask(window=where, out_shape=shape) > 0
+        except (rasterio.errors.RasterioError, OSError, ValueError, MemoryError) as error:
+            found = f"a part that cannot be read ({_first_line(error)})"
+            raise UserError(explain(self.path, found, "a complete raster", "Copy or download it again.")) from None
+        if values.dtype.kind == "c":
+            found = f"complex values ({values.dtype})"
+            raise UserError(explain(self.path, found, "real ones", "Compute their magnitude first."))
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values).all(0)
+            valid = finite if valid is None else valid & finite
+        return values, None if valid is None or valid.all() else valid
+
+    def _to_rgb(self, values: np.ndarray) -> np.ndarray:
+        if self._palette is not None:
+            return self._palette[np.minimum(values[0], len(self._palette) - 1)]
+        image = values if self._stretch is None else self._stretch.apply(values)
+        return np.ascontiguousarray(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0))
+
+    def _text(self) -> str:
+        """What was chosen, in words."""
+        kind = self._file().dtypes[self.bands[0] - 1]
+        colours = "palette" if self._palette is not None else f"band {', '.join(map(str, self.bands))} of {self._file().count}"
+        stretch = "as stored" if self._stretch is None else f"stretched from {self._stretch.text}"
+        return f"{self.width} x {self.height} pixels, {colours}, {kind} {stretch}"
+
+    def _chosen(self, bands: tuple[int, ...] | None) -> tuple[int, ...]:
+        file = self._file()
+        found = [k for k, kind in enumerate(file.colorinterp, 1) if kind.name != "alpha"] or [1]
+        if bands is None:
+            return tuple(found[:3]) if len(found) >= 3 else tuple(found[:1])
+        if len(bands) not in (1, 3) or not all(1 <= band <= file.count for band in bands):
+            expected = f"one or three numbers from 1 to {file.count}"
+            raise UserError(explain(self.path, f"no bands {', '.join(map(str, bands))}", expected, "Change --bands."))
+        return bands
+
+    def _find_stretch(self, wanted: str) -> Stretch | None:
+        kind = np.dtype(self._file().dtypes[self.bands[0] - 1])
+        if wanted == "auto":
+            wanted = {"uint8": "none", "uint16": "full"}.get(kind.name, "2%:98%")
+        if self._palette is not None or wanted == "none" or (wanted == "full" and kind == np.uint8):
+            return None
+        if wanted == "full":
+            if kind.kind not in "iu":
+                found, expected = f"values of type {kind}", "whole numbers for the stretch 'full'"
+                raise UserError(explain(self.path, found, expected, "Give values, as in --stretch 0:1."))
+            limits = np.iinfo(kind)
+            return self._fixed(float(limits.min), float(limits.max), f", the whole range of {kind}")
+        first, last, percent = parse_stretch(wanted)
+        if not percent:
+            return self._fixed(first, last, "")
+        low, high = self._percentiles(first, last)
+        text = ", ".join(f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True))
+        return Stretch(low, high, f"{text} (percentiles {first:g} and {last:g} of a sample)")
+
+    def _fixed(self, low: float, high: float, remark: str) -> Stretch:
+        bands = len(self.bands)
+        return Stretch(np.full(bands, low), np.full(bands, high), f"{low:g} to {high:g}{remark}")
+
+    def _percentiles(self, first: float, last: float) -> tuple[np.ndarray, np.ndarray]:
+        """The bands' percentiles over pixels with data: of an overview where there is one, otherwise of blocks all over."""
+        file = self._file()
+        if file.overviews(1) or max(self.width, self.height) <= 4 * _SAMPLE:
+            parts = [self._values(shape=self._shrunk(_SAMPLE))]
+        else:
+            block = (min(_SAMPLED_BLOCK, self.width), min(_SAMPLED_BLOCK, self.height))
+            xs, ys = (
+                np.linspace(0, a - b, _SAMPLE // _SAMPLED_BLOCK) for a, b in zip((self.width, self.height), block, strict=True)
+            )
+            parts = [self._values(window=(int(x), int(y), *block)) for y in ys for x in xs]
+        held = [values.reshape(len(values), -1) if valid is None else values[:, valid] for values, valid in parts]
+        pixels = np.concatenate(held, 1).astype(np.float64)
+        if not pixels.size:
+            return np.zeros(len(pixels)), np.ones(len(pixels))
+        low, high = np.percentile(pixels, [first, last], axis=1)
+        return low, high
+
+
+def parse_stretch(text: str) -> tuple[float, float, bool]:
+    """Low, high and whether they are percentiles, from "LOW:HIGH" or "LOW%:HIGH%"; raises UserError for anything else."""
+    parts = text.split(":")
+    percent = all(part.endswith("%") for part in parts)
+    try:
+        low, high = (float(part.removesuffix("%") if percent else part) for part in parts)
+    except ValueError:
+        low, high = math.nan, math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (percent and not 0 <= low < high <= 100):
+        raise UserError(f"stretch is '{text}'; expected auto, full, LOW:HIGH (values) or LOW%:HIGH% (percentiles)")
+    return low, high, percent
+
+
+def _palette(file: Any) -> np.ndarray | None:
+    """The colours `[256 or more, 3]` of a raster whose only band is a palette's."""
+    if file.count != 1 or file.colorinterp[0].name != "palette" or np.dtype(file.dtypes[0]).kind != "u":
+        return None
+    colours = file.colormap(1)
+    table = np.zeros((max(colours) + 1, 3), np.uint8)
+    for index, colour in colours.items():
+        table[index] = colour[:3]
+    return table
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error  # rasterio hides GDAL's reason behind "Read failed"
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+
+
+def load_rasterio() -> Any:
+    """The module rasterio; raises UserError where it is not installed."""
+    try:
+        import rasterio
+        import rasterio.errors
+        import rasterio.windows
+    except ImportError:
+        raise UserError("this raster needs the package rasterio; install it with: pip install 'rotanext[geo]'") from None
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)  # most pictures are not
+    return rasterio
+
+
+def settings() -> Any:
+    """A context in which GDAL keeps few decoded blocks and runs no code from files."""
+    return load_rasterio().Env(GDAL_CACHEMAX=CACHE_MEGABYTES, GDAL_VRT_ENABLE_PYTHON="NO")

@@ -1,0 +1,157 @@
+"""Detection on a scene of any size: windows are read ahead, computed in batches, and merged row by row."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rotanext.data.resize import resize_to_fit
+from rotanext.data.split import starts
+from rotanext.detections import Detections
+from rotanext.stitch import MergeRule, SceneMerger, Window
+
+Crop = np.ndarray  # uint8 RGB [H, W, 3]
+Tick = Callable[[int, int], None]  # hears how many tiles are done, and of how many
+_WHOLE = 64_000_000  # pixels: a scene up to this size is read whole where it is resized
+
+
+def unheard(done: int, total: int) -> None:
+    """A `Tick` for nobody."""
+
+
+class Scene(Protocol):
+    """A picture that is read in windows: in memory (`Picture`) or on disk (`geo.raster.Raster`)."""
+
+    width: int
+    height: int
+
+    def read(self, x: int, y: int, width: int, height: int) -> tuple[Crop, np.ndarray | None]:
+        """Uint8 RGB `[height, width, 3]` of a window inside the scene, and which pixels hold data (None: all)."""
+        ...
+
+    def overview(self, size: int) -> Crop:
+        """The whole scene, its longer side shrunk to at most `size` pixels."""
+        ...
+
+
+class Picture:
+    """A scene in memory: uint8 RGB `[H, W, 3]`."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
+        self.height, self.width = image.shape[:2]
+
+    def read(self, x: int, y: int, width: int, height: int) -> tuple[Crop, np.ndarray | None]:
+        """See `Scene.read`; a view."""
+        return self.image[y : y + height, x : x + width], None
+
+    def overview(self, size: int) -> Crop:
+        """See `Scene.overview`."""
+        return resize_to_fit(self.image, min(size, max(self.width, self.height)))[0]
+
+
+def shrunk(scene: Scene, size: int) -> tuple[Picture, float]:
+    """A scene resized to fit a square of `size` pixels, and the scale applied; a huge one by way of its overview."""
+    whole = scene.width * scene.height <= _WHOLE
+    image = scene.read(0, 0, scene.width, scene.height)[0] if whole else scene.overview(2 * size)
+    resized, _ = resize_to_fit(image, size)
+    return Picture(resized), size / max(scene.width, scene.height)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a scene is cut: square tiles that overlap by `gap`, computed `batch_size` at a time, read by `readers` threads."""
+
+    tile: int
+    gap: int
+    batch_size: int = 1
+    readers: int = 1
+
+    def windows(self, width: int, height: int) -> list[Window]:
+        """The tiles of a scene, row by row; the last of a row or column moves back to the edge."""
+        size = Window(0, 0, min(self.tile, width), min(self.tile, height))
+        columns = starts(width, self.tile, self.gap)
+        return [size._replace(x=x, y=y) for y in starts(height, self.tile, self.gap) for x in columns]
+
+
+def detect_scene(
+    scene: Scene,
+    detect: Callable[[list[Crop]], list[Detections]],
+    class_names: tuple[str, ...],
+    tiling: Tiling,
+    rule: MergeRule,
+    tick: Tick = unheard,
+) -> Detections:
+    """Detections of a scene, best first, in its pixels; `detect` takes up to `batch_size` crops of one size.
+
+    Reading, computing and merging overlap, and only a strip of the scene is held. Tiles without data, or of one colour, are
+    Reading, computing and merging overlap, and only a strip of the scene is held. Tiles without data, or of one colour, are
+    skipped, but for a scene's only one. `tick` hears how many tiles are done.
+    """
+    windows = tiling.windows(scene.width, scene.height)
+    merger = SceneMerger(scene.width, scene.height, class_names, rule)
+    with ThreadPoolExecutor(1) as merging:
+        merged: Future[None] | None = None
+        for batch in _batches(_read_ahead(scene, windows, tiling), tiling.batch_size):
+            found = detect([crop for _, crop in batch])
+            if merged is not None:
+                merged.result()
+            merged = merging.submit(_merge, merger, [(windows[index], d) for (index, _), d in zip(batch, found, strict=True)])
+            tick(batch[-1][0] + 1, len(windows))
+        if merged is not None:
+            merged.result()
+    tick(len(windows), len(windows))
+    return merger.finish()
+
+
+def _merge(merger: SceneMerger, tiles: list[tuple[Window, Detections]]) -> None:
+    for window, found in tiles:
+        merger.add(found, window)
+
+
+def _read_ahead(scene: Scene, windows: list[Window], tiling: Tiling) -> Iterator[tuple[int, Crop]]:
+    """The tiles that show something, with their indices, in order; a batch and one for each reader are read in advance."""
+    waiting: deque[tuple[int, Future[Crop | None]]] = deque()
+    with ThreadPoolExecutor(tiling.readers) as pool:
+        try:
+            for index, window in enumerate(windows):
+                waiting.append((index, pool.submit(_read, scene, window, len(windows) > 1)))
+                while len(waiting) > tiling.batch_size + tiling.readers or (waiting and index + 1 == len(windows)):
+                    place, crop = waiting.popleft()
+                    if (shown := crop.result()) is not None:
+                        yield place, shown
+        finally:  # the caller has stopped early
+            for _, crop in waiting:
+                crop.cancel()
+
+
+def _read(scene: Scene, window: Window, may_skip: bool) -> Crop | None:
+    """A tile, or None where nothing is to be seen in it; the only tile of a picture always goes to the model."""
+    crop, valid = scene.read(*window)
+    if not may_skip:
+        return crop
+    if valid is None:
+        return None if _of_one_colour(crop) else crop
+    if not valid.any():
+        return None
+    return None if _of_one_colour(crop[valid][:, None]) else crop
+
+
+def _of_one_colour(pixels: np.ndarray) -> bool:
+    """Whether pixels `[H, W, 3]` are all the same; a few tell for nearly every picture."""
+    first = pixels[0, 0]
+    return bool((pixels[:: max(1, len(pixels) // 8)] == first).all() and (pixels == first).all())
+
+
+def _batches(tiles: Iterable[tuple[int, Crop]], size: int) -> Iterator[list[tuple[int, Crop]]]:
+    batch: list[tuple[int, Crop]] = []
+    for tile in tiles:
+        batch.append(tile)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,134 @@
+"""Detections of a scene's tiles, merged while the tiles come, in memory that does not grow with the scene."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rotanext.boxes import boxes_to_corners
+from rotanext.detections import Detections
+from rotanext.ops import overlapping_polygons
+
+_REACH = 2.0  # pixels: a box that ends so near to an inner border of its tile may be cut by it
+_COVERED = 0.5  # of a cut box, by a whole one
+_CUT_WORTH = 0.1  # of its score, where a cut box competes: docs/log.md
+
+
+class Window(NamedTuple):
+    """A tile's place in its scene, in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class MergeRule(NamedTuple):
+    """When two boxes are one object: above this IoU, of one class or of any."""
+
+    iou_threshold: float
+    across_classes: bool = False
+
+
+class _Held(NamedTuple):
+    """Boxes that later tiles may still change."""
+
+    boxes: Tensor  # [N, 5] in the scene's pixels
+    scores: Tensor  # [N]
+    labels: Tensor  # [N]
+    cut: Tensor  # [N] bool: an inner border of its tile may have cut it
+    tile: Tensor  # [N] which tile it comes from
+
+    def take(self, keep: Tensor) -> "_Held":
+        return _Held(*(values[keep] for values in self))
+
+
+class SceneMerger:
+    """Greedy non-maximum suppression between the tiles of one scene, which come row by row.
+
+    Of two boxes that are one object by the `MergeRule` the better one stays; boxes of one class and tile have competed before. A
+    box that an inner border of its tile may have cut counts a tenth of its score here, and also gives way to a whole one that
+    covers half of it. What no later tile can change is decided at once, so that only a strip of the scene is held; the result is
+    that of all boxes together, unless a box reaches further than half a tile beyond its own tile.
+    """
+
+    def __init__(self, width: int, height: int, class_names: tuple[str, ...], rule: MergeRule) -> None:
+        self.width, self.height, self.class_names, self.rule = width, height, class_names, rule
+        boxes, whole = torch.zeros(0, 5, dtype=torch.float32), torch.zeros(0, dtype=torch.int64)
+        self._held = _Held(boxes, boxes[:, 0], whole, whole.bool(), whole)
+        self._decided: list[Detections] = []
+        self._tiles = self._row = 0
+
+    @property
+    def held(self) -> int:
+        """How many boxes wait for later tiles."""
+        return len(self._held.boxes)
+
+    def add(self, found: Detections, window: Window) -> None:
+        """Take in a tile's detections, in its own pixels; ValueError for a tile above the one before."""
+        if window.y < self._row:
+            raise ValueError(f"tiles come row by row; found one at y = {window.y} after one at {self._row}")
+        if window.y > self._row:
+            self._decide(window.y - window.height / 2)
+        self._row = window.y
+        boxes = found.boxes.clone()
+        boxes[:, :2] += boxes.new_tensor([window.x, window.y])
+        corners = boxes_to_corners(boxes)
+        low, high = corners.amin(1), corners.amax(1)
+        right, bottom = window.x + window.width, window.y + window.height
+        cut = (low[:, 0] < window.x + _REACH) & (window.x > 0) | (low[:, 1] < window.y + _REACH) & (window.y > 0)
+        cut |= (high[:, 0] > right - _REACH) & (right < self.width) | (high[:, 1] > bottom - _REACH) & (bottom < self.height)
+        added = _Held(boxes, found.scores, found.labels, cut, torch.full((len(boxes),), self._tiles))
+        self._held = _Held(*(torch.cat(pair) for pair in zip(self._held, added, strict=True)))
+        self._tiles += 1
+
+    def finish(self) -> Detections:
+        """All detections of the scene in its pixels, best first (ties: upper tiles first); the merger is empty then."""
+        self._decide(float("inf"))
+        parts, self._decided = self._decided, []
+        boxes, scores = torch.cat([part.boxes for part in parts]), torch.cat([part.scores for part in parts])
+        order = torch.argsort(scores, descending=True, stable=True)
+        return Detections(boxes[order], scores[order], torch.cat([part.labels for part in parts])[order], self.class_names)
+
+    def _decide(self, line: float) -> None:
+        """Settle boxes above the line (y of the scene) that nothing undecided can suppress; whatever is settled is let go."""
+        held = self._held
+        corners = boxes_to_corners(held.boxes.double())
+        rank = self._rank()
+        stronger, weaker = self._rivals(corners, rank)
+        open_ = (corners[..., 1].amax(1) >= line).numpy()
+        kept = np.ones(len(open_), bool)
+        # The strongest first, so that whoever suppresses has been decided upon, or is known to be open.
+        order = np.argsort(rank[stronger], kind="stable")
+        for winner, loser in zip(stronger[order].tolist(), weaker[order].tolist(), strict=True):
+            if kept[winner]:
+                if open_[winner]:
+                    open_[loser] = True
+                else:
+                    kept[loser] = False
+        chosen = torch.from_numpy(np.flatnonzero(kept & ~open_))
+        self._decided.append(Detections(held.boxes[chosen], held.scores[chosen], held.labels[chosen], self.class_names))
+        self._held = held.take(torch.from_numpy(np.flatnonzero(kept & open_)))
+
+    def _rank(self) -> np.ndarray:
+        """Places in the order in which boxes compete, 0 the best; ties go to the earlier one."""
+        worth = torch.where(self._held.cut, self._held.scores * _CUT_WORTH, self._held.scores)
+        rank = np.empty(len(worth), np.int64)
+        rank[torch.argsort(worth, descending=True, stable=True).numpy()] = np.arange(len(worth))
+        return rank
+
+    def _rivals(self, corners: Tensor, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of which the first suppresses the second, if it is kept itself."""
+        one, other, iou = (values.numpy() for values in overlapping_polygons(corners, corners))
+        boxes, _, labels, cut, tile = (values.numpy() for values in self._held)
+        of_one_class, of_one_tile = labels[one] == labels[other], tile[one] == tile[other]
+        rivals = (one < other) & np.where(of_one_class, ~of_one_tile, self.rule.across_classes)
+        one, other, iou = one[rivals], other[rivals], iou[rivals]
+        first = rank[one] < rank[other]
+        stronger, weaker = np.where(first, one, other), np.where(first, other, one)
+        area = boxes[:, 2].astype(np.float64) * boxes[:, 3]
+        shared = iou * (area[one] + area[other]) / (1 + iou)
+        covered = cut[weaker] & ~cut[stronger] & (shared > _COVERED * area[weaker])
+        suppresses = (iou > self.rule.iou_threshold) | covered
+        return stronger[suppresses], weaker[suppresses]
