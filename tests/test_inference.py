@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from rotanext.data.images import write_png
+from rotanext.data.images import read_image, write_png
 from rotanext.data.readahead import read_ahead
 from rotanext.errors import UserError
 from rotanext.inference import PRECISIONS, CompiledNetwork, WinogradConv, for_inference
@@ -171,7 +171,7 @@ def test_pictures_are_read_ahead_in_order(tmp_path: Path) -> None:
             yield k
 
     found = []
-    for k, image in read_ahead(items(), lambda k: paths[k]):
+    for k, image in read_ahead(items(), lambda k: read_image(paths[k])):
         assert len(asked) <= k + 2
         found.append((k, str(image) if isinstance(image, UserError) else int(image[0, 0, 0])))
     assert [k for k, _ in found] == [0, 1, 2, 3, 4]

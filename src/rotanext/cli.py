@@ -161,7 +161,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    source: Annotated[str, typer.Argument(help="A picture, a folder of pictures, or a quoted glob.")],
+    source: Annotated[str, typer.Argument(help="A picture or raster, a folder of them, or a quoted glob.")],
     weights: WeightsOption,
     out: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("runs/predict"),
     score: Annotated[
@@ -173,6 +173,15 @@ def predict(
     image_size: ImageSizeOption = None,
     tile: TileOption = None,
     gap: GapOption = None,
+    across_classes: Annotated[
+        bool, typer.Option("--across-classes", help="Overlapping boxes of different classes compete, too.")
+    ] = False,
+    bands: Annotated[
+        str | None, typer.Option("--bands", help="Of rasters: the bands for red, green and blue, as in 4,3,2; or one.")
+    ] = None,
+    stretch: Annotated[
+        str, typer.Option("--stretch", help="Of rasters: auto, full, LOW:HIGH (values) or LOW%:HIGH% (percentiles) to 0 to 255.")
+    ] = "auto",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
     compiled: CompileOption = False,
@@ -180,7 +189,8 @@ def predict(
     classes: ClassesOption = None,
     strict: StrictOption = False,
 ) -> None:
-    """Detect objects in pictures of any size; write DOTA text and zip, JSON and drawn pictures."""
+    """Detect objects in pictures and rasters of any size; write DOTA text and zip, JSON, GeoJSON and drawn pictures."""
+    from rotanext.data.raster import raster_options
     from rotanext.predict import PredictOptions
     from rotanext.predict import predict as run
     from rotanext.progress import Reporter
@@ -188,7 +198,8 @@ def predict(
     problems = Problems(strict)
     detector = _load(weights, device, anchors, classes, precision, compiled)
     detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
-    found = run(detector, source, out, PredictOptions(score, draw, batch, pictures), problems, Reporter(console))
+    options = PredictOptions(score, draw, batch, pictures, across_classes, raster_options(bands, stretch))
+    found = run(detector, source, out, options, problems, Reporter(console))
     total = sum(int((d.scores >= draw).sum()) for d in found.values())
     console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")
     _finish(problems)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rotanext.boxes import boxes_to_corners
@@ -36,6 +37,11 @@ class Detections:
         """Only the detections with a score of at least `score`."""
         keep = self.scores >= score
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], self.class_names)
+
+    def scaled(self, factor: float) -> "Detections":
+        """The same in the pixels of a picture resized by `factor`."""
+        boxes = torch.cat([self.boxes[:, :4] * factor, self.boxes[:, 4:]], 1)
+        return Detections(boxes, self.scores, self.labels, self.class_names)
 
     def to_records(self) -> list[dict[str, object]]:
         """Plain data, ready for JSON: class, score, box and corners of each detection."""

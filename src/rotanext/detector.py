@@ -145,10 +145,7 @@ class Detector:
         fill = batch_size if several and isinstance(self.network, CompiledNetwork) and self.network.works else 0
         rule = MergeRule(options.merge_iou, across_classes)
         found = detect_scene(scene, lambda crops: self._detect(crops, threshold, fill), self.class_names, tiling, rule, tick)
-        if scale == 1:
-            return found
-        boxes = torch.cat([found.boxes[:, :4] / scale, found.boxes[:, 4:]], 1)
-        return Detections(boxes, found.scores, found.labels, self.class_names)
+        return found if scale == 1 else found.scaled(1 / scale)
 
     def _detect(self, crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` pictures."""

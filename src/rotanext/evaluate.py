@@ -9,7 +9,7 @@ from rich.console import Console
 
 from rotanext.data.dataset import Entry, read_entries
 from rotanext.data.dota import check_task1_target, write_task1
-from rotanext.data.images import write_file
+from rotanext.data.images import read_image, write_file
 from rotanext.data.readahead import read_ahead
 from rotanext.detections import Detections
 from rotanext.detector import Detector
@@ -26,7 +26,7 @@ def detect_all(
 ) -> tuple[list[Entry], list[Detections]]:
     """The entries whose pictures can be read, and the detections on each; a damaged picture goes to `problems`."""
     read, detections = [], []
-    for entry, image in read_ahead(entries, lambda entry: entry.path):
+    for entry, image in read_ahead(entries, lambda entry: read_image(entry.path)):
         if isinstance(image, UserError):
             problems.note(str(image))
             continue

@@ -1,7 +1,10 @@
-"""Detection on files: pictures in; DOTA text and zip, JSON, and drawn pictures out."""
+"""Detection on files: pictures and rasters in; DOTA text and zip, JSON, vectors with coordinates, and drawn pictures out."""
 
 import json
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -9,17 +12,21 @@ import numpy as np
 
 from rotanext.boxes import CONVENTION
 from rotanext.data.dota import check_task1_target, write_task1, zip_task1
-from rotanext.data.images import list_images, write_file
+from rotanext.data.images import IMAGE_SUFFIXES, image_size, list_images, read_image, write_file
+from rotanext.data.raster import RASTER_SUFFIXES, Raster, RasterOptions, settings
 from rotanext.data.readahead import read_ahead
 from rotanext.detections import Detections
 from rotanext.detector import Detector
 from rotanext.errors import Problems, UserError
 from rotanext.files import make_folder
 from rotanext.progress import Reporter
+from rotanext.scene import Picture, Scene
 from rotanext.visualize import draw_detections
 
 JPEG_ABOVE = 4_000_000  # pixels; smaller pictures are written as PNG
-JPEG_SIDE = 65500  # the format's limit
+DRAWN_SIDE = 8192  # larger scenes are drawn shrunk to this
+DECODED_AT_ONCE = 64_000_000  # pixels; larger pictures are read in windows, as rasters are
+_SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class PredictOptions:
     draw_threshold: float = 0.3
     batch_size: int = 1
     pictures: bool = True
+    across_classes: bool = False
+    raster: RasterOptions = field(default_factory=RasterOptions)
 
 
 def predict(
@@ -42,16 +51,17 @@ def predict(
 ) -> dict[str, Detections]:
     """Detect on a file, a folder or a glob, and write everything below `target`; returns detections by picture name.
 
-    Writes `Task1/Task1_<class>.txt` and `Task1.zip` for the DOTA server, `detections.json`, `pictures/`. A picture that cannot be
-    read is a problem (skipped, or refused when strict); the others go on.
+    Writes `Task1/Task1_<class>.txt` and `Task1.zip` for the DOTA server, `detections.json`, `pictures/`, and for rasters that
+    know where they lie `vectors/`. What cannot be read is a problem (skipped, or refused when strict); the others go on.
     """
-    paths = list_images(source)
+    paths = list_images(source, _SUFFIXES)
     check_task1_target(target / "Task1", detector.class_names)
     make_folder(target)
     found: dict[str, Detections] = {}
     named: dict[str, Path] = {}
     try:
-        _detect_each(detector, paths, target, options, problems, reporter, found, named)
+        with settings() if find_spec("rasterio") else nullcontext():
+            _detect_each(detector, paths, target, options, problems, reporter, found, named)
     finally:  # Ctrl-C, a full disk or a refused picture must not lose what was found before
         if found:
             write_task1(target / "Task1", found, detector.class_names)
@@ -60,6 +70,21 @@ def predict(
     if not found:
         raise UserError("\n".join([f"none of the pictures in {source} could be read", *problems.first]))
     return found
+
+
+def open_scene(path: Path, options: RasterOptions) -> Scene:
+    """A file as a scene: rasters and huge pictures are read in windows, other pictures are decoded at once.
+
+    Without the extra `geo` TIFFs are read as pictures, too. Raises UserError like `read_image` and `Raster`.
+    """
+    is_picture = path.suffix.lower() in IMAGE_SUFFIXES
+    if find_spec("rasterio") is None and is_picture:
+        return Picture(read_image(path))
+    if is_picture and path.suffix.lower() not in RASTER_SUFFIXES:
+        width, height = image_size(path)
+        if width * height <= DECODED_AT_ONCE:
+            return Picture(read_image(path))
+    return Raster(path, options)
 
 
 def _detect_each(
@@ -73,9 +98,10 @@ def _detect_each(
     named: dict[str, Path],
 ) -> None:
     """Detect on every file, adding to `found` and `named` as it goes."""
-    for path, image in read_ahead(reporter.track(paths, "detecting"), lambda path: path):
-        if isinstance(image, UserError):
-            problems.note(str(image))
+    said: set[str] = set()
+    for path, scene in read_ahead(reporter.track(paths, "detecting"), partial(open_scene, options=options.raster)):
+        if isinstance(scene, UserError):
+            problems.note(str(scene))
             continue
         if path.stem in named:
             problems.add(
@@ -85,17 +111,36 @@ def _detect_each(
                 "Rename one; DOTA files tell pictures apart by their names alone.",
             )
             continue
-        named[path.stem] = path
-        found[path.stem] = detector(image, score_threshold=options.score_threshold, batch_size=options.batch_size)
-        if options.pictures:
-            _write_picture(target / "pictures", path.stem, image, found[path.stem], options.draw_threshold)
+        with closing(scene), reporter.counting(path.name) as tick:
+            if isinstance(scene, Raster) and scene.how not in said:
+                said.add(scene.how)
+                reporter.say(f"{path.name}: {scene.how}")
+            try:
+                detections = detector.on_scene(
+                    scene,
+                    score_threshold=options.score_threshold,
+                    batch_size=options.batch_size,
+                    across_classes=options.across_classes,
+                    tick=tick,
+                )
+                shown = scene.overview(DRAWN_SIDE) if options.pictures else None
+            except UserError as error:
+                problems.note(str(error))
+                continue
+            named[path.stem], found[path.stem] = path, detections
+            if shown is not None:
+                scale = shown.shape[1] / scene.width
+                _write_picture(target / "pictures", path.stem, shown, detections.scaled(scale), options.draw_threshold)
+            if isinstance(scene, Raster) and (georeference := scene.georeference()) is not None:
+                from rotanext.geo.vectors import write_vectors
+
+                write_vectors(target / "vectors", path.stem, detections, georeference)
 
 
 def _write_picture(folder: Path, stem: str, image: np.ndarray, detections: Detections, threshold: float) -> None:
     """The picture with its boxes drawn, as PNG, or as JPEG where it is large."""
     drawn = draw_detections(image, detections, threshold)
-    height, width = drawn.shape[:2]
-    suffix = ".jpg" if height * width > JPEG_ABOVE and max(height, width) <= JPEG_SIDE else ".png"
+    suffix = ".jpg" if drawn.shape[0] * drawn.shape[1] > JPEG_ABOVE else ".png"
     done, data = cv2.imencode(suffix, drawn[..., ::-1])
     if not done:
         raise UserError(f"{folder / stem}{suffix}: the picture could not be encoded")

@@ -21,6 +21,7 @@ class Reporter:
         self.console = console or Console(stderr=True)
         self._folder = tensorboard
         self._writer: Any = None
+        self._bar: Progress | None = None
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -102,10 +103,14 @@ class Reporter:
         start = last = time.monotonic()
         if self.console.is_terminal:
             with self._columns() as bar:
+                self._bar = bar
                 task = bar.add_task(what, total=len(items), note="")
-                for item in items:
-                    yield item
-                    bar.update(task, advance=1)
+                try:
+                    for item in items:
+                        yield item
+                        bar.update(task, advance=1)
+                finally:
+                    self._bar = None
             return
         for index, item in enumerate(items):
             yield item
@@ -113,3 +118,30 @@ class Reporter:
             if now - last >= _PLAIN_EVERY or (index + 1 == len(items) and now - start > 2):
                 last = now
                 self.say(f"{what}: {index + 1}/{len(items)}, {(index + 1) / (now - start):.1f}/s")
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A callable that takes how many tiles of one item are done, and of how many; within `track`, its bar lies below."""
+        start = last = time.monotonic()
+        if self._bar is not None:
+            bar, task = self._bar, self._bar.add_task(what, visible=False, note="")
+
+            def tick(done: int, total: int) -> None:
+                rate = f"{done / max(time.monotonic() - start, 1e-9):.1f} tiles/s"
+                bar.update(task, completed=done, total=total, note=rate, visible=total > 1)
+
+            try:
+                yield tick
+            finally:
+                bar.remove_task(task)
+        else:
+
+            def tick(done: int, total: int) -> None:
+                nonlocal last
+                now = time.monotonic()
+                if now - last >= _PLAIN_EVERY:
+                    last = now
+                    rate = done / (now - start)
+                    self.say(f"{what}: {done}/{total} tiles, {rate:.1f} tiles/s, {(total - done) / rate:.0f} s left")
+
+            yield tick

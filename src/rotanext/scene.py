@@ -1,16 +1,18 @@
 """Detection on a scene of any size: windows are read ahead, computed in batches, and merged row by row."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from rotanext.data.readahead import read_ahead
 from rotanext.data.resize import resize_to_fit
 from rotanext.data.split import starts
 from rotanext.detections import Detections
+from rotanext.errors import UserError
 from rotanext.stitch import MergeRule, SceneMerger, Window
 
 Crop = np.ndarray  # uint8 RGB [H, W, 3]
@@ -23,7 +25,7 @@ def unheard(done: int, total: int) -> None:
 
 
 class Scene(Protocol):
-    """A picture that is read in windows: in memory (`Picture`) or on disk (`geo.raster.Raster`)."""
+    """A picture that is read in windows: in memory (`Picture`) or on disk (`data.raster.Raster`)."""
 
     width: int
     height: int
@@ -34,6 +36,10 @@ class Scene(Protocol):
 
     def overview(self, size: int) -> Crop:
         """The whole scene, its longer side shrunk to at most `size` pixels."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files."""
         ...
 
 
@@ -51,6 +57,9 @@ class Picture:
     def overview(self, size: int) -> Crop:
         """See `Scene.overview`."""
         return resize_to_fit(self.image, min(size, max(self.width, self.height)))[0]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 def shrunk(scene: Scene, size: int) -> tuple[Picture, float]:
@@ -95,7 +104,7 @@ def detect_scene(
     merger = SceneMerger(scene.width, scene.height, class_names, rule)
     with ThreadPoolExecutor(1) as merging:
         merged: Future[None] | None = None
-        for batch in _batches(_read_ahead(scene, windows, tiling), tiling.batch_size):
+        for batch in _batches(_shown(scene, windows, tiling), tiling.batch_size):
             found = detect([crop for _, crop in batch])
             if merged is not None:
                 merged.result()
@@ -112,25 +121,19 @@ def _merge(merger: SceneMerger, tiles: list[tuple[Window, Detections]]) -> None:
         merger.add(found, window)
 
 
-def _read_ahead(scene: Scene, windows: list[Window], tiling: Tiling) -> Iterator[tuple[int, Crop]]:
+def _shown(scene: Scene, windows: list[Window], tiling: Tiling) -> Iterator[tuple[int, Crop]]:
     """The tiles that show something, with their indices, in order; a batch and one for each reader are read in advance."""
-    waiting: deque[tuple[int, Future[Crop | None]]] = deque()
-    with ThreadPoolExecutor(tiling.readers) as pool:
-        try:
-            for index, window in enumerate(windows):
-                waiting.append((index, pool.submit(_read, scene, window, len(windows) > 1)))
-                while len(waiting) > tiling.batch_size + tiling.readers or (waiting and index + 1 == len(windows)):
-                    place, crop = waiting.popleft()
-                    if (shown := crop.result()) is not None:
-                        yield place, shown
-        finally:  # the caller has stopped early
-            for _, crop in waiting:
-                crop.cancel()
+    read = partial(_read, scene, windows, len(windows) > 1)
+    for index, crop in read_ahead(range(len(windows)), read, threads=tiling.readers, ahead=tiling.batch_size + tiling.readers):
+        if isinstance(crop, UserError):
+            raise crop
+        if crop is not None:
+            yield index, crop
 
 
-def _read(scene: Scene, window: Window, may_skip: bool) -> Crop | None:
+def _read(scene: Scene, windows: list[Window], may_skip: bool, index: int) -> Crop | None:
     """A tile, or None where nothing is to be seen in it; the only tile of a picture always goes to the model."""
-    crop, valid = scene.read(*window)
+    crop, valid = scene.read(*windows[index])
     if not may_skip:
         return crop
     if valid is None:

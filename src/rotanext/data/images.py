@@ -79,14 +79,14 @@ def check_image(path: str | Path) -> tuple[int, int]:
     return width, height
 
 
-def list_images(source: str | Path) -> list[Path]:
+def list_images(source: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """Pictures named by a file, a folder (not its subfolders) or a glob pattern, sorted; `UserError` if none."""
     path = Path(source)
-    kinds = " ".join(IMAGE_SUFFIXES)
+    kinds = " ".join(suffixes)
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(entry for entry in path.iterdir() if _is_image(entry))
+        found = sorted(entry for entry in path.iterdir() if _is_image(entry, suffixes))
         if not found:
             advice = f"Did you mean {path / 'images'}?" if (path / "images").is_dir() else "Check the folder."
             raise UserError(explain(path, "no pictures in this folder", f"files ending in {kinds}", advice))
@@ -95,7 +95,7 @@ def list_images(source: str | Path) -> list[Path]:
         advice = "Check the path; a glob pattern such as 'scenes/*.png' goes in quotation marks."
         raise UserError(explain(path, "nothing there", "a picture, a folder of pictures or a glob pattern", advice))
     root = Path(path.anchor or ".")
-    found = sorted(entry for entry in root.glob(str(path.relative_to(path.anchor))) if _is_image(entry))
+    found = sorted(entry for entry in root.glob(str(path.relative_to(path.anchor))) if _is_image(entry, suffixes))
     if not found:
         raise UserError(explain(path, "no picture that matches this pattern", f"files ending in {kinds}", "Check it."))
     return found
@@ -139,9 +139,9 @@ def _has_all_strips(path: Path) -> bool:
     return max(at + length for at, length in zip(offsets, lengths, strict=False)) <= path.stat().st_size
 
 
-def _is_image(path: Path) -> bool:
+def _is_image(path: Path, suffixes: tuple[str, ...]) -> bool:
     # Names with a leading dot are the leftovers of copying programs ("._P0001.png"), not pictures.
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
 def _check_file(path: Path) -> None:
@@ -209,18 +209,18 @@ def _decode(data: bytes | bytearray) -> np.ndarray | None:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
-    return _decode_huge(data) if pixels is None else pixels
+    may_be_palette = pixels is not None and pixels.ndim == 2 and data[:2] in (b"II", b"MM")
+    return _decode_with_pillow(data, pixels) if pixels is None or may_be_palette else pixels
 
 
-def _decode_huge(data: bytes | bytearray) -> np.ndarray | None:
-    """Decode with Pillow what is too large for opencv; None for anything else."""
+def _decode_with_pillow(data: bytes | bytearray, otherwise: np.ndarray | None) -> np.ndarray | None:
+    """Decode what is too large for opencv, and TIFFs with a palette, of which it gives the bare indices; else `otherwise`."""
     try:
         with _pillow_without_limit, Image.open(io.BytesIO(data)) as picture:
-            if max(picture.size) <= _OPENCV_SIDE and picture.width * picture.height <= _OPENCV_PIXELS:
-                return None
-            return np.asarray(picture.convert("RGB"))[..., ::-1]
+            huge = max(picture.size) > _OPENCV_SIDE or picture.width * picture.height > _OPENCV_PIXELS
+            return np.asarray(picture.convert("RGB"))[..., ::-1] if huge or picture.mode == "P" else otherwise
     except (OSError, ValueError, SyntaxError):
-        return None
+        return otherwise
 
 
 class _Shared:

@@ -3,41 +3,39 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
-from rotanext.data.images import read_image
 from rotanext.errors import UserError
 
 T = TypeVar("T")
-AHEAD = 1  # pictures held besides the current one
+R = TypeVar("R")
 
 
-def read_ahead(items: Iterable[T], path_of: Callable[[T], Path]) -> Iterator[tuple[T, np.ndarray | UserError]]:
-    """Every item with its picture (uint8 RGB `[H, W, 3]`) or the reason why that cannot be read, in order.
+def read_ahead(
+    items: Iterable[T], read: Callable[[T], R], *, threads: int = 1, ahead: int = 1
+) -> Iterator[tuple[T, R | UserError]]:
+    """Every item with what `read` makes of it, or the UserError that it raises, in order.
 
-    The next picture is read in a thread; at most `AHEAD` wait there.
+    The next items are read in threads; at most `ahead` results wait besides the current one.
     """
-    with ThreadPoolExecutor(1) as pool:
-        waiting: deque[tuple[T, Future[np.ndarray | UserError]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[T, Future[R | UserError]]] = deque()
         try:
             for item in items:
-                waiting.append((item, pool.submit(_read, path_of(item))))
-                if len(waiting) > AHEAD:
-                    current, picture = waiting.popleft()
-                    yield current, picture.result()
+                waiting.append((item, pool.submit(_error_or, read, item)))
+                if len(waiting) > ahead:
+                    current, result = waiting.popleft()
+                    yield current, result.result()
             while waiting:
-                current, picture = waiting.popleft()
-                yield current, picture.result()
+                current, result = waiting.popleft()
+                yield current, result.result()
         finally:  # the caller has stopped early
-            for _, picture in waiting:
-                picture.cancel()
+            for _, result in waiting:
+                result.cancel()
 
 
-def _read(path: Path) -> np.ndarray | UserError:
+def _error_or(read: Callable[[T], R], item: T) -> R | UserError:
     try:
-        return read_image(path)
+        return read(item)
     except UserError as error:
         return error

@@ -6,16 +6,19 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rotanext.errors import UserError, explain
 
+if TYPE_CHECKING:
+    from rotanext.geo.georeference import Georeference
+
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt")
 CACHE_MEGABYTES = 256  # of decoded blocks, GDAL's for the whole process
 _SAMPLE = 1024  # pixels a side that percentiles are measured on
-_SAMPLED_BLOCK = 128  # a raster without overviews is sampled in blocks of this size
+_SAMPLED_BLOCK = 64  # a raster without overviews is sampled in blocks of this size
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Raster:
         except BaseException:
             self.close()
             raise
-        self.text = self._text()
+        self.how = self._how()
 
     def __enter__(self) -> "Raster":
         return self
@@ -93,9 +96,15 @@ class Raster:
         return self._to_rgb(values), valid
 
     def overview(self, size: int) -> np.ndarray:
-        """The whole raster as uint8 RGB, its longer side at most `size` pixels."""
-        values, _ = self._values(shape=self._shrunk(size))
+        """See `Scene.overview`; from the file's own overviews where it has any."""
+        values, _ = self._values(shape=self._shrunk(size), averaged=self._palette is None)
         return self._to_rgb(values)
+
+    def georeference(self) -> "Georeference | None":
+        """Where its pixels lie on the ground; None where it does not say."""
+        from rotanext.geo.georeference import Georeference
+
+        return Georeference.of(self._file())
 
     def _shrunk(self, size: int) -> tuple[int, int]:
         shrink = max(1.0, self.width / size, self.height / size)
@@ -120,14 +129,19 @@ class Raster:
         return file
 
     def _values(
-        self, window: tuple[int, int, int, int] | None = None, shape: tuple[int, int] | None = None
+        self, window: tuple[int, int, int, int] | None = None, shape: tuple[int, int] | None = None, averaged: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Stored values `[bands, h, w]` of a window (x, y, width, height) and which pixels hold data (None: all)."""
+        """Stored values `[bands, h, w]` of a window (x, y, width, height), or of all in another shape, and which pixels hold data.
+
+        Shrinking takes nearest values, or their average. None stands for data everywhere.
+        """
         rasterio, file = load_rasterio(), self._file()
         where = None if window is None else rasterio.windows.Window(*window)
         valid: np.ndarray | None = None
         try:
-            values = file.read(list(self.bands), window=where, out_shape=None if shape is None else (len(self.bands), *shape))
+            resampling = rasterio.enums.Resampling.average if averaged else rasterio.enums.Resampling.nearest
+            size = None if shape is None else (len(self.bands), *shape)
+            values = file.read(list(self.bands), window=where, out_shape=size, resampling=resampling)
             if not self._all_valid:
                 valid = file.dataset_mask(window=where, out_shape=shape) > 0
         except (rasterio.errors.RasterioError, OSError, ValueError, MemoryError) as error:
@@ -147,12 +161,12 @@ class Raster:
         image = values if self._stretch is None else self._stretch.apply(values)
         return np.ascontiguousarray(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0))
 
-    def _text(self) -> str:
-        """What was chosen, in words."""
+    def _how(self) -> str:
+        """What its colours come from, in words."""
         kind = self._file().dtypes[self.bands[0] - 1]
         colours = "palette" if self._palette is not None else f"band {', '.join(map(str, self.bands))} of {self._file().count}"
         stretch = "as stored" if self._stretch is None else f"stretched from {self._stretch.text}"
-        return f"{self.width} x {self.height} pixels, {colours}, {kind} {stretch}"
+        return f"{colours}, {kind} {stretch}"
 
     def _chosen(self, bands: tuple[int, ...] | None) -> tuple[int, ...]:
         file = self._file()
@@ -166,6 +180,9 @@ class Raster:
 
     def _find_stretch(self, wanted: str) -> Stretch | None:
         kind = np.dtype(self._file().dtypes[self.bands[0] - 1])
+        bits = int(self._file().tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        if wanted == "auto" and kind == np.uint8 and bits < 8 and self._palette is None:
+            return self._fixed(0, 2**bits - 1, f", all that {bits} bits hold")
         if wanted == "auto":
             wanted = {"uint8": "none", "uint16": "full"}.get(kind.name, "2%:98%")
         if self._palette is not None or wanted == "none" or (wanted == "full" and kind == np.uint8):
@@ -206,6 +223,18 @@ class Raster:
         return low, high
 
 
+def raster_options(bands: str | None, stretch: str) -> RasterOptions:
+    """Options from the command line's texts; raises UserError for what they cannot mean."""
+    if stretch not in ("auto", "full"):
+        parse_stretch(stretch)
+    if bands is None:
+        return RasterOptions(None, stretch)
+    numbers = bands.split(",")
+    if len(numbers) not in (1, 3) or not all(number.strip().isdecimal() and int(number) for number in numbers):
+        raise UserError(f"--bands is '{bands}'; expected one or three numbers from 1, with commas between, as in 4,3,2")
+    return RasterOptions(tuple(map(int, numbers)), stretch)
+
+
 def parse_stretch(text: str) -> tuple[float, float, bool]:
     """Low, high and whether they are percentiles, from "LOW:HIGH" or "LOW%:HIGH%"; raises UserError for anything else."""
     parts = text.split(":")
@@ -239,6 +268,7 @@ def load_rasterio() -> Any:
     """The module rasterio; raises UserError where it is not installed."""
     try:
         import rasterio
+        import rasterio.enums
         import rasterio.errors
         import rasterio.windows
     except ImportError:

@@ -1,1 +1,0 @@
-"""Georeferenced rasters and vectors; needs the extra `geo`. The core imports nothing of it before a raster is met."""
