@@ -209,18 +209,18 @@ def _decode(data: bytes | bytearray) -> np.ndarray | None:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
-    may_be_palette = pixels is not None and pixels.ndim == 2 and data[:2] in (b"II", b"MM")
-    return _decode_with_pillow(data, pixels) if pixels is None or may_be_palette else pixels
+    return _decode_huge(data) if pixels is None else pixels
 
 
-def _decode_with_pillow(data: bytes | bytearray, otherwise: np.ndarray | None) -> np.ndarray | None:
-    """Decode what is too large for opencv, and TIFFs with a palette, of which it gives the bare indices; else `otherwise`."""
+def _decode_huge(data: bytes | bytearray) -> np.ndarray | None:
+    """Decode with Pillow what is too large for opencv; None for anything else."""
     try:
         with _pillow_without_limit, Image.open(io.BytesIO(data)) as picture:
-            huge = max(picture.size) > _OPENCV_SIDE or picture.width * picture.height > _OPENCV_PIXELS
-            return np.asarray(picture.convert("RGB"))[..., ::-1] if huge or picture.mode == "P" else otherwise
+            if max(picture.size) <= _OPENCV_SIDE and picture.width * picture.height <= _OPENCV_PIXELS:
+                return None
+            return np.asarray(picture.convert("RGB"))[..., ::-1]
     except (OSError, ValueError, SyntaxError):
-        return otherwise
+        return None
 
 
 class _Shared:
