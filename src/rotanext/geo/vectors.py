@@ -47,7 +47,7 @@ def write_vectors(folder: Path, stem: str, detections: Detections, georeference:
 
     def write_geopackage(part: Path) -> None:
         # GDAL wants the suffix, and keeps a journal beside the file while it writes.
-        with TemporaryDirectory(prefix=f"{part.name}.", dir=part.parent) as scratch:
+        with TemporaryDirectory(prefix=".gpkg.", dir=part.parent) as scratch:
             whole = Path(scratch) / f"{LAYER}.gpkg"
             pyogrio.write_dataframe(frame, whole, layer=LAYER, driver="GPKG", geometry_type="Polygon")
             whole.replace(part)
