@@ -1,6 +1,7 @@
 """Detections as GeoJSON, GeoPackage and GeoParquet, for geographic information systems."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +50,9 @@ def write_vectors(folder: Path, stem: str, detections: Detections, georeference:
         # GDAL wants the suffix, and keeps a journal beside the file while it writes.
         with TemporaryDirectory(prefix=".gpkg.", dir=part.parent) as scratch:
             whole = Path(scratch) / f"{LAYER}.gpkg"
-            pyogrio.write_dataframe(frame, whole, layer=LAYER, driver="GPKG", geometry_type="Polygon")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "'crs' was not provided")
+                pyogrio.write_dataframe(frame, whole, layer=LAYER, driver="GPKG", geometry_type="Polygon")
             whole.replace(part)
 
     geojson, geopackage, parquet = (folder / f"{stem}.{suffix}" for suffix in ("geojson", "gpkg", "parquet"))
@@ -98,7 +101,9 @@ def _write_geojson(
             numbers = zip(*(values[part].tolist() for values in fields.values()), strict=True)
             geometries = _geometries(corners[part], georeference)
             for at, (name, row, geometry) in enumerate(zip(names[part], numbers, geometries, strict=True), start):
-                values = ", ".join(f"{key}: {'null' if value != value else value!r}" for key, value in zip(keys, row, strict=True))
+                values = ", ".join(
+                    f"{key}: {repr(value) if value == value else 'null'}" for key, value in zip(keys, row, strict=True)
+                )
                 properties = f'{{"class": {quoted[name]}, {values}}}'
                 file.write(f'{"," if at else ""}\n{{"type": "Feature", "properties": {properties}, "geometry": {geometry}}}')
         file.write("\n]}\n")
