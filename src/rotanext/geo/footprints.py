@@ -74,14 +74,11 @@ def least_rectangle(points: np.ndarray) -> np.ndarray | Fault:
         return Fault("an outline that encloses no area", "a polygon", _CORRECT)
     outline = np.array(hull.exterior.coords)[:-1]
     edges = np.roll(outline, -1, 0) - outline
-    best, least = np.zeros((2, 2)), np.inf
-    for some in np.array_split(edges, -(-(len(edges) ** 2) // _AT_ONCE)):
-        along = some / np.linalg.norm(some, axis=1, keepdims=True)
-        axes = np.stack([along, np.stack([-along[:, 1], along[:, 0]], 1)], 1)  # [E, 2, 2]
-        spread = axes @ outline.T
-        area = np.ptp(spread, axis=2).prod(1)
-        if area.min() < least:
-            best, least = axes[area.argmin()], float(area.min())
+    along = edges / np.linalg.norm(edges, axis=1, keepdims=True)
+    axes = np.stack([along, np.stack([-along[:, 1], along[:, 0]], 1)], 1)  # [E, 2, 2]
+    parts = np.array_split(axes, -(-(len(axes) ** 2) // _AT_ONCE))
+    areas = np.concatenate([np.ptp(part @ outline.T, axis=2).prod(1) for part in parts])
+    best = axes[np.flatnonzero(areas <= areas.min() * (1 + 1e-9))[0]]
     (left, top), (right, bottom) = (best @ outline.T).min(1), (best @ outline.T).max(1)
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) @ best + origin
 
