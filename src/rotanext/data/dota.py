@@ -201,10 +201,10 @@ def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: 
         quiet = Problems()
         folders = [Path(root) / "labelTxt" for root in roots]
         found = [(list_labels(folder, quiet), pictures_beside(folder)) for folder in folders]
-        # Footprints without picture give nothing; list_items reports them.
         labels = [(path, images.get(stem)) for paths, images in found for stem, path in paths.items()]
-        labels = [(path, image) for path, image in labels if image or path.suffix.lower() == ".txt"]
-        names = sorted({name for path, image in labels for name in read_objects(path, quiet, image=image).names})
+        # Footprints without picture give nothing; list_items reports them.
+        known = [(path, image) for path, image in labels if image or path.suffix.lower() == ".txt"]
+        names = sorted({name for path, image in known for name in read_objects(path, quiet, image=image).names})
         if not names:
             where = ", ".join(str(Path(root) / "labelTxt") for root in roots)
             raise UserError(explain(where, "no valid object in any label file", f"lines {_LABEL_LINE}", "Check the labels."))

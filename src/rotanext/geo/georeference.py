@@ -92,17 +92,22 @@ class Georeference:
         """
         ground = self.to_ground(points)
         lonlat = _transform(self._known(self._lonlat), ground)
-        if self.crs is not None and self.crs.is_geographic:
+        if self.geographic:
             lonlat[:, 0] += 360 * np.round(np.nan_to_num(ground[:, 0] * self._degrees - lonlat[:, 0]) / 360)
         return lonlat
 
     def nearest_turn(self, ground: np.ndarray) -> np.ndarray:
         """Coordinates `[N, 2]` in the CRS; in a geographic one moved by whole turns to within 180 degrees of the middle."""
-        if self.crs is None or not self.crs.is_geographic:
+        if not self.geographic:
             return ground
         middle = self.to_ground(np.array([self.size]) / 2)[0, 0]
         turn = 360 / self._degrees
         return ground + np.stack([turn * np.round((middle - ground[:, 0]) / turn), np.zeros(len(ground))], 1)
+
+    @cached_property
+    def geographic(self) -> bool:
+        """Whether the CRS's own coordinates are longitude and latitude."""
+        return self.crs is not None and bool(self.crs.is_geographic)
 
     @property
     def located(self) -> bool:

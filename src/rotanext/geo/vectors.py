@@ -112,7 +112,7 @@ def _write_geojson(
 def _geometries(corners: np.ndarray, georeference: Georeference) -> Iterator[str]:
     """GeoJSON geometries of boxes' corners `[N, 4, 2]` in pixels; null where a corner has no longitude and latitude."""
     lonlat = georeference.to_lonlat(corners.reshape(-1, 2)).reshape(corners.shape)
-    if georeference.crs is not None and georeference.crs.is_geographic:
+    if georeference.geographic:
         rings, polar = lonlat, np.zeros(len(lonlat), bool)  # run on past 180 as the raster does
     else:
         rings, polar = unroll(lonlat)
