@@ -144,9 +144,9 @@ def inside(objects: Objects, width: int, height: int, problems: Problems, path: 
 def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> list[Item]:
     """Pictures of a data set with their label files, sorted by stem; `labelled=False` lists the pictures alone.
 
-    A label file is `labelTxt/NAME.txt`, or the footprints `NAME.geojson` or `NAME.gpkg`. A picture without one (unlike one whose
-    file is empty), a label file without picture, and a second picture or label file of the same stem are left out through
-    `problems`. Raises `UserError` where a folder is missing or empty, or nothing fits together.
+    A picture without label file (unlike one whose file is empty), a label file (of LABEL_SUFFIXES) without picture, and a second
+    picture or label file of a stem are left out through `problems`. Raises `UserError` where a folder is missing or empty, or
+    nothing fits together.
     """
     root = Path(root)
     images: dict[str, Path] = {}
@@ -187,9 +187,8 @@ def list_labels(folder: Path, problems: Problems) -> dict[str, Path]:
 
 def pictures_beside(labels: Path) -> dict[str, Path]:
     """The picture of each stem in the folder `images` beside a folder of labels; empty where there is no such folder."""
-    folder = labels.parent / "images"
-    files = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
-    return {path.stem: path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")}
+    files = sorted((labels.parent / "images").glob("[!.]*"), reverse=True)  # the first of a stem counts
+    return {path.stem: path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
 
 
 def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: Problems) -> tuple[str, ...]:
@@ -197,18 +196,17 @@ def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: 
     if str(choice) in CLASS_LISTS:
         return CLASS_LISTS[str(choice)]
     if str(choice) == "auto":
-        # Broken lines are reported where the objects themselves are read.
-        quiet = Problems()
-        folders = [Path(root) / "labelTxt" for root in roots]
-        found = [(list_labels(folder, quiet), pictures_beside(folder)) for folder in folders]
-        labels = [(path, images.get(stem)) for paths, images in found for stem, path in paths.items()]
-        # Footprints without picture give nothing; list_items reports them.
-        known = [(path, image) for path, image in labels if image or path.suffix.lower() == ".txt"]
-        names = sorted({name for path, image in known for name in read_objects(path, quiet, image=image).names})
-        if not names:
+        # Broken lines and footprints without picture are reported where the objects themselves are read.
+        quiet, found = Problems(), set[str]()
+        for folder in (Path(root) / "labelTxt" for root in roots):
+            images = pictures_beside(folder)
+            for stem, path in list_labels(folder, quiet).items():
+                if stem in images or path.suffix.lower() == ".txt":
+                    found.update(read_objects(path, quiet, image=images.get(stem)).names)
+        if not found:
             where = ", ".join(str(Path(root) / "labelTxt") for root in roots)
             raise UserError(explain(where, "no valid object in any label file", f"lines {_LABEL_LINE}", "Check the labels."))
-        return tuple(names)
+        return tuple(sorted(found))
     path = Path(choice)
     if not path.is_file():
         near = difflib.get_close_matches(str(choice), ["auto", *CLASS_LISTS], 1)
