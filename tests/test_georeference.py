@@ -153,9 +153,9 @@ def east(latitude: float) -> float:
     return float(np.pi / 180 * A * cosine / np.sqrt(1 - E2 * sine**2))
 
 
-def north(latitude: float) -> float:
+def north(latitude: float, a: float = A, e2: float = E2) -> float:
     """Metres of a degree of latitude."""
-    return float(np.pi / 180 * A * (1 - E2) / (1 - E2 * np.sin(np.deg2rad(latitude)) ** 2) ** 1.5)
+    return float(np.pi / 180 * a * (1 - e2) / (1 - e2 * np.sin(np.deg2rad(latitude)) ** 2) ** 1.5)
 
 
 MIDDLE = (500, 400)
@@ -182,6 +182,10 @@ MEASURED = {
     "Mercator at 60 north: half as long": (
         north_up(3857, -500, 8399737.89 + 400, 1), (100, 40, 0),
         (100 / A * 180 / np.pi * east(60), 40 * np.cos(np.pi / 3) * north(60) * 180 / np.pi / A, 90),
+    ),
+    "grads, on the ellipsoid of Clarke 1880": (
+        north_up(4807, 1 - 500e-4, 54 + 400e-4, 1e-4), (40, 100, 0),
+        (0.009 * north(48.6, 6378249.2, 1 - (6356515 / 6378249.2) ** 2), None, 0),
     ),
     "polar, on its own meridian": (north_up(3413, -500, -1e6 + 400, 1), (100, 40, 90), (None, None, 0)),
     "polar, a quarter of the globe on": (north_up(3413, 1e6 - 500, 400, 1), (100, 40, 90), (None, None, 90)),
@@ -237,9 +241,11 @@ def test_places_that_are_not_on_the_earth(name: str) -> None:
             method()
 
 
-def test_longitudes_run_on_past_180() -> None:
-    georeference = north_up(4326, 179.95, -17, 1e-4)
-    np.testing.assert_allclose(georeference.to_lonlat(np.array([[0.0, 0], [1000, 0]]))[:, 0], [179.95, 180.05])
+@pytest.mark.parametrize(("code", "tolerance"), [(4326, 1e-9), (4322, 1e-3)], ids=["WGS 84", "WGS 72, a shift away"])
+def test_longitudes_run_on_past_180(code: int, tolerance: float) -> None:
+    georeference = north_up(code, 179.95, -17, 1e-4)
+    longitudes = georeference.to_lonlat(np.array([[0.0, 0], [1000, 0]]))[:, 0]
+    np.testing.assert_allclose(longitudes, [179.95, 180.05], rtol=0, atol=tolerance)
     np.testing.assert_allclose(georeference.nearest_turn(np.array([[-179.95, -17.0], [179.95, -17]]))[:, 0], [180.05, 179.95])
 
 
