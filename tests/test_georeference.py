@@ -305,6 +305,25 @@ def test_a_gcp_on_the_wrong_side_leaves_the_plane(tmp_path: Path) -> None:
     assert fitted[1] > 100
 
 
+def test_a_spline_that_folds_between_its_gcps_leaves_the_plane() -> None:
+    ground = plane(GRID)
+    ground[7] += (0, 50)  # a typing error of about half the grid's spacing
+    spline = Spline.fit(GRID, ground)
+    assert np.abs(spline.backward(ground) - GRID).max() < 1e-6
+    assert round_trip(spline, SIZE) > 0.01
+    fitted = fit_gcps(GRID, ground, SIZE)
+    assert fitted is not None
+    assert isinstance(fitted[0], Affine)
+
+
+def test_the_derivatives_of_a_spline() -> None:
+    spline, points, step = Spline.fit(GRID, curved(GRID)), np.random.default_rng(0).uniform(-1, 1, (50, 2)), 1e-6
+    slopes = spline._bend(points)[1]
+    for axis, shift in enumerate(np.eye(2) * step):
+        by_hand = (spline._bend(points + shift)[0] - spline._bend(points - shift)[0]) / (2 * step)
+        np.testing.assert_allclose(slopes[:, :, axis], by_hand, rtol=0, atol=1e-7)
+
+
 def test_no_mapping_beyond_the_horizon() -> None:
     fitted = fit_gcps(CORNERS, oblique(CORNERS), SIZE)
     assert fitted is not None
