@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rotanext.data.dota import read_objects, read_task1
+from rotanext.data.dota import LABEL_SUFFIXES, list_labels, pictures_beside, read_objects, read_task1
 from rotanext.errors import Problems, UserError, explain
 from rotanext.merge import overlapping_pairs, parse_tile_name
 from rotanext.report import THRESHOLDS, ClassResult, Floats, Ints, Report
@@ -179,8 +179,9 @@ def dota_map(detections_dir: str | Path, labels_dir: str | Path, iou: float = 0.
     problems = Problems() if problems is None else problems
     if not 0 < iou < 1:
         raise UserError(f"IoU threshold {iou} found; expected a number between 0 and 1. 0.5 is DOTA's.")
-    paths = _label_files(Path(labels_dir))
-    objects = [read_objects(path, problems) for path in paths]
+    paths = _label_files(Path(labels_dir), problems)
+    images = pictures_beside(paths[0].parent)
+    objects = [read_objects(path, problems, image=images.get(path.stem)) for path in paths]
     lines = read_task1(detections_dir, problems)
     names = tuple(sorted({*lines, *(name for item in objects for name in item.names)}))
     label_of = {name: k for k, name in enumerate(names)}
@@ -204,14 +205,13 @@ def dota_map(detections_dir: str | Path, labels_dir: str | Path, iou: float = 0.
     return evaluate(predictions, truths, names, tuple(dict.fromkeys((iou, *THRESHOLDS))))
 
 
-def _label_files(folder: Path) -> list[Path]:
+def _label_files(folder: Path, problems: Problems) -> list[Path]:
     folder = folder / "labelTxt" if (folder / "labelTxt").is_dir() else folder
-    paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
-    if not paths:
+    if not any(path.suffix.lower() in LABEL_SUFFIXES for path in folder.glob("[!.]*")):
         found = "no .txt file" if folder.is_dir() else "no such folder"
         advice = "Give the folder that holds labelTxt/*.txt."
         raise UserError(explain(folder, found, "a folder of DOTA label files", advice))
-    return paths
+    return list(list_labels(folder, problems).values())
 
 
 def _report_unknown(unknown: dict[str, Path], folder: Path, known: int, problems: Problems) -> None:

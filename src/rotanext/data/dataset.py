@@ -50,7 +50,8 @@ def read_entries(roots: list[str], class_names: tuple[str, ...], problems: Probl
             except UserError as error:
                 problems.note(str(error))
                 continue
-            objects = inside(read_objects(item.label, problems, class_names), width, height, problems, item.label)
+            objects = read_objects(item.label, problems, class_names, item.image)
+            objects = inside(objects, width, height, problems, item.label)
             entries.append(Entry(item.stem, item.image, objects))
     if not entries:
         raise UserError(

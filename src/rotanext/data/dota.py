@@ -31,6 +31,7 @@ CLASS_LISTS: dict[str, tuple[str, ...]] = {
 
 _LABEL_LINE = "`x1 y1 x2 y2 x3 y3 x4 y4 class difficult`"
 _TASK1_LINE = "`stem score x1 y1 x2 y2 x3 y3 x4 y4`"
+LABEL_SUFFIXES = (".txt", ".geojson", ".gpkg")  # the first that a picture has counts
 _FARTHEST = 1e6
 _LEAST_AREA = 1e-3
 
@@ -56,6 +57,22 @@ class Objects:
         return Objects(self.corners[chosen], [self.names[i] for i in chosen], self.difficult[chosen])
 
 
+class Fault(NamedTuple):
+    """What makes a line or a feature of a label file no object."""
+
+    found: str
+    expected: str
+    advice: str = "Correct or remove the line."
+
+
+class Labelled(NamedTuple):
+    """One object of a label file: four corners in pixels, class, difficulty."""
+
+    corners: list[tuple[float, float]]
+    name: str
+    difficult: int
+
+
 class Item(NamedTuple):
     """One picture of a data set and its label file (None in a data set without labels)."""
 
@@ -72,30 +89,36 @@ class Task1Line(NamedTuple):
     corners: tuple[float, ...]
 
 
-def read_objects(path: str | Path, problems: Problems, class_names: Sequence[str] | None = None) -> Objects:
-    """Read a DOTA label file; an empty one is a picture without objects.
+def read_objects(
+    path: str | Path, problems: Problems, class_names: Sequence[str] | None = None, image: Path | None = None
+) -> Objects:
+    """Read a label file: DOTA text, or GeoJSON or GeoPackage footprints on the ground of the picture `image` (extra `geo`).
 
-    Header lines, a byte-order mark, any line ends, tabs, blank lines and a missing difficulty are fine. An object
-    goes to `problems` where its line is broken, its class is not among `class_names`, or its corners are crossed,
-    without area or those of an earlier object of the same class. Raises `UserError` where the file cannot be read.
+    An empty file is a picture without objects. In DOTA text, header lines, a byte-order mark, any line ends, tabs, blank lines and
+    a missing difficulty are fine; footprints become rectangles of least area, see `read_footprints`. An object goes to `problems`
+    where its line or feature is broken, its class is not among `class_names`, or its corners are crossed, without area or those of
+    an earlier object of the same class. Raises `UserError` where the file cannot be read, or the picture's place is not known.
     """
     path = Path(path)
-    seen: dict[tuple[object, ...], int] = {}
-    corners, names, difficult = [], [], []
-    for number, line in _lines(path, problems):
-        if line.lower().startswith(("imagesource:", "gsd:")):
-            continue
-        parsed = _parse_object(line)
-        fault = parsed if isinstance(parsed, _Fault) else _fault(parsed, class_names, seen)
-        if fault:
+    if path.suffix.lower() in LABEL_SUFFIXES[1:]:
+        from rotanext.geo.footprints import read_footprints
+
+        unit, entries = "feature", read_footprints(path, image)
+    else:
+        unit, entries = "line", _read_lines(path, problems)
+    seen: dict[tuple[object, ...], str] = {}
+    found: list[Labelled] = []
+    for number, parsed in entries:
+        fault = parsed if isinstance(parsed, Fault) else _fault(parsed, class_names, seen)
+        if fault and unit == "line":
             problems.add(path, fault.found, fault.expected, fault.advice, number)
-        elif not isinstance(parsed, _Fault):
-            seen[_identity(parsed)] = number
-            corners.append(parsed.corners)
-            names.append(parsed.name)
-            difficult.append(parsed.difficult)
-    array = np.array(corners, np.float64).reshape(-1, 4, 2)
-    return Objects(array, names, np.array(difficult, np.int64))
+        elif fault:
+            problems.add(path, f"in feature {number} {fault.found}", fault.expected, fault.advice.replace("line", "feature"))
+        elif not isinstance(parsed, Fault):
+            seen[_identity(parsed)] = f"{unit} {number}"
+            found.append(parsed)
+    corners = np.array([item.corners for item in found], np.float64).reshape(-1, 4, 2)
+    return Objects(corners, [item.name for item in found], np.array([item.difficult for item in found], np.int64))
 
 
 def write_objects(path: str | Path, objects: Objects) -> None:
@@ -121,8 +144,8 @@ def inside(objects: Objects, width: int, height: int, problems: Problems, path: 
 def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> list[Item]:
     """Pictures of a data set with their label files, sorted by stem; `labelled=False` lists the pictures alone.
 
-    A picture without label file (unlike one whose file is empty), a label file without picture, and a second picture
-    of the same stem are left out through `problems`. Raises `UserError` where a folder is missing or empty, or
+    A picture without label file (unlike one whose file is empty), a label file (of LABEL_SUFFIXES) without picture, and a second
+    picture or label file of a stem are left out through `problems`. Raises `UserError` where a folder is missing or empty, or
     nothing fits together.
     """
     root = Path(root)
@@ -135,7 +158,7 @@ def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> l
             images[path.stem] = path
     if not labelled:
         return [Item(stem, images[stem], None) for stem in sorted(images)]
-    labels = {path.stem: path for path in _folder(root, "labelTxt", (".txt",))}
+    labels = list_labels(root / "labelTxt", problems)
     for stem in sorted(images.keys() - labels.keys()):
         advice = "Add it; an empty file says that the picture is background."
         problems.add(images[stem], "no label file for this picture", f"{root / 'labelTxt' / stem}.txt", advice)
@@ -149,34 +172,56 @@ def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> l
     return [Item(stem, images[stem], labels[stem]) for stem in both]
 
 
+def list_labels(folder: Path, problems: Problems) -> dict[str, Path]:
+    """The label file of each stem in a folder; a second one goes to `problems`, `UserError` where there is none."""
+    labels: dict[str, Path] = {}
+    files = _folder(folder.parent, folder.name, LABEL_SUFFIXES)
+    for path in sorted(files, key=lambda path: LABEL_SUFFIXES.index(path.suffix.lower())):
+        if path.stem in labels:
+            advice = "Remove one of them; this one is left out."
+            problems.add(path, f"a second label file beside {labels[path.stem].name}", "one for each picture", advice)
+        else:
+            labels[path.stem] = path
+    return dict(sorted(labels.items()))
+
+
+def pictures_beside(labels: Path) -> dict[str, Path]:
+    """The picture of each stem in the folder `images` beside a folder of labels; empty where there is no such folder."""
+    files = sorted((labels.parent / "images").glob("[!.]*"), reverse=True)  # the first of a stem counts
+    return {path.stem: path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
+
+
 def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: Problems) -> tuple[str, ...]:
     """Class names: `auto` (those in the labels, sorted), a name in `CLASS_LISTS`, or a text file with one a line."""
     if str(choice) in CLASS_LISTS:
         return CLASS_LISTS[str(choice)]
     if str(choice) == "auto":
-        # Broken lines are reported where the objects themselves are read.
-        quiet = Problems()
-        files = [path for root in roots for path in _folder(Path(root), "labelTxt", (".txt",))]
-        names = sorted({name for path in files for name in read_objects(path, quiet).names})
-        if not names:
+        # Broken lines and footprints without picture are reported where the objects themselves are read.
+        quiet, found = Problems(), set[str]()
+        for folder in (Path(root) / "labelTxt" for root in roots):
+            images = pictures_beside(folder)
+            for stem, path in list_labels(folder, quiet).items():
+                if stem in images or path.suffix.lower() == ".txt":
+                    found.update(read_objects(path, quiet, image=images.get(stem)).names)
+        if not found:
             where = ", ".join(str(Path(root) / "labelTxt") for root in roots)
             raise UserError(explain(where, "no valid object in any label file", f"lines {_LABEL_LINE}", "Check the labels."))
-        return tuple(names)
+        return tuple(sorted(found))
     path = Path(choice)
     if not path.is_file():
         near = difflib.get_close_matches(str(choice), ["auto", *CLASS_LISTS], 1)
         advice = f"Did you mean {near[0]}?" if near else "Check the name or the path."
         raise UserError(explain(path, "no such class list", f"auto, {', '.join(CLASS_LISTS)} or a text file", advice))
-    found: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for number, name in _lines(path, problems):
-        if name in found or len(name.split()) > 1:
-            fault = f"{name!r} a second time" if name in found else f"{name!r}, with a space inside"
+        if name in lines or len(name.split()) > 1:
+            fault = f"{name!r} a second time" if name in lines else f"{name!r}, with a space inside"
             problems.add(path, fault, "one class name a line, each once", "Remove or rename it.", number)
         else:
-            found[name] = number
-    if not found:
+            lines[name] = number
+    if not lines:
         raise UserError(explain(path, "no class names", "one class name a line", "Add them."))
-    return tuple(found)
+    return tuple(lines)
 
 
 def read_task1(directory: str | Path, problems: Problems) -> dict[str, list[Task1Line]]:
@@ -199,7 +244,7 @@ def read_task1(directory: str | Path, problems: Problems) -> dict[str, list[Task
             if len(fields) < 10:
                 advice = "Correct or remove the line."
                 problems.add(path, f"{len(fields)} fields", f"the ten of {_TASK1_LINE}", advice, number)
-            elif isinstance(values, _Fault):
+            elif isinstance(values, Fault):
                 problems.add(path, values.found, values.expected, values.advice, number)
             else:
                 lines.append(Task1Line(fields[0], values[0], tuple(values[1:])))
@@ -255,18 +300,6 @@ def zip_task1(directory: str | Path) -> Path:
     return directory / "Task1.zip"
 
 
-class _Fault(NamedTuple):
-    found: str
-    expected: str
-    advice: str = "Correct or remove the line."
-
-
-class _Object(NamedTuple):
-    corners: list[tuple[float, float]]
-    name: str
-    difficult: int
-
-
 def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
     """Numbered lines with something on them; one that is not UTF-8 goes to `problems`."""
     try:
@@ -284,53 +317,59 @@ def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
             yield number, text
 
 
-def _numbers(fields: Sequence[str]) -> "list[float] | _Fault":
+def _numbers(fields: Sequence[str]) -> list[float] | Fault:
     """Finite numbers of a plausible size, or what is wrong with the first that is not one."""
     values = []
     for field in fields:
         try:
             value = float(field.replace("_", "x"))  # Python reads 1_0 as 10; nobody else does
         except ValueError:
-            return _Fault(repr(field), "a number")
+            return Fault(repr(field), "a number")
         if not math.isfinite(value):
-            return _Fault(field, "a finite number")
+            return Fault(field, "a finite number")
         if abs(value) > _FARTHEST:
-            return _Fault(f"the coordinate {field}", f"at most {_FARTHEST:.0f} pixels either side of 0")
+            return Fault(f"the coordinate {field}", f"at most {_FARTHEST:.0f} pixels either side of 0")
         values.append(value)
     return values
 
 
-def _parse_object(line: str) -> "_Object | _Fault":
+def _read_lines(path: Path, problems: Problems) -> Iterator[tuple[int, Labelled | Fault]]:
+    for number, line in _lines(path, problems):
+        if not line.lower().startswith(("imagesource:", "gsd:")):
+            yield number, _parse_object(line)
+
+
+def _parse_object(line: str) -> Labelled | Fault:
     fields = line.split()
     if len(fields) not in (9, 10):
-        return _Fault(f"{len(fields)} fields", f"the ten of {_LABEL_LINE}")
+        return Fault(f"{len(fields)} fields", f"the ten of {_LABEL_LINE}")
     values = _numbers(fields[:8])
-    if isinstance(values, _Fault):
+    if isinstance(values, Fault):
         return values
     if not fields[9:]:
-        return _Object(list(zip(values[::2], values[1::2], strict=True)), fields[8], 0)
+        return Labelled(list(zip(values[::2], values[1::2], strict=True)), fields[8], 0)
     if fields[9] not in ("0", "1", "2"):
-        return _Fault(f"the difficulty {fields[9]!r}", "0, 1 or 2")
-    return _Object(list(zip(values[::2], values[1::2], strict=True)), fields[8], int(fields[9]))
+        return Fault(f"the difficulty {fields[9]!r}", "0, 1 or 2")
+    return Labelled(list(zip(values[::2], values[1::2], strict=True)), fields[8], int(fields[9]))
 
 
-def _identity(item: _Object) -> tuple[object, ...]:
+def _identity(item: Labelled) -> tuple[object, ...]:
     return (item.name, *sorted(item.corners))
 
 
-def _fault(item: _Object, class_names: Sequence[str] | None, seen: Mapping[tuple[object, ...], int]) -> "_Fault | None":
+def _fault(item: Labelled, class_names: Sequence[str] | None, seen: Mapping[tuple[object, ...], str]) -> Fault | None:
     """What makes a well-formed line no object, or None."""
     if class_names is not None and item.name not in class_names:
         near = difflib.get_close_matches(item.name, class_names, 1)
         advice = f"Did you mean {near[0]}?" if near else "Correct the name or the list of classes."
-        return _Fault(f"the unknown class {item.name!r}", f"one of {', '.join(class_names)}", advice)
+        return Fault(f"the unknown class {item.name!r}", f"one of {', '.join(class_names)}", advice)
     a, b, c, d = item.corners
     if _cross(a, b, c, d) or _cross(b, c, d, a):
-        return _Fault("crossed corners", "four corners in order around the object")
+        return Fault("crossed corners", "four corners in order around the object")
     if abs(_turn(a, b, c) + _turn(a, c, d)) < 2 * _LEAST_AREA:
-        return _Fault("corners that enclose no area", "four corners around the object")
+        return Fault("corners that enclose no area", "four corners around the object")
     if _identity(item) in seen:
-        return _Fault(f"the object of line {seen[_identity(item)]} again", "each object once", "Remove the line.")
+        return Fault(f"the object of {seen[_identity(item)]} again", "each object once", "Remove the line.")
     return None
 
 

@@ -38,7 +38,7 @@ def thin_out(folder: Path, number: int, class_names: Sequence[str], background: 
     counts = np.zeros((len(items), len(column)), np.int64)
     for row, item in zip(counts, items, strict=True):
         assert item.label is not None
-        for name in read_objects(item.label, Problems(), class_names).names:
+        for name in read_objects(item.label, Problems(), class_names, item.image).names:
             row[column[name]] += 1
     empty = np.flatnonzero(counts.sum(1) == 0)[: round(number * background)]
     full = np.flatnonzero(counts.sum(1) > 0)

@@ -192,7 +192,7 @@ def _split_image(item: Item, target: Path, sizes: Sequence[int], gaps: Sequence[
     assert item.image is not None
     try:
         image = read_image(item.image)
-        objects = None if item.label is None else read_objects(item.label, result.problems)
+        objects = None if item.label is None else read_objects(item.label, result.problems, image=item.image)
     except UserError as error:
         if strict:
             raise
