@@ -1,6 +1,7 @@
 """A detector ready for use: network, configuration and class names, called on a picture."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +16,7 @@ from rotanext.inference import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.retinanet import RetinaNet
 from rotanext.postprocess import detect
-from rotanext.scene import Picture, Scene, Tick, Tiling, detect_scene, shrunk, unheard
+from rotanext.scene import Picture, Scene, Tick, Tiling, detect_scene, detect_tiles, shrunk, unheard
 from rotanext.stitch import MergeRule
 
 READERS = 4  # threads that read windows for a GPU
@@ -135,17 +136,38 @@ class Detector:
             raise UserError(f"image_size is {image_size!r}; expected a number of pixels, or 0 for the picture's own size")
         options = self.config.predict
         threshold = options.score_threshold if score_threshold is None else score_threshold
-        scale, tile, gap = 1.0, options.tile, options.gap
+        scale, tiling = 1.0, self.tiling(batch_size)
         if size := options.image_size if image_size is None else image_size:
             scene, scale = shrunk(scene, size)
-            tile, gap = size, 0
-        tiling = Tiling(tile, gap, batch_size, readers=1 if self.device.type == "cpu" else READERS)
-        # a smaller last batch would be compiled anew
-        several = len(tiling.windows(scene.width, scene.height)) > batch_size
-        fill = batch_size if several and isinstance(self.network, CompiledNetwork) and self.network.works else 0
+            tiling = replace(tiling, tile=size, gap=0)
+        fill = self._fill(scene, tiling)
         rule = MergeRule(options.merge_iou, across_classes)
         found = detect_scene(scene, lambda crops: self._detect(crops, threshold, fill), self.class_names, tiling, rule, tick)
         return found if scale == 1 else found.scaled(1 / scale)
+
+    def on_tiles(
+        self, scene: Scene, part: range, *, score_threshold: float | None = None, batch_size: int = 1
+    ) -> list[tuple[int, Detections]]:
+        """Detections of some tiles of a scene at its own resolution, each in its tile's pixels, with the tile's index.
+
+        `part` says which of `tiling(batch_size).windows(...)`; those in which nothing is to be seen are left out. A `SceneMerger`
+        that takes all tiles in order has what `on_scene` gives.
+        """
+        tiling = self.tiling(batch_size)
+        threshold = self.config.predict.score_threshold if score_threshold is None else score_threshold
+        fill = self._fill(scene, tiling)
+        batches = detect_tiles(scene, lambda crops: self._detect(crops, threshold, fill), tiling, part)
+        return [tile for batch in batches for tile in batch]
+
+    def tiling(self, batch_size: int = 1) -> Tiling:
+        """How scenes are cut where they are not resized."""
+        options = self.config.predict
+        return Tiling(options.tile, options.gap, batch_size, readers=1 if self.device.type == "cpu" else READERS)
+
+    def _fill(self, scene: Scene, tiling: Tiling) -> int:
+        """To how many pictures a batch is filled up: a smaller last one would be compiled anew."""
+        several = len(tiling.windows(scene.width, scene.height)) > tiling.batch_size
+        return tiling.batch_size if several and isinstance(self.network, CompiledNetwork) and self.network.works else 0
 
     def _detect(self, crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` pictures."""

@@ -97,23 +97,34 @@ def detect_scene(
     """Detections of a scene, best first, in its pixels; `detect` takes up to `batch_size` crops of one size.
 
     Reading, computing and merging overlap, and only a strip of the scene is held. Tiles without data, or of one colour, are
-    Reading, computing and merging overlap, and only a strip of the scene is held. Tiles without data, or of one colour, are
     skipped, but for a scene's only one. `tick` hears how many tiles are done.
     """
     windows = tiling.windows(scene.width, scene.height)
     merger = SceneMerger(scene.width, scene.height, class_names, rule)
     with ThreadPoolExecutor(1) as merging:
         merged: Future[None] | None = None
-        for batch in _batches(_shown(scene, windows, tiling), tiling.batch_size):
-            found = detect([crop for _, crop in batch])
+        for found in detect_tiles(scene, detect, tiling, range(len(windows))):
             if merged is not None:
                 merged.result()
-            merged = merging.submit(_merge, merger, [(windows[index], d) for (index, _), d in zip(batch, found, strict=True)])
-            tick(batch[-1][0] + 1, len(windows))
+            merged = merging.submit(_merge, merger, [(windows[index], detections) for index, detections in found])
+            tick(found[-1][0] + 1, len(windows))
         if merged is not None:
             merged.result()
     tick(len(windows), len(windows))
     return merger.finish()
+
+
+def detect_tiles(
+    scene: Scene, detect: Callable[[list[Crop]], list[Detections]], tiling: Tiling, part: range
+) -> Iterator[list[tuple[int, Detections]]]:
+    """Detections of those tiles of a scene that show something, in their own pixels, a batch at a time; `part` says which tiles.
+
+    Tiles are known by their index in `Tiling.windows`.
+    """
+    windows = tiling.windows(scene.width, scene.height)
+    for batch in _batches(_shown(scene, windows, tiling, part), tiling.batch_size):
+        found = detect([crop for _, crop in batch])
+        yield [(index, detections) for (index, _), detections in zip(batch, found, strict=True)]
 
 
 def _merge(merger: SceneMerger, tiles: list[tuple[Window, Detections]]) -> None:
@@ -121,10 +132,10 @@ def _merge(merger: SceneMerger, tiles: list[tuple[Window, Detections]]) -> None:
         merger.add(found, window)
 
 
-def _shown(scene: Scene, windows: list[Window], tiling: Tiling) -> Iterator[tuple[int, Crop]]:
-    """The tiles that show something, with their indices, in order; a batch and one for each reader are read in advance."""
+def _shown(scene: Scene, windows: list[Window], tiling: Tiling, part: range) -> Iterator[tuple[int, Crop]]:
+    """The tiles of a part that show something, with indices, in order; a batch and one for each reader are read in advance."""
     read = partial(_read, scene, windows, len(windows) > 1)
-    for index, crop in read_ahead(range(len(windows)), read, threads=tiling.readers, ahead=tiling.batch_size + tiling.readers):
+    for index, crop in read_ahead(part, read, threads=tiling.readers, ahead=tiling.batch_size + tiling.readers):
         if isinstance(crop, UserError):
             raise crop
         if crop is not None:

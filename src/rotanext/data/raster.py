@@ -3,6 +3,7 @@
 import math
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -59,12 +60,14 @@ class Raster:
     """An open raster: a scene (see scene.py) that is read in windows, by any number of threads. Use it in a `with`.
 
     Values become colours as `RasterOptions` says; alpha is dropped and pixels without data keep their stored values, both as in
-    training. Raises UserError for what does not open, bands it does not have, a stretch that makes no sense, and a window that
-    cannot be read.
+    training. `opener` (see `rasterio.open`) reads the bytes in GDAL's place, of an object store for example. Raises UserError for
+    what does not open, bands it does not have, a stretch that makes no sense, and a window that cannot be read.
     """
 
-    def __init__(self, path: str | Path, options: RasterOptions = RasterOptions()) -> None:
-        self.path = path
+    def __init__(
+        self, path: str | Path, options: RasterOptions = RasterOptions(), opener: Callable[..., Any] | None = None
+    ) -> None:
+        self.path, self._opener = path, opener
         self._local, self._lock, self._opened = threading.local(), threading.Lock(), list[Any]()
         try:
             file = self._file()
@@ -116,7 +119,7 @@ class Raster:
         if file is None:
             rasterio = load_rasterio()
             try:
-                file = rasterio.open(self.path)
+                file = rasterio.open(self.path, opener=self._opener)
             except (rasterio.errors.RasterioError, OSError, ValueError, TypeError) as error:
                 found = f"that it does not open ({_first_line(error)})"
                 raise UserError(explain(self.path, found, "a raster that GDAL reads", "Check the file.")) from None

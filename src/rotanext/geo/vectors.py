@@ -41,9 +41,7 @@ def write_vectors(folder: Path, stem: str, detections: Detections, georeference:
     """
     with geo_extra("georeferenced results"):
         import pyogrio
-    boxes = detections.boxes.detach().cpu().double()
-    corners = boxes_to_corners(boxes).numpy().reshape(-1, 4, 2)
-    fields = _fields(detections, boxes.numpy().reshape(-1, 5), corners, georeference)
+    corners, fields = _measured(detections, georeference)
     frame = _frame(detections.names, fields, corners, georeference)
 
     def write_geopackage(part: Path) -> None:
@@ -61,6 +59,19 @@ def write_vectors(folder: Path, stem: str, detections: Detections, georeference:
     write_atomically(geopackage, write_geopackage)
     write_atomically(parquet, lambda part: frame.to_parquet(part, index=False, schema_version="1.0.0"))
     return [geojson, geopackage, parquet] if georeference.located else [geopackage, parquet]
+
+
+def detections_frame(detections: Detections, georeference: Georeference) -> "GeoDataFrame":
+    """What `write_vectors` writes to GeoParquet, as a table in memory; raises `UserError` where the extra `geo` is missing."""
+    corners, fields = _measured(detections, georeference)
+    return _frame(detections.names, fields, corners, georeference)
+
+
+def _measured(detections: Detections, georeference: Georeference) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Corners `[N, 4, 2]` float64 in pixels, and the numbers of each detection."""
+    boxes = detections.boxes.detach().cpu().double()
+    corners = boxes_to_corners(boxes).numpy().reshape(-1, 4, 2)
+    return corners, _fields(detections, boxes.numpy().reshape(-1, 5), corners, georeference)
 
 
 def _fields(detections: Detections, boxes: np.ndarray, corners: np.ndarray, georeference: Georeference) -> dict[str, np.ndarray]:
