@@ -161,9 +161,12 @@ def evaluate(
 
 @app.command()
 def predict(
-    source: Annotated[str, typer.Argument(help="A picture or raster, a folder of them, or a quoted glob.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A picture or raster, a folder of them, or a quoted glob; with --ray also a .txt list, or s3://... ."),
+    ],
     weights: WeightsOption,
-    out: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("runs/predict"),
+    out: Annotated[str, typer.Option("--out", help="Where the results go.")] = "runs/predict",
     score: Annotated[
         float | None, typer.Option("--score", min=0, max=1, help="Lowest score written; the model's own by default.")
     ] = None,
@@ -188,6 +191,11 @@ def predict(
     anchors: AnchorsOption = None,
     classes: ClassesOption = None,
     strict: StrictOption = False,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="An archive through Ray: local, auto or HOST:PORT of a cluster. Writes Parquet.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --ray: one per GPU, or per cores.")] = None,
+    cores: Annotated[int | None, typer.Option("--cores-per-worker", min=1, help="With --ray, without GPUs: up to 4.")] = None,
 ) -> None:
     """Detect objects in pictures and rasters of any size; write DOTA text and zip, JSON, GeoJSON and drawn pictures."""
     from rotanext.data.raster import raster_options
@@ -199,7 +207,15 @@ def predict(
     detector = _load(weights, device, anchors, classes, precision, compiled)
     detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
     options = PredictOptions(score, draw, batch, pictures, across_classes, raster_options(bands, stretch))
-    found = run(detector, source, out, options, problems, Reporter(console))
+    if ray is not None:
+        from rotanext.archive.cluster import ClusterOptions, predict_archive
+
+        summary = predict_archive(detector, source, out, options, ClusterOptions(ray, workers, cores), problems, Reporter(console))
+        console.print(summary.text(out))
+        return _finish(problems)
+    if workers or cores:
+        raise UserError("--workers and --cores-per-worker belong to --ray")
+    found = run(detector, source, Path(out), options, problems, Reporter(console))
     total = sum(int((d.scores >= draw).sum()) for d in found.values())
     console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")
     _finish(problems)

@@ -120,6 +120,37 @@ class Reporter:
                 self.say(f"{what}: {index + 1}/{len(items)}, {(index + 1) / (now - start):.1f}/s")
 
     @contextmanager
+    def archive(self, total: int) -> Iterator[Callable[[int | None, int | None], None]]:
+        """A callable that takes how many of `total` scenes are finished, or how many tiles have been computed more."""
+        start = last = time.monotonic()
+        scenes = tiles = 0
+
+        def note() -> str:
+            return f"{tiles / max(time.monotonic() - start, 1e-9):.1f} tiles/s"
+
+        if self.console.is_terminal:
+            with self._columns() as bar:
+                task = bar.add_task("scenes", total=total, note="")
+
+                def tick(finished: int | None, computed: int | None) -> None:
+                    nonlocal tiles
+                    tiles += computed or 0
+                    bar.update(task, completed=finished, note=note())
+
+                yield tick
+        else:
+
+            def tick(finished: int | None, computed: int | None) -> None:
+                nonlocal last, scenes, tiles
+                tiles += computed or 0
+                scenes = scenes if finished is None else finished
+                if time.monotonic() - last >= _PLAIN_EVERY:
+                    last = time.monotonic()
+                    self.say(f"scenes: {scenes}/{total}, {note()}")
+
+            yield tick
+
+    @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """A callable that takes how many tiles of one item are done, and of how many; within `track`, its bar lies below."""
         start = last = time.monotonic()

@@ -1,0 +1,1 @@
+"""Prediction on archives of scenes, on a cluster (extra `ray`); the core never imports this."""
