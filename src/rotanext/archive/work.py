@@ -115,7 +115,8 @@ class Worker:
         torch.set_num_threads(job.cores)
         self.job = job
         self.detector = job.load(ray.get(weights), job)
-        self._address, self._scene = "", None
+        self._address = ""
+        self._scene: Scene | None = None
         self._name = f"{ray.get_runtime_context().get_node_id()[:8]}/{ray.get_runtime_context().get_worker_id()[:8]}"
 
     def __call__(self, row: Row) -> Row:
@@ -151,7 +152,8 @@ class Worker:
     def _open(self, address: str) -> Scene:
         if self._scene is None or self._address != address:
             self._let_go()
-            self._address, self._scene = address, open_address(address, self.job.options.raster)
+            scene = open_address(address, self.job.options.raster)
+            self._address, self._scene = address, scene
         return self._scene
 
     def _let_go(self) -> None:
