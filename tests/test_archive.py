@@ -1,14 +1,11 @@
 """Archives through Ray: the same detections as plain prediction, whatever fails, wherever scenes lie."""
 
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +13,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from rich.console import Console
 
-from rotanext.archive.addresses import Ranges, list_scenes, open_address
-from rotanext.archive.cluster import ClusterOptions, Gathering, Summary, predict_archive
-from rotanext.archive.results import Journal, Record, Target, result_name
-from rotanext.archive.work import Job, load_weights, pack, plan, unpack
+from conftest import tiny_config
+from rotanext.archive.addresses import Ranges, open_address
+from rotanext.archive.cluster import ClusterOptions, Summary, predict_archive
+from rotanext.archive.results import result_name
+from rotanext.archive.work import Job, load_weights
 from rotanext.data.images import write_png
 from rotanext.data.raster import Raster, RasterOptions
 from rotanext.detections import Detections
 from rotanext.detector import Detector, build_model
 from rotanext.errors import Problems, UserError
+from rotanext.load import save_detector
 from rotanext.predict import PredictOptions, predict
 from rotanext.progress import Reporter
 
@@ -75,13 +73,18 @@ def storage() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def one_machine(storage: str) -> Iterator[None]:
-    """Ray with two cores, for all tests that do not start their own."""
-    ray.init(
-        "local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False, logging_level="ERROR"
-    )
-    yield
+def machines(storage: str) -> Iterator[Any]:
+    """Two machines of one core each, as far as Ray can tell; the last test kills the second one."""
+    from ray.cluster_utils import Cluster
+
+    few = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+    soon = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+    cluster = Cluster(initialize_head=True, head_node_args={**few, "_system_config": soon})
+    second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster, second
     ray.shutdown()
+    cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +178,7 @@ def manifest(target: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_an_archive_is_what_plain_prediction_finds(
-    one_machine: None, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
+    machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
 ) -> None:
     done = run(detector, scenes, tmp_path / "out")
     assert (done.scenes, done.skipped, done.done, done.failed) == (6, 0, 6, 0)
@@ -196,3 +199,155 @@ def test_an_archive_is_what_plain_prediction_finds(
     assert frame.geometry.centroid.x.to_numpy() == pytest.approx(5e5 + 0.5 * frame["cx"].to_numpy(), abs=1e-3)
     assert b"geo" not in pq.read_schema(files["c"]).metadata
     assert not list((tmp_path / "out/journal").iterdir())
+
+
+def test_bad_files_are_recorded_and_a_restart_goes_on(
+    machines: Any, cli: Callable, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
+) -> None:
+    save_detector(detector, tmp_path / "weights.safetensors")
+    folder, out = tmp_path / "some", tmp_path / "out"
+    (folder / "deeper").mkdir(parents=True)
+    good = [Path(shutil.copy(scenes / "a.tif", folder)), Path(shutil.copy(scenes / "b.tif", folder / "deeper/a.tif"))]
+    (folder / "text.tif").write_text("no raster")
+    (folder / "cut.png").write_bytes((scenes / "d.png").read_bytes()[:3000])
+    whole = (scenes / "b.tif").read_bytes()
+    (folder / "cut.tif").write_bytes(whole[: len(whole) * 2 // 3])
+    bad = [folder / "text.tif", folder / "cut.png", folder / "cut.tif", folder / "missing.tif"]
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(["# some scenes", *map(str, [*good, *bad, good[0]])]))
+    command = ("predict", listed, "-w", tmp_path / "weights.safetensors", "--out", out, "--ray", "local", "--device", "cpu")
+    command += ("--workers", 1, "--cores-per-worker", 1, "--score", SCORE)
+    first = cli(*command)
+    assert first.code == 1, first.err
+    assert "2 of 6 scenes done, 4 failed" in first.err
+    for path in bad:
+        assert f"  {path}: found" in first.err
+    rows = pq.read_table(out / "manifest.parquet").to_pylist()
+    assert {row["address"]: row["status"] for row in rows} == dict.fromkeys(map(str, good), "done") | dict.fromkeys(
+        map(str, bad), "failed"
+    )
+    assert all(row["error"] for row in rows if row["status"] == "failed")
+    for path, stem in zip(good, "ab", strict=True):  # two scenes of one name
+        check_result(out / "scenes" / result_name(str(path)), plain[stem])
+    assert len(list((out / "scenes").iterdir())) == 2
+    before = {row["address"]: row for row in rows}
+
+    shutil.copy(scenes / "b.tif", folder / "cut.tif")
+    second = cli(*command)
+    assert second.code == 1
+    assert "2 of 6 scenes have their results" in second.err
+    assert "1 of 6 scenes done, 3 failed, 2 had been before" in second.err
+    after = {row["address"]: row for row in pq.read_table(out / "manifest.parquet").to_pylist()}
+    assert after.keys() == before.keys()
+    assert all(after[str(path)] == before[str(path)] for path in good)  # not computed again
+    assert after[str(folder / "cut.tif")]["status"] == "done"
+
+    other = cli(*command[:-1], 0.5)
+    assert other.code == 2
+    assert "run.json: found results with another score; expected those of this run" in other.err
+
+
+def test_object_storage_in_and_out(
+    machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
+) -> None:
+    import s3fs
+
+    storage = s3fs.S3FileSystem(skip_instance_cache=True)
+    storage.mkdir("archive")
+    for name in ("a.tif", "b.tif", "d.png"):
+        storage.put_file(str(scenes / name), f"archive/in/deeper [1]/{name}")
+    storage.pipe_file("archive/in/bad.tif", b"no raster")
+    storage.pipe_file("archive/in/notes.md", b"no scene")
+    problems = Problems()
+    done = run(detector, "s3://archive/in", "s3://archive/out/", problems, cluster=ClusterOptions(workers=1, cores=1, chunk=8))
+    assert (done.scenes, done.done, done.failed) == (4, 3, 1)
+    assert problems.first[0].startswith("s3://archive/in/bad.tif: found that it does not open")
+    for stem, name in (("a", "a.tif"), ("b", "b.tif"), ("d", "d.png")):
+        check_result(f"s3://archive/out/scenes/{result_name(f's3://archive/in/deeper [1]/{name}')}", plain[stem])
+    storage.invalidate_cache()
+    assert sorted(storage.find("archive/out"))[0] == "archive/out/manifest.parquet"
+    assert len(storage.find("archive/out")) == 3 + 2  # with run.json; no parts of a journal
+    rows = pq.read_table(open_remote("s3://archive/out/manifest.parquet")).to_pylist()
+    assert {row["address"].rsplit("/", 1)[1]: row["status"] for row in rows} == {
+        "a.tif": "done", "b.tif": "done", "d.png": "done", "bad.tif": "failed",
+    }  # fmt: skip
+
+
+def test_of_a_remote_raster_only_ranges_are_read(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    image = np.random.default_rng(0).integers(0, 255, (2048, 2048, 3)).astype(np.uint8)
+    path = write_raster(tmp_path / "large.tif", image, tiled=True, blockxsize=256, blockysize=256, compress="deflate")
+    s3fs.S3FileSystem().mkdir("large")
+    s3fs.S3FileSystem().put_file(str(path), "large/large.tif")
+    read: list[int] = []
+    fetch = s3fs.core.S3File._fetch_range
+    monkeypatch.setattr(
+        s3fs.core.S3File, "_fetch_range", lambda self, start, end: (read.append(end - start), fetch(self, start, end))[1]
+    )
+    scene = open_address("s3://large/large.tif", RasterOptions())
+    assert isinstance(scene, Raster)
+    opened = sum(read)
+    crop, _ = scene.read(300, 700, 200, 300)
+    scene.close()
+    np.testing.assert_array_equal(crop, image[700:1000, 300:500])
+    assert 0 < opened < 100_000
+    assert sum(read) < 0.1 * path.stat().st_size  # 2 of 64 blocks, and a little after each
+    assert len(read) <= 5
+    with pytest.raises(UserError, match=r"s3://large/none\.tif: found nothing there"):
+        open_address("s3://large/none.tif", RasterOptions())
+    with pytest.raises(FileNotFoundError):
+        Ranges("s3://large/large.tif")("s3://large/large.tif.ovr")
+
+
+def test_a_node_that_dies_takes_nothing_with_it(
+    machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
+) -> None:
+    cluster, second = machines
+    victim = second.node_id[:8]
+    source, diary, target = tmp_path / "in", tmp_path / "diary", tmp_path / "out"
+    source.mkdir()
+    diary.mkdir()
+    for name in ("a", "b"):
+        for copy in range(3):
+            shutil.copy(scenes / f"{name}.tif", source / f"{name}_{copy}.tif")
+    log = str(diary)
+
+    def slowly(weights: bytes, job: Job) -> Detector:
+        found = load_weights(weights, job)
+        node, on_tiles = ray.get_runtime_context().get_node_id()[:8], found.on_tiles
+
+        def slow(scene: Any, part: range, **how: Any) -> Any:
+            mark = Path(log) / f"{node}-{time.time_ns()}"
+            mark.with_suffix(".begun").touch()
+            time.sleep(0.5)
+            result = on_tiles(scene, part, **how)
+            mark.with_suffix(".ended").touch()
+            return result
+
+        found.on_tiles = slow  # type: ignore[method-assign]
+        return found
+
+    seen: list[int] = []
+
+    def kill() -> None:
+        while len(list(diary.glob(f"{victim}-*.begun"))) < 3:
+            time.sleep(0.02)
+        cluster.remove_node(second, allow_graceful=False)
+        seen.append(len(list((target / "scenes").glob("*.parquet"))) if (target / "scenes").exists() else 0)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    done = run(detector, source, target, load=slowly, cluster=replace(TWO, chunk=3))
+    killer.join(1)
+    assert seen
+    assert seen[0] < 6, "it was killed too late to matter"
+    assert len(list(diary.glob(f"{victim}-*.ended"))) < len(list(diary.glob("*.ended"))) / 2
+    assert (done.scenes, done.done, done.failed) == (6, 6, 0)
+    rows = manifest(target)
+    assert len(rows) == 6
+    assert sum(row["detections"] for row in rows.values()) == 3 * (len(plain["a"]) + len(plain["b"]))
+    files = results(target)
+    for stem, path in files.items():
+        check_result(path, plain[stem[0]])
+    assert len(files) == len(list((target / "scenes").iterdir())) == 6

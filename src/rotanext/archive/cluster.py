@@ -14,7 +14,7 @@ from typing import Any
 
 from rotanext.archive.addresses import is_remote, list_scenes, ray_extra
 from rotanext.archive.results import SCENES, Journal, Record, Target, claim, result_name
-from rotanext.archive.work import Gate, Job, Row, Worker, finish, load_weights, plan
+from rotanext.archive.work import Finisher, Gate, Job, Row, Worker, load_weights, plan
 from rotanext.detector import Detector
 from rotanext.errors import Problems, UserError, explain
 from rotanext.predict import PredictOptions
@@ -24,6 +24,7 @@ from rotanext.stitch import MergeRule
 CORES = 4  # of a worker without a GPU, where the machines have so many
 _PLANNERS = 4  # tasks that open scenes' headers at once
 _PLANNED = 16  # scenes a planning task takes on
+_WORKERS_A_MERGER = 8  # as many workers keep one process that merges busy at most
 _IN_FLIGHT = 2  # chunks at a worker: one computed, one waiting
 _OBJECTS = 512 << 20  # bytes of a local Ray's shared memory: only weights and detections lie there
 
@@ -226,8 +227,10 @@ def _run(
     job, workers, gpus = _resources(ray, job, cluster)
     ahead = max(64, 8 * workers * _IN_FLIGHT)
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    gate = ray.remote(num_cpus=0, scheduling_strategy=here)(Gate).remote()
-    merge = ray.remote(num_cpus=0, max_retries=5, scheduling_strategy="SPREAD")(finish)
+    gate = ray.remote(num_cpus=0, scheduling_strategy=here)(Gate).remote() if len(todo) > ahead else None
+    # a few processes that last: tasks would each start one of their own, and all of them import torch
+    merger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(Finisher)
+    mergers = [merger.remote(job) for _ in range(-(-workers // _WORKERS_A_MERGER))]
     gathered, merging, finished = Gathering(), list[Any](), 0
     rows = _rows(ray, todo, job, (workers, gpus), weights, gate, ahead)
     with closing(rows):
@@ -235,7 +238,7 @@ def _run(
             scene = gathered.add(row)
             tick(None, row["computed"])
             if scene is not None:
-                merging.append(merge.remote(job, scene))
+                merging.append(mergers[gathered.complete % len(mergers)].finish.remote(scene))
             ready, merging = ray.wait(merging, num_returns=len(merging), timeout=0) if merging else ([], [])
             while len(merging) > 4 * workers:  # writing is slower than computing: wait for it
                 more, merging = ray.wait(merging, num_returns=1)
@@ -243,7 +246,7 @@ def _run(
             for record in ray.get(ready):
                 finished += 1
                 yield record
-            if ready:
+            if ready and gate is not None:
                 gate.advance.remote(finished)
     while merging:
         ready, merging = ray.wait(merging, num_returns=1)
@@ -292,6 +295,11 @@ class Gathering:
     def held(self) -> int:
         """How many scenes are incomplete."""
         return len(self._open)
+
+    @property
+    def complete(self) -> int:
+        """How many scenes are complete."""
+        return len(self._complete)
 
     def add(self, row: Row) -> list[Row] | None:
         """Take in a chunk; all rows of its scene when it was the last one missing."""

@@ -207,6 +207,18 @@ def finish(job: Job, rows: list[Row]) -> Record:
     return Record(first["address"], "failed", error, **size, seconds=seconds, finished=now)
 
 
+class Finisher:
+    """`finish` as an actor."""
+
+    def __init__(self, job: Job) -> None:
+        torch.set_num_threads(1)
+        self.job = job
+
+    def finish(self, rows: list[Row]) -> Record:
+        """See `finish`."""
+        return finish(self.job, rows)
+
+
 def _merged(job: Job, rows: list[Row]) -> Detections:
     tiles = [tile for row in rows for tile in unpack(row["found"], job.class_names)]
     if len(rows) == 1:
