@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rotanext.geo.georeference import Georeference
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt")
-CACHE_MEGABYTES = 256  # of decoded blocks, GDAL's for the whole process
+CACHE_MEGABYTES = 192  # of decoded blocks, GDAL's for the whole process
 _SAMPLE = 1024  # pixels a side that percentiles are measured on
 _SAMPLED_BLOCK = 64  # a raster without overviews is sampled in blocks of this size
 

@@ -15,7 +15,7 @@ from rotanext.geo.georeference import Georeference
 if TYPE_CHECKING:
     from pyproj import CRS
 
-CLASS_FIELDS = ("class", "class_name", "label", "category", "type", "name")
+CLASS_FIELDS = ("class", "class_name", "label", "category", "type")  # not "name": OpenStreetMap's is a proper name
 DEFAULT_CLASS = "object"
 _LONGEST_NAME = 100
 _CORRECT = "Correct or remove the feature."

@@ -3,7 +3,6 @@
 import difflib
 from typing import Any, NamedTuple
 
-import timm
 from torch import Tensor, nn
 
 from rotanext.errors import UserError
@@ -26,6 +25,8 @@ class TimmBackbone(nn.Module):
     """A timm feature extractor with four maps at strides 4 to 32, frozen stages and frozen BatchNorm statistics."""
 
     def __init__(self, name: str, options: BackboneOptions) -> None:
+        import timm  # seconds, and 200 MB of torch's compiler, that our own backbones do without
+
         super().__init__()
         if not timm.is_model(name):
             near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 3)
