@@ -48,7 +48,7 @@ def find_bright(crops: list[Crop]) -> list[Detections]:
         corners, scores = [], []
         for k in range(1, count):
             x, y, width, height = extents[k, :4]
-            points = np.argwhere(patches[y : y + height, x : x + width] == k)[:, ::-1].astype(np.float32) + (x, y)
+            points = np.argwhere(patches[y : y + height, x : x + width] == k)[:, ::-1] + np.array([x, y])
             if len(points) > 20:
                 centre, sides, turn = cv2.minAreaRect((points + 0.5).astype(np.float32))
                 corners.append(cv2.boxPoints((centre, (sides[0] + 1, sides[1] + 1), turn)))  # points are pixels' centres
