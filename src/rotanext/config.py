@@ -130,6 +130,9 @@ class TrainConfig(_Section):
     precision: Literal["fp32", "bf16", "fp16"]
     seed: Natural
     validate_every: Natural  # epochs; 0: only at the end
+    save_every: Natural  # steps from one saved state to the next, besides those at the end of every epoch; 0: only those
+    keep: Count  # saved states that are kept, the newest ones
+    shard: Switch  # several processes share the parameters (FSDP) instead of each having them all (DDP)
     best_metric: Literal["map50", "map75", "map50_95"]
 
 
