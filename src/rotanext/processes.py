@@ -1,6 +1,7 @@
 """The processes of one training, and what they agree upon: one device each, joined by torchrun or `accelerate launch`."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -41,7 +42,8 @@ class Processes:
     @property
     def device(self) -> torch.device:
         """This process's own."""
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return torch.device("cpu") if device.type == "cpu" else device  # accelerate numbers CPUs, too
 
     def gather(self, item: Any) -> list[Any]:
         """Every process's item, in order, on every process; anything that pickles."""
@@ -90,6 +92,12 @@ class Processes:
         if self.is_main:
             raise UserError(message)
         raise SystemExit(2)
+
+    def prepare(self, *parts: Any) -> Any:
+        """accelerate's `prepare`: the network in DDP where there are several processes, the optimiser with its scaler."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)  # its new name is unknown to torch < 2.15
+            return self.accelerator.prepare(*parts)
 
     def leave(self) -> None:
         """Part from the others after the work is done."""

@@ -1,12 +1,13 @@
 """Starting a training, or going on with one: its folder, its configuration, its processes."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from rotanext.allocator import keep_freed_memory
-from rotanext.config import Config, validate
+from rotanext.config import Config, flat_values, validate, with_overrides
 from rotanext.errors import Problems, UserError, explain
 from rotanext.evaluate import write_report
 from rotanext.files import make_folder
@@ -15,6 +16,8 @@ from rotanext.processes import Processes, lost_contact
 from rotanext.progress import Reporter
 from rotanext.state import State, newest_state, remove_leftovers, state_files
 from rotanext.trainer import Trainer
+
+CHANGEABLE = ("data.workers", "data.cache", "train.save_every", "train.keep", "train.shard")
 
 
 def holds_training(folder: Path) -> bool:
@@ -33,6 +36,25 @@ def read_run_config(folder: Path) -> Config:
         advice = "Restore the file; the checkpoints hold the configuration, too."
         raise UserError(explain(path, f"that it cannot be read ({error})", "the configuration of the run", advice)) from None
     return validate(values, str(path))
+
+
+def reconfigured(saved: Config, overrides: Sequence[str] = (), wanted: Config | None = None) -> Config:
+    """A run's configuration with those values changed, by overrides or as in `wanted`, that do not change the training's result.
+
+    Raises UserError for others.
+    """
+    new = wanted or with_overrides(saved, overrides)
+    before, after = flat_values(saved), flat_values(new)
+    # the batch of a process follows from the total; see _with_same_total
+    changed = [key for key in after if after[key] != before[key] and key not in (*CHANGEABLE, "train.batch_size")]
+    if changed:
+        advice = f"these may change: {', '.join(CHANGEABLE)}"
+        first = changed[0]
+        raise UserError(
+            f"--resume takes everything from the run's folder, and so does --go-on: {first} is {before[first]!r} there, not "
+            f"{after[first]!r}; {advice}. Start a new training in another --run folder."
+        )
+    return new
 
 
 def start_training(

@@ -112,9 +112,9 @@ class Trainer:
                 shard(self.averaged.model, self.processes)
         optimizer = build_optimizer(self.model, train, self.processes.count)
         if self.sharded:
-            self.network, self.optimizer = self.model, self.accelerator.prepare(optimizer)
+            self.network, self.optimizer = self.model, self.processes.prepare(optimizer)
         else:
-            self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+            self.network, self.optimizer = self.processes.prepare(self.model, optimizer)
 
     @property
     def final_model(self) -> RetinaNet:
