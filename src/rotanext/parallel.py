@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rotanext.errors import UserError
 from rotanext.processes import Processes
 
-_WORTH_A_UNIT = 1 << 20  # parameters: smaller modules are gathered with what contains them
+_WORTH_A_UNIT = 1 << 18  # parameters: smaller modules are gathered with the rest, for the whole step
 
 
 def wants_shards(processes: Processes, asked: bool) -> bool:
@@ -36,13 +36,13 @@ def shard(model: nn.Module, processes: Processes) -> None:
 
 
 def _units(model: nn.Module) -> list[nn.Module]:
-    """The smallest modules with many parameters, children before their parents; the model itself is left out."""
+    """Members of lists (blocks, layers) with many parameters, and none within another."""
     found = []
     for child in model.children():
         inner = _units(child)
-        if type(child).forward is not nn.Module.forward and (inner or _size(child) >= _WORTH_A_UNIT):
-            inner.append(child)  # lists of modules have no forward pass, within which they could be gathered
-        found += inner
+        is_member = isinstance(model, nn.ModuleList | nn.ModuleDict | nn.Sequential)
+        computes = type(child).forward is not nn.Module.forward  # lists themselves do not
+        found += [child] if is_member and computes and not inner and _size(child) >= _WORTH_A_UNIT else inner
     return found
 
 
@@ -88,10 +88,15 @@ def whole_on_main(value: Any, processes: Processes) -> Any:
 
 
 def _part_like(value: Tensor, model: Tensor) -> Tensor:
-    """The part of a whole tensor that goes with `model`, where that is one of the same shape."""
-    if not isinstance(model, DTensor) or not isinstance(value, Tensor) or value.shape != model.shape:
+    """A whole tensor, or the part of it, that goes with `model`, where that is one of the same shape; laid out in memory as that.
+
+    The fused optimisers take parameters and moments for laid out alike, and do not check.
+    """
+    if not isinstance(value, Tensor) or value.shape != model.shape:
         return value
-    return distribute_tensor(value.to(model.device), model.device_mesh, model.placements, src_data_rank=None)
+    if isinstance(model, DTensor):
+        return distribute_tensor(value.to(model.device).contiguous(), model.device_mesh, model.placements, src_data_rank=None)
+    return torch.empty_like(model, dtype=value.dtype).copy_(value)
 
 
 def load_weights(model: nn.Module, values: dict[str, Tensor]) -> None:
