@@ -59,7 +59,7 @@ class Command:
             if condition():
                 return True
             assert time.monotonic() < end, f"nothing for {seconds} s:\n{self.log.read_text()}"
-            time.sleep(0.0005)
+            time.sleep(0.003)  # shorter ones would take the time from it
         return False
 
     def kill(self) -> None:

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,17 @@ from rotanext.errors import UserError, explain
 from rotanext.files import write_atomically
 
 State = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """Where a training stands; with the weights, all that a resumed one needs."""
+
+    step: int = 0  # optimiser steps done
+    bad_steps: int = 0  # in a row, skipped because loss or gradient was not finite
+    best: float = -1.0
+    validated: int = 0  # the last epoch that was
+    skipped: int = 0  # of all steps, those that were skipped
 
 
 def state_files(folder: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """One training run, from top to bottom: data, model, optimiser, the loop, validation, files of the run."""
 
 import json
+import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rotanext.feeding import Window, batches_of, load_window
 from rotanext.files import write_atomically
 from rotanext.metrics import Report
 from rotanext.models.checkpoints import load_backbone, save_detector_file
-from rotanext.models.retinanet import SIZE_DIVISOR, RetinaNet
+from rotanext.models.retinanet import RetinaNet
 from rotanext.optim import AveragedModel, build_optimizer, rate_factor, set_rate
 from rotanext.parallel import load_optimizer, load_weights, shard, synchronise_norms, wants_shards, whole, whole_on_main
 from rotanext.plots import plot_training
@@ -28,22 +28,11 @@ from rotanext.processes import Processes
 from rotanext.progress import Reporter
 from rotanext.runlog import append_row, keep_rows, read_rows
 from rotanext.signals import asked_to_stop
-from rotanext.state import State, check_same_data, newest_state, random_state, save_state, seed_process, set_random_state
+from rotanext.state import Progress, State, check_same_data, newest_state, random_state, save_state, seed_process, set_random_state
 
 BAD_STEPS_IN_A_ROW = 20
 EMPTY_STEPS_IN_A_ROW = 5
 LOG_EVERY = 10
-
-
-@dataclass
-class Progress:
-    """Where a training stands; with the weights, all that a resumed one needs."""
-
-    step: int = 0  # optimiser steps done
-    bad_steps: int = 0  # in a row, skipped because loss or gradient was not finite
-    best: float = -1.0
-    validated: int = 0  # the last epoch that was
-    skipped: int = 0  # of all steps, those that were skipped
 
 
 class Trainer:
@@ -240,7 +229,7 @@ class Trainer:
         classification, box, positives, asked = self.processes.mean(sums).tolist()  # all that is decided by is the same for all
         self.stop = self.stop or asked > 0
         scaled = self.accelerator.scaler is not None  # fp16: its scaler skips steps whose gradient overflows, as some do
-        finite = all(map(_finite, (classification, box) if scaled else (norm, classification, box)))
+        finite = all(map(math.isfinite, (classification, box) if scaled else (norm, classification, box)))
         if finite or scaled:
             self.optimizer.step()
         if finite:
@@ -271,7 +260,7 @@ class Trainer:
     def _losses(self, samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """Both losses of a batch (per positive anchor of all processes, times the processes) and the mean number of positives."""
         device = self.processes.device
-        batch = self.model.prepare([s.image for s in samples]) if samples else _no_pictures(self.model)
+        batch = self.model.prepare([s.image for s in samples])
         with self.accelerator.autocast() if self.sharded else nullcontext():  # otherwise accelerate has put it into the network
             logits, deltas = self.network(batch)
         if samples:
@@ -302,7 +291,7 @@ class Trainer:
     def _validate(self) -> Report | None:
         """Score the weights to keep; None where Ctrl-C came in between, and on all processes but the first."""
         epoch = self.progress.step // self.steps_per_epoch
-        detector = Detector(self._whole_model() if self.sharded else self.final_model, self.config, self.class_names)
+        detector = Detector(self._plain_model(), self.config, self.class_names)
         known, report = self.problems.count, None
         mine = self.report.track(self.validation[self.processes.rank :: self.processes.count], "validating")
         found = detect_shared(detector, self.validation, mine, self.processes, lambda: self._asked or self.stop)
@@ -319,6 +308,15 @@ class Trainer:
         self.progress.validated = epoch
         return report
 
+    def _plain_model(self) -> RetinaNet:
+        """The weights to keep, in one plain model."""
+        if not self.sharded:
+            return self.final_model
+        with torch.random.fork_rng():
+            model = build_model(self.config, len(self.class_names)).to(self.processes.device)
+        model.load_state_dict(whole(self.final_model.state_dict()))
+        return model
+
     def _note_report(self, report: Report, epoch: int, model: RetinaNet) -> None:
         """Log a validation's figures, and keep the model where it is the best so far."""
         figures = {name: value or 0.0 for name, value in report.summary().items()}  # None: no object to find
@@ -327,13 +325,6 @@ class Trainer:
         if figures[self.config.train.best_metric] > self.progress.best:
             self.progress.best = figures[self.config.train.best_metric]
             self._save_detector("best.safetensors", model.state_dict())
-
-    def _whole_model(self) -> RetinaNet:
-        """The sharded weights to keep as one plain model."""
-        with torch.random.fork_rng():
-            model = build_model(self.config, len(self.class_names)).to(self.processes.device)
-        model.load_state_dict(whole(self.final_model.state_dict()))
-        return model
 
     def _log(self, row: dict[str, float], always: bool = False) -> None:
         """Append a row to metrics.jsonl and TensorBoard."""
@@ -406,12 +397,3 @@ class Trainer:
             set_random_state(state["random"][self.processes.rank], self.processes.device)
         else:  # there were fewer processes
             seed_process(self.config.train.seed, self.processes.rank, self.progress.step)
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0
-
-
-def _no_pictures(model: RetinaNet) -> Tensor:
-    """A batch of none."""
-    return model.mean.new_zeros(0, 3, SIZE_DIVISOR, SIZE_DIVISOR)
