@@ -21,6 +21,7 @@ from rotanext.data.dota import Objects, write_objects
 from rotanext.data.images import write_png
 from rotanext.errors import Problems
 from rotanext.ops import cpu_iou, reference
+from rotanext.state import State, newest_state
 from rotanext.train import start_training
 
 TINY = (
@@ -119,6 +120,11 @@ def tiny_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def tiny_weights(tiny_run: Path) -> Path:
     """A detector of the classes plane and ship, in our own format; all its scores are near 0.01."""
     return tiny_run / "last.safetensors"
+
+
+def read_state(run: Path) -> State:
+    """The newest state of a training, which must be whole."""
+    return newest_state(run, pytest.fail)
 
 
 class Outcome(NamedTuple):

@@ -7,6 +7,7 @@ nearest valid key.
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -130,6 +131,9 @@ class TrainConfig(_Section):
     precision: Literal["fp32", "bf16", "fp16"]
     seed: Natural
     validate_every: Natural  # epochs; 0: only at the end
+    save_every: Natural  # steps from one saved state to the next, besides those at the end of every epoch; 0: only those
+    keep: Count  # saved states that are kept, the newest ones
+    shard: Switch  # several processes share the parameters (FSDP) instead of each having them all (DDP)
     best_metric: Literal["map50", "map75", "map50_95"]
 
 
@@ -242,6 +246,27 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
     for override in overrides or []:
         _apply(values, override)
     return validate(values, recipe)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with `key=value` overrides applied; raises UserError like `load_config`."""
+    values = config.model_dump(mode="json")
+    for override in overrides:
+        _apply(values, override)
+    return validate(values, config.name)
+
+
+def flat_values(config: Config) -> dict[str, Any]:
+    """Every dotted key with its value, as plain data."""
+    values = config.model_dump(mode="json")
+
+    def value_of(key: str) -> Any:
+        found: Any = values
+        for part in key.split("."):
+            found = found[part]
+        return found
+
+    return {key: value_of(key) for key in keys_of()}
 
 
 def _number_or_text(text: str) -> float | str:

@@ -33,7 +33,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def drop_rows_after(path: Path, step: int) -> None:
-    """Forget the rows of later steps, which a resumed training does again."""
-    rows = [json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step]
+def keep_rows(path: Path, count: int) -> None:
+    """Forget all but the first rows: a resumed training does the others again."""
+    rows = [json.dumps(row) + "\n" for row in read_rows(path)[:count]]
     write_atomically(path, lambda part: part.write_text("".join(rows), encoding="utf-8"))
