@@ -69,16 +69,19 @@ class Outcome:
     noisy: int = 0  # inputs that made a library write to stderr by itself
     peak: int = 0  # bytes
     slowest: float = 0.0
+    seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
-    stopped: bool = False
 
     def text(self) -> str:
-        """One line, and one for each failure."""
+        """One line, and one for each kind of failure."""
         line = (
             f"{self.name:<20} {self.tried:>7} tried {self.accepted:>7} accepted {self.refused:>7} refused {self.noisy:>6} noisy  "
-            f"peak {self.peak >> 20:>5} MB  slowest {self.slowest:5.2f} s  {len(self.failures)} failures"
+            f"{self.seconds:>5.0f} s  slowest {self.slowest:5.2f} s  peak {self.peak >> 20:>5} MB  {len(self.failures)} failures"
         )
-        return "\n".join([line, *(f"    index {f.index}: {f.what}" for f in self.failures)])
+        alike: dict[str, list[Failure]] = {}
+        for failure in self.failures:
+            alike.setdefault(failure.what.split(": ")[0], []).append(failure)
+        return "\n".join([line, *(f"    index {f[0].index} (and {len(f) - 1} alike): {f[0].what}" for f in alike.values())])
 
 
 def make_input(reader: Reader, seeds: Sequence[bytes], seed: int, index: int) -> bytes:
@@ -100,7 +103,7 @@ class _Watch:
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.active:
             return
-        if event in FORBIDDEN or (event == "compile" and arguments[1] == "<string>"):
+        if event in FORBIDDEN or (event == "compile" and arguments[1] == "<string>" and CANARY in repr(arguments[0])):
             self.events.append(f"{event} {arguments!r:.80}")
         elif event == "open" and isinstance(arguments[0], str) and isinstance(arguments[2], int):
             writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -220,13 +223,12 @@ def _listen(receive: int, outcome: Outcome, timeout: float) -> tuple[int | None,
 
 
 def campaign(reader: Reader, seed: int, count: int, start: int = 0, timeout: float = SECONDS, most: int = 20) -> Outcome:
-    """Try the inputs `start` to `count` of a reader; ends early after `most` failures."""
+    """Try the inputs `start` to `count` of a reader; one that died or hung `most` times is not started again."""
     outcome = Outcome(reader.name)
-    seeds = reader.seeds()
+    seeds, began = reader.seeds(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name).resolve()
         while start < count and len(outcome.failures) < most:
-            before = len(outcome.failures)
             pid, receive = _start(reader, seeds, seed, range(start, count), folder)
             begun, silent = None, True
             try:
@@ -244,7 +246,7 @@ def campaign(reader: Reader, seed: int, count: int, start: int = 0, timeout: flo
             outcome.tried += 1
             outcome.failures.append(Failure(begun, f"no answer in {timeout:g} s" if silent else f"the process died: {died}"))
             start = begun + 1
-            assert len(outcome.failures) > before
+    outcome.seconds = time.perf_counter() - began
     return outcome
 
 

@@ -140,6 +140,16 @@ def map_keys(layout: str, state_dict: Mapping[str, Tensor]) -> StateDict:
     return mapped
 
 
+def _as_tensor(value: Any) -> Any:
+    """A NumPy array of numbers as a tensor; everything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
+    except TypeError:  # an array of texts, or of a type that torch lacks
+        return value
+
+
 def find_state_dict(content: Mapping[str, Any], path: str | Path) -> StateDict:
     """The weights in a checkpoint's content: under `state_dict` or `model`, or the content itself."""
     weights: Any = content
@@ -147,7 +157,7 @@ def find_state_dict(content: Mapping[str, Any], path: str | Path) -> StateDict:
         if isinstance(content.get(name), dict):
             weights = content[name]
             break
-    converted = {key: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for key, v in weights.items()}
+    converted = {key: _as_tensor(value) for key, value in weights.items()}
     if not converted or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in converted.items()):
         found = (
             f"the keys {', '.join(key if isinstance(key, str) else type(key).__name__ for key in list(content)[:5])}"
