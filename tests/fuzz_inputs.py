@@ -240,10 +240,10 @@ def mutate_toml(rng: Random, seeds: Sequence[bytes]) -> bytes:
             json.dumps(_odd_value(rng)).encode(), b"0o777", b"1e400", b"[" + b"1," * 20_000 + b"]",
         ))  # fmt: skip
         if equals:
-            lines[at] = rng.choice((key, key, key, b"a." * rng.choice((1, 500, 5000)) + b"b", b'""')) + b"= " + value
+            lines[at] = rng.choice((key, key, key, b"a." * rng.choice((1, 1, 500, 2000)) + b"b", b'""')) + b"= " + value
         else:
             lines[at] = rng.choice(
-                (b"[model]", b"[[model]]", b"[" * 1000, b"[model.backbone]", b"x", b"[a." + b"b." * 3000 + b"c]", b"[]")
+                (b"[model]", b"[[model]]", b"[" * 1000, b"[model.backbone]", b"x", b"[a." + b"b." * 1000 + b"c]", b"[]")
             )
     return b"\n".join(lines)
 
