@@ -49,6 +49,7 @@ class Reader(NamedTuple):
     read: Callable[[Path], object]
     file: str
     named: str = ""
+    known: tuple[str, ...] = ()  # parts of failures that are reported elsewhere: shown, but no reason to fail
 
 
 class Failure(NamedTuple):
@@ -71,15 +72,18 @@ class Outcome:
     slowest: float = 0.0
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
+    known: list[Failure] = field(default_factory=list)
 
     def text(self) -> str:
         """One line, and one for each kind of failure."""
         line = (
             f"{self.name:<20} {self.tried:>7} tried {self.accepted:>7} accepted {self.refused:>7} refused {self.noisy:>6} noisy  "
             f"{self.seconds:>5.0f} s  slowest {self.slowest:5.2f} s  peak {self.peak >> 20:>5} MB  {len(self.failures)} failures"
+            + f" ({len(self.known)} known)"
+            * bool(self.known)
         )
         alike: dict[str, list[Failure]] = {}
-        for failure in self.failures:
+        for failure in self.failures + self.known:
             alike.setdefault(failure.what.split(": ")[0], []).append(failure)
         return "\n".join([line, *(f"    index {f[0].index} (and {len(f) - 1} alike): {f[0].what}" for f in alike.values())])
 
@@ -195,7 +199,7 @@ def _start(reader: Reader, seeds: Sequence[bytes], seed: int, indices: range, fo
     os._exit(0)
 
 
-def _listen(receive: int, outcome: Outcome, timeout: float) -> tuple[int | None, bool]:
+def _listen(reader: Reader, receive: int, outcome: Outcome, timeout: float) -> tuple[int | None, bool]:
     """Count what the process tells until it ends or is silent for too long: the number left unfinished, and whether silent."""
     begun, rest = None, b""
     while True:
@@ -219,7 +223,8 @@ def _listen(receive: int, outcome: Outcome, timeout: float) -> tuple[int | None,
             outcome.peak, outcome.slowest = max(outcome.peak, int(values[0])), max(outcome.slowest, float(values[1]))
             outcome.noisy += values[2] == "1"
             if kind == "failed":
-                outcome.failures.append(Failure(int(number), values[3]))
+                known = any(beginning in values[3] for beginning in reader.known)
+                (outcome.known if known else outcome.failures).append(Failure(int(number), values[3]))
 
 
 def campaign(reader: Reader, seed: int, count: int, start: int = 0, timeout: float = SECONDS, most: int = 20) -> Outcome:
@@ -232,7 +237,7 @@ def campaign(reader: Reader, seed: int, count: int, start: int = 0, timeout: flo
             pid, receive = _start(reader, seeds, seed, range(start, count), folder)
             begun, silent = None, True
             try:
-                begun, silent = _listen(receive, outcome, timeout)
+                begun, silent = _listen(reader, receive, outcome, timeout)
             finally:
                 os.close(receive)
                 if silent:

@@ -218,7 +218,12 @@ def picture_seeds() -> tuple[bytes, ...]:
         _encoded("JPEG", rgb.convert("L")),
         _encoded("JPEG", rgb.convert("CMYK")),
     ]
-    files += [_encoded("BMP", rgb), _encoded("BMP", rgb.quantize(8)), _encoded("BMP", rgb.convert("1")), _tiled_tiff(pixels[..., 0])]
+    files += [
+        _encoded("BMP", rgb),
+        _encoded("BMP", rgb.quantize(8)),
+        _encoded("BMP", rgb.convert("1")),
+        _tiled_tiff(np.tile(pixels[..., 0], (5, 5))),
+    ]
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
         files.append(_encoded("TIFF", rgb, compression=compression))
     files += [_encoded("TIFF", picture) for picture in (alpha, rgb.convert("L"), rgb.quantize(8))]
@@ -321,11 +326,11 @@ READERS = (
     ),
     Reader("recipe toml", _recipe_texts, mutate_toml, read_config, "recipe.toml"),
     Reader("recipe json", _recipe_jsons, mutate_json, read_config, "recipe.json"),
-    Reader("run config", _recipe_jsons, mutate_json, read_config_of_run, "config.json"),
+    Reader("run config", _recipe_jsons, mutate_json, read_config_of_run, "config.json", known=("RecursionError at train.py",)),
     Reader("metrics log", lambda: LOGS, mutate_json, read_log, "metrics.jsonl"),
     Reader("pictures", picture_seeds, mutate_picture, read_picture, "scene.png"),
     Reader("tensors", checkpoints.backbone_seeds, _CHECKPOINT, read_any_tensors, "any.pth"),
     Reader("detectors", checkpoints.detector_seeds, _CHECKPOINT, read_detector_checked, "model.pth"),
     Reader("backbones", checkpoints.backbone_seeds, _CHECKPOINT, read_backbone_checked, "backbone.pth"),
-    Reader("training state", state_seeds, checkpoints.mutate_zip_or_bytes, read_state, "state.pt"),
+    Reader("training state", state_seeds, checkpoints.mutate_zip_or_bytes, read_state, "state.pt", known=(" GB",)),
 )

@@ -321,6 +321,16 @@ def _infer_backbone(state_dict: StateDict, path: str | Path) -> str:
     raise UserError(explain(path, found, "a published ConvNeXt or ResNet", "This architecture cannot be built here."))
 
 
+def _configured_backbone(config: dict[str, Any], path: str | Path) -> str:
+    """The backbone's name in our own file's configuration."""
+    model = config.get("model")
+    name = model.get("backbone") if isinstance(model, dict) else None
+    if not isinstance(name, str):
+        advice = "Its header is damaged; fetch it again."
+        raise UserError(explain(path, "a configuration without model.backbone", "the name of its backbone", advice))
+    return name
+
+
 def _class_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     meta = _mapping(content.get("meta"))
     dataset = _mapping(meta.get("dataset_meta"))
@@ -371,7 +381,7 @@ def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> Dete
     return DetectorFile(
         layout=layout,
         state_dict=weights,
-        backbone=config["model"]["backbone"] if config else _infer_backbone(weights, path),
+        backbone=_configured_backbone(config, path) if config is not None else _infer_backbone(weights, path),
         num_classes=num_classes,
         fpn_channels=weights["fpn.output.0.weight"].shape[0],
         tower_depth=sum(re.fullmatch(r"head\.cls_tower\.\d+\.weight", key) is not None for key in weights),
@@ -392,7 +402,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         valid = (header["format"], header["box_convention"]) == (FORMAT, CONVENTION)
         valid = valid and header["anchors"] in ("v0", "v1") and isinstance(header["config"], dict)
         valid = valid and all(isinstance(name, str) for name in header["class_names"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         found, valid = f"no readable header ({type(error).__name__}: {error})", False
     if not valid:
         raise UserError(explain(path, found, expected, "Use the version of rotanext that wrote it, or save it again."))
