@@ -111,7 +111,7 @@ class _Watch:
             self.events.append(f"{event} {arguments!r:.80}")
         elif event == "open" and isinstance(arguments[0], str) and isinstance(arguments[2], int):
             writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            inside = os.path.realpath(arguments[0]).startswith((self.folder, "/dev/null"))
+            inside = os.path.realpath(arguments[0]).startswith((f"{self.folder}/", "/dev/null"))
             if writes and not inside:
                 self.events.append(f"open for writing {arguments[0]!r:.80}")
 

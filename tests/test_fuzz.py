@@ -91,7 +91,7 @@ PLANTED: tuple[tuple[Callable[[Path], Any], str], ...] = (
     (_greedy, "GB"),
     (_fault, "killed by signal 11"),
     (_leave, "exit code 0"),
-    (_obey, "obeyed: [\"os.system"),
+    (_obey, 'obeyed: ["os.system'),
     (_plant_a_file, "obeyed: canary"),
     (_write_elsewhere, "obeyed: ['open for writing"),
     (_evaluate, "obeyed: ['compile"),

@@ -171,14 +171,10 @@ def find_state_dict(content: Mapping[str, Any], path: str | Path) -> StateDict:
     return converted
 
 
-def load_strict(
+def check_strict(
     module: nn.Module, state_dict: StateDict, path: str | Path, layout: str, may_miss: Sequence[str] = ()
 ) -> LoadReport:
-    """Copy weights into `module`; all or nothing.
-
-    `may_miss` are beginnings of keys that may stay at their initial values. Raises UserError, naming the keys and
-    leaving the module as it was, when any other is missing, unexpected or of another shape.
-    """
+    """Compare weights with what `module` has, which may be on the meta device; see `load_strict`."""
     own = module.state_dict()
     report = LoadReport(layout)
     for key, value in state_dict.items():
@@ -196,6 +192,18 @@ def load_strict(
         raise UserError(explain(path, report.text(), "exactly the model's tensors", advice))
     if allowed:
         report.notes.append(f"not in the file, left at their initial values: {', '.join(allowed)}")
+    return report
+
+
+def load_strict(
+    module: nn.Module, state_dict: StateDict, path: str | Path, layout: str, may_miss: Sequence[str] = ()
+) -> LoadReport:
+    """Copy weights into `module`; all or nothing.
+
+    `may_miss` are beginnings of keys that may stay at their initial values. Raises UserError, naming the keys and
+    leaving the module as it was, when any other is missing, unexpected or of another shape.
+    """
+    report = check_strict(module, state_dict, path, layout, may_miss)
     module.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
     return report
 
