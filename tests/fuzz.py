@@ -49,6 +49,7 @@ class Reader(NamedTuple):
     read: Callable[[Path], object]
     file: str
     named: str = ""
+    share: float = 1.0  # of the count: less for slow ones
     known: tuple[str, ...] = ()  # parts of failures that are reported elsewhere: shown, but no reason to fail
 
 
@@ -279,7 +280,7 @@ def main() -> int:
     parser.add_argument("--reader", choices=[reader.name for reader in READERS], help="only this one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--index", type=int, help="read only this input, in this process")
-    parser.add_argument("--count", type=int, default=400, help="inputs per reader")
+    parser.add_argument("--count", type=int, default=400, help="inputs per reader, fewer for slow ones unless --reader names it")
     parser.add_argument("--keep", type=Path, help="with --index: write the input to this file")
     options = parser.parse_args()
     readers = [reader for reader in READERS if options.reader in (None, reader.name)]
@@ -290,7 +291,7 @@ def main() -> int:
         return 0
     started, tried, failures = time.perf_counter(), 0, 0
     for reader in readers:
-        outcome = campaign(reader, options.seed, options.count)
+        outcome = campaign(reader, options.seed, options.count if options.reader else round(options.count * reader.share))
         tried, failures = tried + outcome.tried, failures + len(outcome.failures)
         print(outcome.text(), flush=True)
     print(f"{tried} inputs in {time.perf_counter() - started:.0f} s, {failures} failures (seed {options.seed})")

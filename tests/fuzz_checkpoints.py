@@ -178,7 +178,7 @@ def detector_seeds() -> tuple[bytes, ...]:
     """Whole detector files: MMRotate 0.x and 1.x as zip and as it was before torch 1.6, and our own."""
     with _toolbox_class():
         theirs = [_saved(content, legacy) for content in _contents() for legacy in (False, True)]
-    return (*theirs, own_file(own_header()))
+    return (*theirs, *[own_file(own_header())] * 4)
 
 
 @cache
@@ -251,7 +251,24 @@ def change_safetensors(rng: Random, data: bytes) -> bytes:
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     if "__metadata__" in header and rng.random() < 0.6:
         metadata = header["__metadata__"]
-        metadata["rotanext"] = json.dumps(change_value(rng, json.loads(metadata["rotanext"])))
+        own = json.loads(metadata["rotanext"])
+        if rng.random() < 0.3:
+            model = own["config"]["model"]
+            odd = (
+                "timm:vit_giant_patch14_clip_224",
+                "timm:resnet18",
+                "convnext_atto",
+                "x",
+                10**9,
+                10**6,
+                0,
+                -1,
+                8,
+                None,
+                [1.0] * 16,
+            )
+            model[rng.choice(sorted(model))] = rng.choice(odd)
+        metadata["rotanext"] = json.dumps(change_value(rng, own) if rng.random() < 0.8 else own)
         if rng.random() < 0.05:
             metadata["rotanext"] = "[" * 100_000
     else:

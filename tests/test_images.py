@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rotanext.data import images
-from rotanext.data.images import image_size, list_images, read_image, write_file, write_png
+from rotanext.data.images import check_image, image_size, list_images, read_image, write_file, write_png
 from rotanext.errors import UserError
 
 
@@ -246,3 +246,19 @@ def test_threads_leave_the_libraries_as_they_were(tmp_path: Path) -> None:
         other.result()
     assert (Image.MAX_IMAGE_PIXELS, cv2.utils.logging.getLogLevel()) == (limit, level)
     assert list(warnings.filters) == filters
+
+
+def test_a_tiff_of_impossible_numbers(tmp_path: Path, picture: np.ndarray) -> None:
+    """Pillow's own parser falls over these; whatever it raises, the answer is a message."""
+    data = encode("TIFF", Image.fromarray(picture))
+    path = tmp_path / "a.tif"
+    refused = 0
+    for at in range(10, 140, 2):
+        for number in (2**32 - 1, 2**31, 0):
+            path.write_bytes(data[:at] + number.to_bytes(4, "little") + data[at + 4 :])
+            for function in (read_image, image_size, check_image):
+                try:
+                    function(path)
+                except UserError:
+                    refused += 1
+    assert refused > 100
