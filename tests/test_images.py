@@ -1,6 +1,7 @@
 import io
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -262,3 +263,20 @@ def test_a_tiff_of_impossible_numbers(tmp_path: Path, picture: np.ndarray) -> No
                 except UserError:
                     refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path, picture: np.ndarray, kind: str) -> None:
+    """A few hundred bytes took gigabytes, and minutes to fill with nothing."""
+    data = bytearray(encode(kind, Image.fromarray(picture)))
+    at = {"PNG": 20, "TIFF": 8 + 2 + 12 + 8, "BMP": 22}[kind]
+    data[at : at + 4] = (16842752).to_bytes(4, "big" if kind == "PNG" else "little")
+    if kind == "TIFF":
+        data[at - 6 : at - 4] = (4).to_bytes(2, "little")  # height as a long number
+    if kind == "PNG":
+        data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    for function in (read_image, image_size, check_image):
+        with pytest.raises(UserError, match="claims 60 x 16842752 pixels"):
+            function(path)
