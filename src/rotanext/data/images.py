@@ -35,8 +35,8 @@ def read_image(path: str | Path) -> np.ndarray:
     and are better stretched beforehand. EXIF and TIFF orientation are not applied, because labels are in stored
     pixels. Of several pages the first is read.
 
-    Raises `UserError` for a missing or empty file, a file that is no picture, is cut off or claims impossibly many pixels, and pixels that are
-    neither 8 nor 16 bit unsigned (float and signed rasters have no range that everybody means).
+    Raises `UserError` for a missing or empty file, a file that is no picture, is cut off or claims more pixels than it
+    can hold, and pixels that are neither 8 nor 16 bit unsigned (float and signed rasters have no range that everybody means).
     """
     path = Path(path)
     data = _read_bytes(path)
