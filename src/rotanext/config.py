@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rotanext.anchors import AnchorRule
-from rotanext.errors import UserError
+from rotanext.errors import UserError, shortened
 
 # Strict: `true` is no number and "3" no count; a whole number may stand for a float.
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
@@ -192,21 +192,17 @@ def _nearest_leaf(leaf: str, keys: list[str]) -> list[str]:
     return [leaves[name] for name in difflib.get_close_matches(leaf, leaves, 1, 0)]
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]} ..."
-
-
 def _explain(error: ValidationError, origin: str) -> str:
     lines = []
     faults = error.errors()
     for item in faults[:_MOST_FAULTS]:
-        key = _shortened(".".join(str(part) for part in item["loc"] if not isinstance(part, int)))
+        key = shortened(".".join(str(part) for part in item["loc"] if not isinstance(part, int)))
         if item["type"] == "extra_forbidden":
             lines.append(f"{origin}: unknown key '{key}'; nearest: '{nearest_key(key)}'")
         elif item["type"] == "missing":
             lines.append(f"{origin}: key '{key}' is missing")
         else:
-            lines.append(f"{origin}: {key or 'configuration'} = {_shortened(repr(item['input']))}: {item['msg']}")
+            lines.append(f"{origin}: {key or 'configuration'} = {shortened(repr(item['input']))}: {item['msg']}")
     if len(faults) > _MOST_FAULTS:
         lines.append(f"{origin}: and {len(faults) - _MOST_FAULTS} more faults")
     return "\n".join(lines)
@@ -233,7 +229,7 @@ def _parse(text: str, is_json: bool, origin: str) -> dict[str, Any]:
     try:
         values = json.loads(text) if is_json else tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
-        raise UserError(f"{origin}: not valid {'JSON' if is_json else 'TOML'}: {_shortened(str(error))}") from None
+        raise UserError(f"{origin}: not valid {'JSON' if is_json else 'TOML'}: {shortened(str(error))}") from None
     if not isinstance(values, dict):
         raise UserError(f"{origin}: found a {type(values).__name__}; expected sections of keys and values")
     return values
