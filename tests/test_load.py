@@ -1,5 +1,7 @@
 """From checkpoint files to detectors, and `rotanext convert`."""
 
+import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import formula
@@ -192,3 +195,25 @@ def test_a_detector_on_any_timm_backbone_loads_again(tmp_path: Path) -> None:
     again = load_detector(tmp_path / "model.safetensors", "cpu")
     assert again.config == config
     assert all(torch.equal(a, b) for a, b in zip(detector.model.parameters(), again.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("change", "found"), [
+    ({"fpn_channels": 10**6}, "1000000 FPN channels"),  # would take terabytes
+    ({"tower_depth": 10**6}, "1000000 head layers"),
+    ({"anchor_octaves": 8}, "mismatched shapes"),
+    ({"backbone": "timm:resnet152"}, "missing"),
+    ({"backbone": "timm:vit_giant_patch14_clip_224"}, None),
+    ({"backbone": "nothing"}, "no backbone 'nothing'"),
+    ({"backbone": None}, "without model.backbone"),
+])  # fmt: skip
+def test_a_configuration_of_another_network(tiny_weights: Path, tmp_path: Path, change: dict[str, Any], found: str | None) -> None:
+    """Refused before a network of any size is built."""
+    path = tmp_path / "w.safetensors"
+    with safe_open(tiny_weights, "pt") as file:
+        header = json.loads(file.metadata()["rotanext"])
+    header["config"]["model"] |= change
+    save_file(load_file(tiny_weights), path, {"rotanext": json.dumps(header)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=found):
+        load_detector(path, "cpu")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 << 10

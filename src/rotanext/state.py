@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rotanext.errors import UserError, explain
+from rotanext.errors import UserError, explain, shortened
 from rotanext.files import write_atomically
+from rotanext.models.unpickle import read_tensors
 
 State = dict[str, Any]
 
@@ -25,6 +26,11 @@ class Progress:
     best: float = -1.0
     validated: int = 0  # the last epoch that was
     skipped: int = 0  # of all steps, those that were skipped
+
+
+_CONTENTS = {
+    "progress", "model", "averaged", "optimizer", "random", "scaler", "class_names", "pictures", "total_batch", "rows",
+}  # fmt: skip
 
 
 def state_files(folder: Path) -> list[Path]:
@@ -62,7 +68,7 @@ def newest_state(folder: Path, say: Callable[[str], object]) -> State:
         try:
             return _read(path)
         except Exception as error:  # a damaged file fails in a dozen ways
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = shortened((str(error).splitlines() or [type(error).__name__])[0])
             if number < len(files):
                 say(f"{path}: damaged ({reason}); going on from the one before")
     advice = f"It cannot be resumed; weights to start from may be in {folder / 'last.safetensors'}."
@@ -75,22 +81,8 @@ def _read(path: Path) -> State:
         damaged = archive.testzip()  # torch.load checks no sums
     if damaged:
         raise ValueError(f"the checksum of {damaged} is wrong")
-    state: State = torch.load(path, map_location="cpu", weights_only=True)
-    if (
-        missing := {
-            "progress",
-            "model",
-            "averaged",
-            "optimizer",
-            "random",
-            "scaler",
-            "class_names",
-            "pictures",
-            "total_batch",
-            "rows",
-        }
-        - state.keys()
-    ):
+    state: State = read_tensors(path)
+    if missing := _CONTENTS - state.keys():
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
     return state
 

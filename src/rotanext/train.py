@@ -32,7 +32,7 @@ def read_run_config(folder: Path) -> Config:
         raise UserError(f"{path}: not found; {folder} is not the folder of a training run")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         advice = "Restore the file; the checkpoints hold the configuration, too."
         raise UserError(explain(path, f"that it cannot be read ({error})", "the configuration of the run", advice)) from None
     return validate(values, str(path))
