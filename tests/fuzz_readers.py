@@ -302,6 +302,8 @@ def read_state(path: Path) -> object:
     return sorted(state)
 
 
+_CHECKPOINT: Callable[..., bytes] = checkpoints.mutate_checkpoint
+
 READERS = (
     Reader("labels", lambda: LABELS, mutate_text, read_labels, "P0001.txt"),
     Reader("task1", lambda: TASK1, mutate_text, read_detections, "Task1_plane.txt"),
