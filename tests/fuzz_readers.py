@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
