@@ -1,6 +1,7 @@
 """Runs `rotanext` commands in forked children, so that a start costs no imports; for test_failures.py.
 
-A line of JSON in, {"arguments": [...], "log": FILE, "limit": BYTES A FILE or null}; two out: the child's id, then its exit status.
+A line of JSON in, {"arguments": [...], "log": FILE, "limit": BYTES A FILE or null}, and the child's id out; then any line in, and its
+exit status out. Until that is asked for an ended child stays a zombie, so that its id cannot become another process's.
 """
 
 import json
@@ -50,12 +51,13 @@ def run(request: dict) -> None:
 def main() -> None:
     warm_up()
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a thread runs already"
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         request = json.loads(line)
         child = os.fork()
         if child == 0:
             run(request)
         print(child, flush=True)
+        sys.stdin.readline()
         print(os.waitpid(child, 0)[1], flush=True)
 
 

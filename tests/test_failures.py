@@ -46,11 +46,7 @@ class Command:
         self.pid = int(server.stdout.readline())
 
     def running(self) -> bool:
-        stat = Path(f"/proc/{self.pid}/stat")
-        try:
-            return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-        except FileNotFoundError:
-            return False
+        return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
     def until(self, condition: Callable[[], bool], seconds: float = 60) -> bool:
         """Wait for a condition; False where the command ended first."""
@@ -63,13 +59,15 @@ class Command:
         return False
 
     def kill(self) -> None:
-        if self.running():
-            os.kill(self.pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> int:
         """Its exit code, or minus the signal that ended it."""
+        assert self._server.stdin
         assert self._server.stdout
         self.until(lambda: False, 120)
+        self._server.stdin.write("\n")
+        self._server.stdin.flush()
         return os.waitstatus_to_exitcode(int(self._server.stdout.readline()))
 
 
