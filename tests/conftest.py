@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from rotanext import ops
+from rotanext import ops, train
 from rotanext.config import Config, load_config
 from rotanext.data.dota import Objects, write_objects
 from rotanext.data.images import write_png
@@ -42,6 +42,12 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _freed_memory_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings within the tests' own process leave its allocator alone: what it keeps, it keeps for all tests that follow."""
+    monkeypatch.setattr(train, "keep_freed_memory", lambda: True)
 
 
 def _implementation(request: pytest.FixtureRequest) -> Iterator[None]:

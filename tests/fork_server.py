@@ -1,7 +1,7 @@
 """Runs `rotanext` commands in forked children, so that a start costs no imports; for test_failures.py.
 
-A line of JSON in, {"arguments": [...], "log": FILE, "limit": BYTES A FILE or null}, and the child's id out; then any line in, and its
-exit status out. Until that is asked for an ended child stays a zombie, so that its id cannot become another process's.
+A line of JSON in, {"arguments": [...], "log": FILE, "limit": BYTES A FILE or null}, and the child's id out; then any line in, and
+its exit status out. Until that is asked for an ended child stays a zombie, so that its id cannot become another process's.
 """
 
 import json

@@ -25,6 +25,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+from process_memory import forget_peak, status
 from rotanext.errors import UserError
 
 MEMORY = 2 << 30  # bytes a process may hold at its peak, everything included
@@ -117,14 +118,6 @@ class _Watch:
                 self.events.append(f"open for writing {arguments[0]!r:.80}")
 
 
-def _status(name: str) -> int:
-    """A figure of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) << 10
-    raise KeyError(name)
-
-
 def _try(reader: Reader, path: Path) -> tuple[str, str]:
     """One input: "accepted", "refused" or "failed", and why."""
     try:
@@ -148,7 +141,7 @@ def _work(reader: Reader, seeds: Sequence[bytes], seed: int, indices: range, fol
     errors = os.open("stderr", os.O_RDWR | os.O_CREAT | os.O_APPEND)
     os.dup2(errors, 2)
     warnings.simplefilter("ignore")
-    cap = _status("VmData") + 3 * MEMORY  # spares the machine; what is resident counts, see below
+    cap = status("VmData") + 3 * MEMORY  # spares the machine; what is resident counts, see below
     resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch = _Watch(folder)
@@ -162,11 +155,11 @@ def _work(reader: Reader, seeds: Sequence[bytes], seed: int, indices: range, fol
         data = make_input(reader, seeds, seed, index)
         path.write_bytes(data)
         os.ftruncate(errors, 0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        forget_peak()
         started, watch.active = time.perf_counter(), True
         kind, why = _try(reader, path)
         watch.active = False
-        seconds, peak = time.perf_counter() - started, _status("VmHWM")
+        seconds, peak = time.perf_counter() - started, status("VmHWM")
         written = Path("stderr").read_text(errors="replace")
         if index < len(seeds) and kind == "refused":
             kind, why = "failed", "a seed, which is whole, was refused"
@@ -243,12 +236,12 @@ def campaign(reader: Reader, seed: int, count: int, start: int = 0, timeout: flo
                 os.close(receive)
                 if silent:
                     os.kill(pid, signal.SIGKILL)
-                _, status = os.waitpid(pid, 0)
+                _, ended = os.waitpid(pid, 0)
             if begun is None and not silent:
                 break
             if begun is None:
                 raise RuntimeError(f"{reader.name}: silent before its first input or between two")
-            died = f"killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit code {os.WEXITSTATUS(status)}"
+            died = f"killed by signal {os.WTERMSIG(ended)}" if os.WIFSIGNALED(ended) else f"exit code {os.WEXITSTATUS(ended)}"
             outcome.tried += 1
             outcome.failures.append(Failure(begun, f"no answer in {timeout:g} s" if silent else f"the process died: {died}"))
             start = begun + 1

@@ -4,15 +4,22 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import cv2
+import geopandas
 import numpy as np
+import rasterio
+import rasterio.control
+import rasterio.errors
+import rasterio.transform
+import shapely
 import torch
 from PIL import Image
 from rich.console import Console
@@ -20,11 +27,12 @@ from rich.console import Console
 import fuzz_checkpoints as checkpoints
 from conftest import draw_dataset, tiny_config
 from fuzz import Reader
-from fuzz_inputs import mutate_json, mutate_picture, mutate_text, mutate_toml
+from fuzz_inputs import mutate_bytes, mutate_json, mutate_picture, mutate_text, mutate_toml
 from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config, load_config
 from rotanext.data.dota import CLASS_LISTS, Objects, find_class_names, list_items, read_objects, read_task1, write_objects
 from rotanext.data.images import check_image, image_size, list_images, read_image
+from rotanext.data.raster import Raster, settings
 from rotanext.errors import Problems, UserError
 from rotanext.load import load_detector
 from rotanext.models.checkpoints import load_backbone, read_detector_file
@@ -254,6 +262,88 @@ def read_picture(path: Path) -> object:
     return picture.shape
 
 
+@cache
+def raster_seeds() -> tuple[bytes, ...]:
+    """Small rasters of every kind of values, masks and places."""
+    rng = np.random.default_rng(0)
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0.1, 5e5, 0.1, -0.5, 5e6)}
+    corners = [rasterio.control.GroundControlPoint(r, c, 12 + c * 1e-5, 50 - r * 1e-5) for r in (0, 40) for c in (0, 50)]
+    kinds: list[dict[str, Any]] = [
+        {"dtype": "uint8", "count": 3, "compress": "deflate", "tiled": True, "blockxsize": 16, "blockysize": 16, **place},
+        {"dtype": "uint8", "count": 4, "alpha": "yes", "compress": "lzw", "predictor": 2, **place},
+        {"dtype": "uint16", "count": 8, "nodata": 0, "interleave": "band", **place},
+        {"dtype": "float32", "count": 1, "nodata": -9999.0, "compress": "zstd"},
+        {"dtype": "int16", "count": 3, "gcps": corners, "crs": "EPSG:4326"},
+        {"dtype": "uint8", "count": 1, "nbits": 1, "compress": "ccittfax4"},
+        {"dtype": "uint8", "count": 3, "compress": "jpeg", "photometric": "ycbcr"},
+    ]  # fmt: skip
+    files = []
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    for kind in kinds:
+        top = {"uint8": 2 if kind.get("nbits") else 256, "uint16": 4000, "int16": 500, "float32": 1}[kind["dtype"]]
+        values = (rng.random((kind["count"], 40, 50)) * top).astype(kind["dtype"])
+        with rasterio.MemoryFile() as memory:
+            with memory.open(driver="GTiff", width=50, height=40, **kind) as file:
+                file.write(values)
+            files.append(memory.read())
+    with rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=50, height=40, count=1, dtype="uint8") as file:
+            file.write(rng.integers(0, 4, (1, 40, 50)).astype(np.uint8))
+            file.write_colormap(1, {k: (k * 60, 0, 255, 255) for k in range(4)})
+        files.append(memory.read())
+    return tuple(files)
+
+
+def read_raster(path: Path) -> object:
+    """Opened as a scene; some windows, its place on the ground, and the whole where it is small."""
+    with settings(), Raster(path) as raster:
+        assert min(raster.width, raster.height) > 0
+        assert raster.how
+        for x, y in ((0, 0), (raster.width // 2, raster.height // 2)):
+            width, height = min(64, raster.width - x), min(64, raster.height - y)
+            crop, valid = raster.read(x, y, width, height)
+            assert (crop.dtype, crop.shape) == (np.uint8, (height, width, 3))
+            assert valid is None or (valid.dtype, valid.shape) == (bool, (height, width))
+        if raster.width * raster.height < 1 << 20:
+            assert raster.overview(32).shape[2] == 3
+        place = raster.georeference()
+        if place is not None:
+            assert np.isfinite(place.to_pixels(place.to_ground(np.array([[3.5, 2.0], [40.0, 30.0]])))).all()
+        return raster.how
+
+
+# --- footprints
+
+
+@cache
+def footprint_seeds(suffix: str) -> tuple[bytes, ...]:
+    """Buildings, some of several parts or with a hole, on the picture of `footprint_picture`."""
+    square = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) * 1e-4 + (15.0, 45.1)
+    hole = shapely.Polygon(square, [(square - (15.0, 45.1)) / 3 + (15.00003, 45.10003)])
+    shapes = [shapely.Polygon(square), hole, shapely.MultiPolygon([shapely.Polygon(square), shapely.Polygon(square + 3e-4)])]
+    frame = geopandas.GeoDataFrame({"class": ["house", "ship yard", "a"], "n": [1, 2, 3]}, geometry=shapes, crs=4326)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"scene{suffix}"
+        frame.to_file(path, engine="pyogrio")
+        return (path.read_bytes() if suffix == ".gpkg" else json.dumps(json.loads(path.read_bytes())).encode(),)
+
+
+def read_footprints_checked(path: Path) -> object:
+    """As labels of a picture with a place."""
+    image = path.with_name("picture.tif")
+    if not image.exists():
+        place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(5e5, 5e6, 0.5, 0.5)}
+        with rasterio.open(image, "w", driver="GTiff", width=50, height=40, count=1, dtype="uint8", **place) as file:
+            file.write(np.ones((1, 40, 50), np.uint8))
+    problems = Problems()
+    found = read_objects(path, problems, image=image)
+    _check_problems(problems, path)
+    assert np.isfinite(found.corners).all()
+    assert found.corners.shape == (len(found.names), 4, 2)
+    assert all(found.names)
+    return len(found.names)
+
+
 # --- checkpoints
 
 
@@ -303,6 +393,7 @@ def read_state(path: Path) -> object:
     return sorted(state)
 
 
+_GDAL_TEXT = ("UnicodeDecodeError: 'utf-8' codec can't decode",)  # rasterio prints it where GDAL's own message is no UTF-8
 _CHECKPOINT: Callable[..., bytes] = checkpoints.mutate_checkpoint
 
 READERS = (
@@ -321,8 +412,13 @@ READERS = (
     Reader("run config", _recipe_jsons, mutate_json, read_config_of_run, "config.json"),
     Reader("metrics log", lambda: LOGS, mutate_json, read_log, "metrics.jsonl"),
     Reader("pictures", picture_seeds, mutate_picture, read_picture, "scene.png", share=2),
+    Reader("rasters", raster_seeds, mutate_picture, read_raster, "scene.tif", share=2, known=_GDAL_TEXT),
+    Reader("geojson", lambda: footprint_seeds(".geojson"), mutate_json, read_footprints_checked, "scene.geojson"),
+    Reader("geopackage", lambda: footprint_seeds(".gpkg"), mutate_bytes, read_footprints_checked, "scene.gpkg", share=0.5),
     Reader("tensors", checkpoints.backbone_seeds, _CHECKPOINT, read_any_tensors, "any.pth", share=0.5),
     Reader("detectors", checkpoints.detector_seeds, _CHECKPOINT, read_detector_checked, "model.pth", share=0.6),
     Reader("backbones", checkpoints.backbone_seeds, _CHECKPOINT, read_backbone_checked, "backbone.pth", share=0.4),
-    Reader("training state", state_seeds, checkpoints.mutate_zip_or_bytes, read_state, "state.pt", share=0.2),
+    Reader(
+        "training state", state_seeds, checkpoints.mutate_zip_or_bytes, read_state, "state.pt", named="state-00000000.pt", share=0.2
+    ),
 )

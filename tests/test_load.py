@@ -1,7 +1,6 @@
 """From checkpoint files to detectors, and `rotanext convert`."""
 
 import json
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import formula
 import rotanext
+from process_memory import forget_peak, status
 from rotanext.config import load_config
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.detector import Detector, build_model
@@ -213,7 +213,8 @@ def test_a_configuration_of_another_network(tiny_weights: Path, tmp_path: Path, 
         header = json.loads(file.metadata()["rotanext"])
     header["config"]["model"] |= change
     save_file(load_file(tiny_weights), path, {"rotanext": json.dumps(header)})
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    forget_peak()
+    before = status("VmHWM")
     with pytest.raises(UserError, match=found):
         load_detector(path, "cpu")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 << 10
+    assert status("VmHWM") - before < 500 << 20
