@@ -15,12 +15,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from rotanext import ops
+from rotanext import ops, train
 from rotanext.config import Config, load_config
 from rotanext.data.dota import Objects, write_objects
 from rotanext.data.images import write_png
 from rotanext.errors import Problems
 from rotanext.ops import cpu_iou, reference
+from rotanext.state import State, newest_state
 from rotanext.train import start_training
 
 TINY = (
@@ -41,6 +42,12 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _freed_memory_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings within the tests' own process leave its allocator alone: what it keeps, it keeps for all tests that follow."""
+    monkeypatch.setattr(train, "keep_freed_memory", lambda: True)
 
 
 def _implementation(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -119,6 +126,11 @@ def tiny_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def tiny_weights(tiny_run: Path) -> Path:
     """A detector of the classes plane and ship, in our own format; all its scores are near 0.01."""
     return tiny_run / "last.safetensors"
+
+
+def read_state(run: Path) -> State:
+    """The newest state of a training, which must be whole."""
+    return newest_state(run, pytest.fail)
 
 
 class Outcome(NamedTuple):

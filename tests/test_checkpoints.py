@@ -379,3 +379,16 @@ def test_another_angle_version_is_refused(text: str, accepted: bool) -> None:
     else:
         with pytest.raises(UserError, match="angle version oc"):
             _check_angles(content, "epoch_12.pth")
+
+
+def test_odd_arrays(tmp_path: Path) -> None:
+    """NumPy arrays in the other byte order are numbers like any others; arrays of texts are no weights."""
+    assert torch.equal(find_state_dict({"a": np.array([1, 2], ">f4")}, "w.pkl")["a"], torch.tensor([1.0, 2.0]))
+    with pytest.raises(UserError, match="state dict"):
+        find_state_dict({"a": np.array(["x"])}, "w.pkl")
+
+
+def test_a_bottomless_header(small: RetinaNet, tmp_path: Path) -> None:
+    save_file(small.state_dict(), tmp_path / "d.safetensors", {"rotanext": "[" * 100_000})
+    with pytest.raises(UserError, match="no readable header"):
+        read_detector_file(tmp_path / "d.safetensors")

@@ -15,6 +15,7 @@ import rotanext.cli
 import rotanext.train
 from conftest import TINY, draw_dataset
 from rotanext.errors import UserError
+from rotanext.state import state_files
 
 COMMANDS = ("demo", "train", "eval", "predict", "split", "convert", "info")
 SOURCE = str(Path(rotanext.cli.__file__).parents[1])
@@ -73,7 +74,13 @@ BAD_TRAININGS = [
     (("{tmp}/list.json", "train.epochs=3"), "list.json: found a list; expected sections"),
     (("{tmp}/part.toml", "train.epochs=3", "model.backbone=x"), "part.toml: key 'data' is missing"),
     (("{tmp}/latin.toml",), "latin.toml: cannot be read as text"),
-    (("--resume", "{run}", "train.epochs=9"), "--resume takes everything from the run's folder"),
+    (("--resume", "{run}", "train.epochs=9"), "train.epochs is 2 there, not 9"),
+    (
+        ("demo", "--run", "{run}", "--go-on", "train.epochs=9"),
+        "--resume takes everything from the run's folder, and so does --go-on: ",
+    ),
+    (("--resume", "{run}", "train.keep=0"), "train.keep = 0: Input should be greater than or equal to 1"),
+    (("--resume", "{run}", "small"), "--resume takes everything from the run's folder"),
     (("--resume", "{run}", "--data", "{data}"), "--resume takes everything from the run's folder"),
     (("--resume", "{tmp}/none"), "is not the folder of a training run"),
 ]
@@ -96,13 +103,13 @@ def test_trainings_that_cannot_start(
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "part.toml").write_text("name = 'x'\nmodel = 3\n")
     (tmp_path / "latin.toml").write_bytes(b"name = '\xe9'\n")
-    kept = (tiny_run / "state.pt").stat().st_mtime_ns
+    kept = [path.stat().st_mtime_ns for path in state_files(tiny_run)]
     values = [argument.format(data=tiny_dataset / "train", tmp=tmp_path, run=tiny_run) for argument in arguments]
     done = cli("train", *values)
     assert done.code == 2
     assert done.err.startswith("error: ")
     assert message in done.err
-    assert (tiny_run / "state.pt").stat().st_mtime_ns == kept
+    assert [path.stat().st_mtime_ns for path in state_files(tiny_run)] == kept
 
 
 def test_a_training_from_the_command_line(cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:
@@ -241,5 +248,5 @@ def test_ctrl_c_saves_and_says_how_to_resume(tiny_dataset: Path, tmp_path: Path)
     assert "Traceback" not in err
     assert "everything is saved." in err
     assert "Go on with: rotanext train --resume run\n" in err
-    for name in ("state.pt", "last.safetensors", "config.json", "curves.png"):
+    for name in (state_files(tmp_path / "run")[0], "last.safetensors", "config.json", "curves.png"):
         assert (tmp_path / "run" / name).stat().st_size > 100

@@ -205,3 +205,21 @@ def test_broken_files(file: str, content: bytes | None, part: str, overrides: li
 def test_a_value_of_another_type_is_refused(override: str) -> None:
     with pytest.raises(UserError, match=override.split("=")[0].replace(".", r"\.")):
         load_config("small", [override])
+
+
+@pytest.mark.parametrize(("name", "text", "found"), [
+    ("deep.json", "[" * 100_000, "not valid JSON"),
+    ("deep.toml", "a = " + "[" * 10_000, "not valid TOML"),
+    ("digits.json", '{"name": ' + "9" * 5000 + "}", "not valid JSON"),
+    ("digits.toml", "name = " + "9" * 5000, "not valid TOML"),
+    ("dotted.toml", "a." * 50_000 + "b = 1", "found 100005 characters"),  # takes a minute to read
+    ("long.json", json.dumps({"name": [1] * 100_000}), "name = "),
+    ("many.json", json.dumps({f"key{i}": 1 for i in range(1000)}), "more faults"),
+], ids=lambda value: value[:10])  # fmt: skip
+def test_monstrous_recipes(name: str, text: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(str(tmp_path / name))
+    assert found in str(error.value)
+    assert name in str(error.value)
+    assert len(str(error.value)) < 5000

@@ -159,17 +159,21 @@ def test_resuming_within_an_epoch_goes_on_where_it_stopped(start: int) -> None:
     assert batches(50, 4, epoch=2, start=start) == batches(50, 4, epoch=2)[start:]
 
 
-@pytest.mark.parametrize(("length", "batch", "processes"), [(12, 2, 3), (10, 2, 3), (2, 1, 4), (7, 4, 2), (1, 2, 3)])
+@pytest.mark.parametrize(("length", "batch", "processes"), [(12, 2, 3), (10, 2, 3), (2, 1, 4), (7, 4, 2), (1, 2, 3), (9, 2, 2)])
 def test_processes_share_an_epoch(length: int, batch: int, processes: int) -> None:
     parts = [batches(length, batch, process=p, processes=processes) for p in range(processes)]
-    seen = [flat(part) for part in parts]
-    each = -(-length // processes)
-    assert all(len(part) == each for part in seen), "equally many, or some would wait for ever"
-    assert set(flat(seen)) == set(range(length))
-    # Only the filling up repeats pictures.
-    dealt = [seen[k % processes][k // processes] for k in range(each * processes)]
-    assert sorted(dealt[:length]) == list(range(length))
-    assert len(EpochOrder(length, batch, 0, 0, processes)) == len(parts[0])
+    alone = batches(length, batch * processes)
+    assert all(len(part) == len(alone) for part in parts), "equally many, or some would wait for ever"
+    for number, whole in enumerate(alone):  # at any time all have, together, what one process with the larger batch has
+        assert sorted(flat([part[number] for part in parts])) == sorted(whole)
+    assert sorted(flat([flat(part) for part in parts])) == list(range(length)), "no picture comes twice"
+    assert len(EpochOrder(length, batch, 0, 0, processes)) == len(alone)
+
+
+def test_a_share_of_nothing_is_an_empty_batch(root: Path) -> None:
+    data = training_set(root)
+    last = [list(make_loader(data, EpochOrder(len(data), 2, 0, p, 2), 0))[-1] for p in range(2)]
+    assert [len(batch) for batch in last] == [1, 0]
 
 
 def test_the_loader_gives_the_order_and_leaves_the_global_generator_alone(root: Path) -> None:

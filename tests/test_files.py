@@ -8,6 +8,7 @@ import pytest
 
 from rotanext.errors import Problems, UserError, explain
 from rotanext.files import write_atomically
+from rotanext.runlog import read_rows
 
 
 def write_new(part: Path) -> None:
@@ -132,3 +133,19 @@ def test_merging_what_workers_found(ours: int, theirs: int, kept: int) -> None:
     first.merge(second)
     assert first.count == ours + theirs
     assert len(first.first) == kept
+
+
+def test_a_damaged_log(tmp_path: Path) -> None:
+    """Lines that are no rows are passed over, whatever they are."""
+    bad = [
+        b"\xff\xfe",
+        b'{"step": "2"}',
+        b'{"step": null}',
+        b'{"step": 2, "loss": "x"}',
+        b'{"step": 2, "loss": NaN}',
+        b"[" * 100_000,
+    ]
+    bad += [b'{"step": ' + b"9" * digits + b"}" for digits in (400, 5000)]
+    bad += [b'{"loss": 1}', b"[]", b'{"step": 1']
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + b"\n".join(bad) + b'\n{"step": 3, "loss": null}\n')
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 3, "loss": None}]

@@ -1,6 +1,7 @@
 import io
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rotanext.data import images
-from rotanext.data.images import image_size, list_images, read_image, write_file, write_png
+from rotanext.data.images import check_image, image_size, list_images, read_image, write_file, write_png
 from rotanext.errors import UserError
 
 
@@ -246,3 +247,36 @@ def test_threads_leave_the_libraries_as_they_were(tmp_path: Path) -> None:
         other.result()
     assert (Image.MAX_IMAGE_PIXELS, cv2.utils.logging.getLogLevel()) == (limit, level)
     assert list(warnings.filters) == filters
+
+
+def test_a_tiff_of_impossible_numbers(tmp_path: Path, picture: np.ndarray) -> None:
+    """Pillow's own parser falls over these; whatever it raises, the answer is a message."""
+    data = encode("TIFF", Image.fromarray(picture))
+    path = tmp_path / "a.tif"
+    refused = 0
+    for at in range(10, 140, 2):
+        for number in (2**32 - 1, 2**31, 0):
+            path.write_bytes(data[:at] + number.to_bytes(4, "little") + data[at + 4 :])
+            for function in (read_image, image_size, check_image):
+                try:
+                    function(path)
+                except UserError:
+                    refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path, picture: np.ndarray, kind: str) -> None:
+    """A few hundred bytes took gigabytes, and minutes to fill with nothing."""
+    data = bytearray(encode(kind, Image.fromarray(picture)))
+    at = {"PNG": 20, "TIFF": 8 + 2 + 12 + 8, "BMP": 22}[kind]
+    data[at : at + 4] = (16842752).to_bytes(4, "big" if kind == "PNG" else "little")
+    if kind == "TIFF":
+        data[at - 6 : at - 4] = (4).to_bytes(2, "little")  # height as a long number
+    if kind == "PNG":
+        data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    for function in (read_image, image_size, check_image):
+        with pytest.raises(UserError, match="claims 60 x 16842752 pixels"):
+            function(path)

@@ -1,5 +1,6 @@
 """From checkpoint files to detectors, and `rotanext convert`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import formula
 import rotanext
+from process_memory import forget_peak, status
 from rotanext.config import load_config
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.detector import Detector, build_model
@@ -192,3 +195,26 @@ def test_a_detector_on_any_timm_backbone_loads_again(tmp_path: Path) -> None:
     again = load_detector(tmp_path / "model.safetensors", "cpu")
     assert again.config == config
     assert all(torch.equal(a, b) for a, b in zip(detector.model.parameters(), again.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("change", "found"), [
+    ({"fpn_channels": 10**6}, "1000000 FPN channels"),  # would take terabytes
+    ({"tower_depth": 10**6}, "1000000 head layers"),
+    ({"anchor_octaves": 8}, "mismatched shapes"),
+    ({"backbone": "timm:resnet152"}, "missing"),
+    ({"backbone": "timm:vit_giant_patch14_clip_224"}, None),
+    ({"backbone": "nothing"}, "no backbone 'nothing'"),
+    ({"backbone": None}, "without model.backbone"),
+])  # fmt: skip
+def test_a_configuration_of_another_network(tiny_weights: Path, tmp_path: Path, change: dict[str, Any], found: str | None) -> None:
+    """Refused before a network of any size is built."""
+    path = tmp_path / "w.safetensors"
+    with safe_open(tiny_weights, "pt") as file:
+        header = json.loads(file.metadata()["rotanext"])
+    header["config"]["model"] |= change
+    save_file(load_file(tiny_weights), path, {"rotanext": json.dumps(header)})
+    forget_peak()
+    before = status("VmHWM")
+    with pytest.raises(UserError, match=found):
+        load_detector(path, "cpu")
+    assert status("VmHWM") - before < 500 << 20

@@ -44,12 +44,13 @@ def find_bright(crops: list[Crop]) -> list[Detections]:
     """A box around every bright patch; its score comes from its looks alone, so that cut patches often score best."""
     results = []
     for crop in crops:
-        count, patches = cv2.connectedComponents((crop[..., 0] > 128).astype(np.uint8))
+        count, patches, extents, _ = cv2.connectedComponentsWithStats((crop[..., 0] > 128).astype(np.uint8))
         corners, scores = [], []
         for k in range(1, count):
-            points = np.argwhere(patches == k)[:, ::-1].astype(np.float32)
+            x, y, width, height = extents[k, :4]
+            points = np.argwhere(patches[y : y + height, x : x + width] == k)[:, ::-1] + np.array([x, y])
             if len(points) > 20:
-                centre, sides, turn = cv2.minAreaRect(points + 0.5)
+                centre, sides, turn = cv2.minAreaRect((points + 0.5).astype(np.float32))
                 corners.append(cv2.boxPoints((centre, (sides[0] + 1, sides[1] + 1), turn)))  # points are pixels' centres
                 scores.append(0.2 + 0.8 * (len(points) * 0.6180339 % 1))
         boxes = corners_to_boxes(torch.from_numpy(np.reshape(corners, (-1, 4, 2)).astype(np.float32)))

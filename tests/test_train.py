@@ -15,13 +15,16 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import rotanext.train
-from conftest import draw_dataset, tiny_config
+import rotanext.trainer
+from conftest import draw_dataset, read_state, tiny_config
 from rotanext.config import Config
 from rotanext.data.dataset import Sample
 from rotanext.errors import Problems, UserError
+from rotanext.feeding import load_window
 from rotanext.load import load_detector
 from rotanext.progress import Reporter
-from rotanext.runlog import read_rows
+from rotanext.runlog import keep_rows, read_rows
+from rotanext.state import save_state, state_files
 from rotanext.train import Trainer, read_run_config, start_training
 
 QUIET = Console(quiet=True)
@@ -62,7 +65,8 @@ def test_a_run_leaves_its_files(tiny_run: Path) -> None:
     events = {name for name in names if name.startswith("tensorboard/events")}
     assert events
     assert names - events == {
-        "config.json", "metrics.jsonl", "state.pt", "last.safetensors", "best.safetensors", "curves.png",
+        "config.json", "metrics.jsonl", "states/state-00000002.pt",
+        "states/state-00000004.pt", "last.safetensors", "best.safetensors", "curves.png",
         "evaluation/metrics.json", "evaluation/precision_recall.png", "evaluation/confusion.png",
     }  # fmt: skip
     rows = read_rows(tiny_run / "metrics.jsonl")
@@ -82,16 +86,16 @@ def test_resume_continues_bit_for_bit(stop: int, tiny_dataset: Path, tmp_path: P
     train(config, tmp_path / "straight")
     with stopping_after(stop), pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "halved")
-    assert torch.load(tmp_path / "halved/state.pt", weights_only=True)["progress"]["step"] == stop
+    assert read_state(tmp_path / "halved")["progress"]["step"] == stop
     torch.rand(7)  # whatever the random generator did in between
     train(read_run_config(tmp_path / "halved"), tmp_path / "halved", resume=True)
-    one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("straight", "halved"))
+    one, two = (read_state(tmp_path / name) for name in ("straight", "halved"))
     for part in ("model", "averaged"):
         assert all(torch.equal(one[part][key], two[part][key]) for key in one[part])
         assert one[part].keys() == two[part].keys()
     for index, moments in one["optimizer"]["state"].items():
         assert all(torch.equal(value, two["optimizer"]["state"][index][key]) for key, value in moments.items())
-    assert torch.equal(one["random"], two["random"])
+    assert torch.equal(one["random"][0]["cpu"], two["random"][0]["cpu"])
     assert not torch.equal(one["model"]["fpn.lateral.0.weight"], one["averaged"]["fpn.lateral.0.weight"])
     rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("straight", "halved")]
     assert rows[0] == rows[1]
@@ -107,28 +111,28 @@ def test_interrupted_validation_is_made_up_for(tiny_dataset: Path, tmp_path: Pat
     report = train(config, tmp_path, resume=True)
     assert report is not None
     assert (tmp_path / "best.safetensors").exists()
-    before = (tmp_path / "state.pt").read_bytes()
+    before = {path: path.read_bytes() for path in state_files(tmp_path)}
     assert train(config, tmp_path, resume=True) is None  # complete: nothing left to do
-    assert (tmp_path / "state.pt").read_bytes() == before
+    assert {path: path.read_bytes() for path in state_files(tmp_path)} == before
 
 
 def test_the_best_of_the_validations_is_kept(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.5, 0.3])
-    plain = rotanext.train.score
+    plain = rotanext.trainer.score
 
     def scored(*arguments: Any) -> Any:
         report, value = plain(*arguments), next(values)
         summary = {"map50": value, "map75": value, "map50_95": None}
         return SimpleNamespace(summary=lambda: summary, table=report.table, to_json=report.to_json, report=report)
 
-    monkeypatch.setattr(rotanext.train, "score", scored)
+    monkeypatch.setattr(rotanext.trainer, "score", scored)
     monkeypatch.setattr(rotanext.train, "write_report", lambda report, out: None)
     config = tiny_config(tiny_dataset / "train", tiny_dataset / "val", "train.epochs=2", "train.validate_every=1")
     kept: list[bytes] = []
     plain_save = Trainer._save_detector
 
-    def save(self: Trainer, name: str) -> None:
-        plain_save(self, name)
+    def save(self: Trainer, name: str, weights: dict[str, torch.Tensor]) -> None:
+        plain_save(self, name, weights)
         if name == "best.safetensors":
             kept.append((self.folder / name).read_bytes())
 
@@ -136,7 +140,7 @@ def test_the_best_of_the_validations_is_kept(tiny_dataset: Path, tmp_path: Path,
     train(config, tmp_path)
     assert len(kept) == 1
     assert kept[0] == (tmp_path / "best.safetensors").read_bytes() != (tmp_path / "last.safetensors").read_bytes()
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["best"] == 0.5
+    assert read_state(tmp_path)["progress"]["best"] == 0.5
 
 
 def test_accumulation_takes_the_mean_of_the_batches(tiny_dataset: Path, tmp_path: Path) -> None:
@@ -193,8 +197,9 @@ def test_steps_without_finite_loss_are_skipped_until_too_many(tiny_dataset: Path
     for _ in range(19):
         bad_step()
     assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
+    assert trainer.progress.skipped == 19
     trainer._losses = plain  # type: ignore[method-assign]
-    trainer.train_step([batch])  # a good one in between: the count starts again
+    assert trainer.train_step([batch])["skipped"] == 19  # a good one in between: the count starts again
     assert trainer.progress.bad_steps == 0
     for _ in range(19):
         bad_step()
@@ -236,26 +241,28 @@ def test_a_damaged_picture_is_left_out_or_refused(tmp_path: Path, capsys: pytest
     path.write_bytes(content)
     config = tiny_config(root, None, "data.cache=false", "train.epochs=2")
     train(config, tmp_path / "run", strict=False)
-    assert torch.load(tmp_path / "run/state.pt", weights_only=True)["progress"]["step"] == 4
+    assert read_state(tmp_path / "run")["progress"]["step"] == 4
     with pytest.raises(UserError, match=r"p2\.png: found a file that does not decode"):
         train(config, tmp_path / "strict")
     trainer = make_trainer(config, tmp_path / "said", strict=False, console=Console(stderr=True))
     loaded = [trainer.loader.dataset[0, 2], *samples(trainer, 0)]
-    assert len(trainer._readable(loaded)) == len(trainer._readable(loaded)) == 1  # type: ignore[arg-type]
+    for _ in range(2):
+        batches = trainer._agree(load_window(iter([loaded]), 1, [str(root)]))  # type: ignore[arg-type]
+        assert [len(batch) for batch in batches] == [1]
     assert capsys.readouterr().err.count("left out of the training") == 1
     assert trainer.problems.count == 1
     alone = tiny_config(root, None, "data.cache=false", "train.batch_size=1", "train.epochs=1")
     train(alone, tmp_path / "alone", strict=False)  # nothing of one of the batches is left
-    assert torch.load(tmp_path / "alone/state.pt", weights_only=True)["progress"]["step"] == 4
+    assert read_state(tmp_path / "alone")["progress"]["step"] == 4
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda run, data: (run / "state.pt").write_bytes((run / "state.pt").read_bytes()[:99999]), r"state\.pt: found damage"),
-        (lambda run, data: (run / "state.pt").write_bytes(b""), r"state\.pt: found damage"),
-        (lambda run, data: torch.save({"a": 1}, run / "state.pt"), r"state\.pt: found damage.*class_names"),
-        (lambda run, data: (run / "state.pt").unlink(), r"no saved training to resume"),
+        (lambda run, data: [path.write_bytes(path.read_bytes()[:99999]) for path in state_files(run)], r"2\.pt: found damage"),
+        (lambda run, data: [path.write_bytes(b"") for path in state_files(run)], r"state-00000002\.pt: found damage"),
+        (lambda run, data: [torch.save({"a": 1}, path) for path in state_files(run)], r"2\.pt: found damage.*class_names"),
+        (lambda run, data: shutil.rmtree(run / "states"), r"no saved training to resume"),
         (lambda run, data: (data / "labelTxt/p0.txt").write_text("1 1 9 1 9 9 1 9 boat 0\n"), "classes plane, ship.*boat, plane"),
         (lambda run, data: (data / "images/p1.png").unlink(), r"a training on 4 pictures; expected 3"),
     ],
@@ -281,19 +288,19 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiny_run: Path, tiny_dataset: Pa
     run = shutil.copytree(tiny_run, tmp_path / "run")
     trainer = make_trainer(tiny_config(tiny_dataset / "train", None, "train.epochs=3"), run)
     trainer.resume()
-    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # no file above a megabyte: writing fails half-way
     try:
-        with pytest.raises(UserError, match=r"state\.pt: could not be written .* the previous file, if any, is untouched"):
+        with pytest.raises(UserError, match=r"state-00000006\.pt: could not be written .* the previous file, if any, is untouched"):
             trainer.run()
         with pytest.raises(UserError, match=r"last\.safetensors: could not be written"):
-            trainer._save_detector("last.safetensors")
+            trainer._save_detector("last.safetensors", trainer.final_model.state_dict())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    changed = {name for name, content in before.items() if (run / name).read_bytes() != content}
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     assert changed <= {"config.json", "metrics.jsonl"}
-    assert not list(run.glob("*.part")) + list(run.glob(".*.part"))
+    assert not list(run.rglob("*.part")) + list(run.rglob(".*.part"))
     assert load_detector(run / "last.safetensors", "cpu").class_names == ("plane", "ship")
     trainer.resume()
     assert trainer.progress.step == 4
@@ -306,7 +313,86 @@ def test_a_log_with_a_cut_line_is_read(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_in_use_is_refused(tiny_run: Path, tiny_dataset: Path) -> None:
-    before = (tiny_run / "state.pt").read_bytes()
+    before = [path.read_bytes() for path in state_files(tiny_run)]
     with pytest.raises(UserError, match=f"already holds a training; go on with --resume {tiny_run}"):
         train(tiny_config(tiny_dataset / "train"), tiny_run)
-    assert (tiny_run / "state.pt").read_bytes() == before
+    assert [path.read_bytes() for path in state_files(tiny_run)] == before
+
+
+def test_skipped_steps_are_counted_in_the_log_and_at_the_end(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = Trainer._losses
+
+    def losses(self: Trainer, batch: list[Sample]) -> Any:
+        classification, box, positives = plain(self, batch)
+        return classification * (float("nan") if self.progress.step == 2 else 1.0), box, positives
+
+    monkeypatch.setattr(Trainer, "_losses", losses)
+    console = Console(stderr=True, soft_wrap=True)
+    config = tiny_config(tiny_dataset / "train", None, "train.epochs=2", "train.save_every=1")
+    with stopping_after(3), pytest.raises(KeyboardInterrupt):
+        start_training(config, tmp_path / "run", "cpu", Problems(), console)
+    start_training(config, tmp_path / "run", "cpu", Problems(), console, resume=True)
+    assert [row["skipped"] for row in read_rows(tmp_path / "run/metrics.jsonl")] == [0, 1]
+    assert capsys.readouterr().err.count("1 of 4 steps were skipped: loss or gradient was not finite") == 1
+
+
+def test_states_within_an_epoch(tiny_dataset: Path, tmp_path: Path) -> None:
+    saved: list[int] = []
+    trainer = make_trainer(tiny_config(tiny_dataset / "train", None, "train.batch_size=1", "train.save_every=3"), tmp_path)
+    trainer.save = lambda: saved.append(trainer.progress.step)  # type: ignore[method-assign]
+    trainer.config = trainer.config.model_copy(update={"train": trainer.config.train.model_copy(update={"epochs": 2})})
+    trainer.total_steps = 8
+    trainer.run()
+    assert saved == [3, 4, 6, 8]
+
+
+def test_moments_are_laid_out_as_their_parameters(tiny_dataset: Path, tmp_path: Path) -> None:
+    """The fused optimisers read both as plain memory: a state that was saved in another layout gave wrong steps."""
+    config = tiny_config(tiny_dataset / "train", None, "train.epochs=2")
+    train(config, tmp_path / "straight")
+    with stopping_after(2), pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "halved")
+    state = read_state(tmp_path / "halved")
+    assert any(not v["exp_avg"].is_contiguous() for v in state["optimizer"]["state"].values()), "channels last"
+    for moments in state["optimizer"]["state"].values():
+        moments |= {key: value.contiguous() for key, value in moments.items()}
+    save_state(tmp_path / "halved", 2, state, 2)
+    train(config, tmp_path / "halved", resume=True)
+    one, two = (read_state(tmp_path / name)["model"] for name in ("straight", "halved"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_the_log_forgets_what_is_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 2, 3)) + '{"st')
+    keep_rows(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize(("processes", "batch"), [(1, 12), (3, 4), (4, 3), (12, 1)])
+def test_the_total_batch_stays_whatever_the_number_of_processes(processes: int, batch: int) -> None:
+    config = tiny_config(Path("data"), None, "train.batch_size=6")
+    fake: Any = SimpleNamespace(count=processes, fail=lambda message: (_ for _ in ()).throw(UserError(message)))
+    changed = rotanext.train._with_same_total(config, {"total_batch": 12}, fake, Reporter(QUIET))
+    assert changed.train.batch_size == batch
+    with pytest.raises(UserError, match=r"13 pictures in all.*go on with as many of these processes: 1, 13") as error:
+        rotanext.train._with_same_total(config, {"total_batch": 13}, SimpleNamespace(count=2, fail=fake.fail), Reporter(QUIET))  # type: ignore[arg-type]
+    assert "2 processes cannot share" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "device", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "cuda:1", "cannot be used|each of several processes takes a device of its own"),
+        ({"WORLD_SIZE": "2"}, "mps", "cannot be used|several processes cannot train on mps"),
+    ],
+)
+def test_devices_of_several_processes(
+    environment: dict[str, str], device: str, message: str, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match=message):
+        start_training(tiny_config(tiny_dataset / "train"), tmp_path, device, Problems(), QUIET)

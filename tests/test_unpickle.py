@@ -265,3 +265,15 @@ def test_recursive_state_dict(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(raw(b"}q\x00", text("state_dict"), b"h\x00s."))
     with pytest.raises(UserError, match="state dict"):
         find_state_dict(read_tensors(tmp_path / "w.pth"), "w.pth")
+
+
+def test_messages_stay_short(tmp_path: Path) -> None:
+    """A damaged program's text is not written out in full."""
+    (tmp_path / "w.pth").write_bytes(raw(b"F" + b"1.x" * 30_000 + b"\n."))
+    with pytest.raises(UserError, match=r"w\.pth: found damage") as error:
+        read_tensors(tmp_path / "w.pth")
+    assert len(str(error.value)) < 1000
+    (tmp_path / "w.pth").write_bytes(raw(b"cmodule\n" + b"Name" * 30_000 + b"\n."))
+    with pytest.raises(UserError, match=r"module\.NameName") as error:
+        read_tensors(tmp_path / "w.pth")
+    assert len(str(error.value)) < 1000

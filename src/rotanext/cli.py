@@ -1,5 +1,6 @@
 """The command line: every command parses its options and calls one function."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,25 +89,33 @@ def train(
     val: Annotated[list[str] | None, typer.Option("--val", help="DOTA folder to validate on (repeatable).")] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; runs/RECIPE by default.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
+    go_on: Annotated[
+        bool,
+        typer.Option("--go-on", help="Go on with the training in --run where there is one already: for jobs that are restarted."),
+    ] = False,
     device: DeviceOption = "auto",
     strict: StrictOption = False,
 ) -> None:
-    """Train a detector."""
+    """Train a detector, in one process or (torchrun, accelerate launch) in several."""
     from rotanext.config import load_config, recipe_names
-    from rotanext.train import read_run_config, start_training
+    from rotanext.train import holds_training, read_run_config, reconfigured, start_training
 
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    console.quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0 and not alone  # one message a machine
     if resume is not None:
-        if recipe or overrides or data or val or run:
-            raise UserError("--resume takes everything from the run's folder; give no recipe, override, --data, --val or --run")
-        config, folder = read_run_config(resume), resume
+        if data or val or run or go_on or (recipe and "=" not in recipe):
+            raise UserError("--resume takes everything from the run's folder; give no recipe, --data, --val, --run or --go-on")
+        config, folder = reconfigured(read_run_config(resume), [recipe, *(overrides or [])] if recipe else []), resume
     else:
         if recipe is None:
             raise UserError(f"a recipe is needed: {', '.join(recipe_names())}, or a file")
         config = load_config(recipe, [*(overrides or []), *_paths("train", data), *_paths("val", val)])
         folder = run or Path("runs") / config.name
+        if go_on and holds_training(folder):
+            config, resume = reconfigured(read_run_config(folder), wanted=config), folder
     problems = Problems(strict)
     start_training(config, folder, device, problems, console, resume=resume is not None)
-    if problems.count:  # they were named at the start
+    if problems.count and alone:  # they were named at the start; launchers take every code but 0 for a failure
         raise typer.Exit(1)
 
 

@@ -7,6 +7,7 @@ nearest valid key.
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rotanext.anchors import AnchorRule
-from rotanext.errors import UserError
+from rotanext.errors import UserError, shortened
 
 # Strict: `true` is no number and "3" no count; a whole number may stand for a float.
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
@@ -23,6 +24,8 @@ _Ratio = Annotated[float, Field(ge=0.01, le=100, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
+_LONGEST_RECIPE = 32_000  # characters; the TOML reader's time grows with the square of a dotted key's length
+_MOST_FAULTS = 20  # told of one file
 
 
 class _Section(BaseModel):
@@ -130,6 +133,9 @@ class TrainConfig(_Section):
     precision: Literal["fp32", "bf16", "fp16"]
     seed: Natural
     validate_every: Natural  # epochs; 0: only at the end
+    save_every: Natural  # steps from one saved state to the next, besides those at the end of every epoch; 0: only those
+    keep: Count  # saved states that are kept, the newest ones
+    shard: Switch  # several processes share the parameters (FSDP) instead of each having them all (DDP)
     best_metric: Literal["map50", "map75", "map50_95"]
 
 
@@ -192,14 +198,17 @@ def _nearest_leaf(leaf: str, keys: list[str]) -> list[str]:
 
 def _explain(error: ValidationError, origin: str) -> str:
     lines = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
+    faults = error.errors()
+    for item in faults[:_MOST_FAULTS]:
+        key = shortened(".".join(str(part) for part in item["loc"] if not isinstance(part, int)))
         if item["type"] == "extra_forbidden":
             lines.append(f"{origin}: unknown key '{key}'; nearest: '{nearest_key(key)}'")
         elif item["type"] == "missing":
             lines.append(f"{origin}: key '{key}' is missing")
         else:
-            lines.append(f"{origin}: {key or 'configuration'} = {item['input']!r}: {item['msg']}")
+            lines.append(f"{origin}: {key or 'configuration'} = {shortened(repr(item['input']))}: {item['msg']}")
+    if len(faults) > _MOST_FAULTS:
+        lines.append(f"{origin}: and {len(faults) - _MOST_FAULTS} more faults")
     return "\n".join(lines)
 
 
@@ -215,6 +224,19 @@ def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("rotanext") / "recipes"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _parse(text: str, is_json: bool, origin: str) -> dict[str, Any]:
+    """The nested values of a recipe's text; raises UserError naming `origin` where it holds none."""
+    if not is_json and len(text) > _LONGEST_RECIPE:
+        raise UserError(f"{origin}: found {len(text)} characters; expected a recipe of at most {_LONGEST_RECIPE}. Check the file.")
+    try:
+        values = json.loads(text) if is_json else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
+        raise UserError(f"{origin}: not valid {'JSON' if is_json else 'TOML'}: {shortened(str(error))}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{origin}: found a {type(values).__name__}; expected sections of keys and values")
+    return values
 
 
 def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
@@ -233,15 +255,31 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
     else:
         near = difflib.get_close_matches(recipe, recipe_names(), 1, 0)
         raise UserError(f"no recipe '{recipe}'; nearest: '{near[0]}'; all: {', '.join(recipe_names())}")
-    try:
-        values = json.loads(text) if is_json else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{recipe}: not valid {'JSON' if is_json else 'TOML'}: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{recipe}: found a {type(values).__name__}; expected sections of keys and values")
+    values = _parse(text, is_json, recipe)
     for override in overrides or []:
         _apply(values, override)
     return validate(values, recipe)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with `key=value` overrides applied; raises UserError like `load_config`."""
+    values = config.model_dump(mode="json")
+    for override in overrides:
+        _apply(values, override)
+    return validate(values, config.name)
+
+
+def flat_values(config: Config) -> dict[str, Any]:
+    """Every dotted key with its value, as plain data."""
+    values = config.model_dump(mode="json")
+
+    def value_of(key: str) -> Any:
+        found: Any = values
+        for part in key.split("."):
+            found = found[part]
+        return found
+
+    return {key: value_of(key) for key in keys_of()}
 
 
 def _number_or_text(text: str) -> float | str:

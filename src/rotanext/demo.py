@@ -24,6 +24,7 @@ from rotanext.evaluate import evaluate_weights
 from rotanext.load import load_detector
 from rotanext.predict import PredictOptions, predict
 from rotanext.progress import Reporter
+from rotanext.state import state_files
 from rotanext.train import read_run_config, start_training
 from rotanext.visualize import contact_sheet, draw_detections, draw_objects
 
@@ -53,7 +54,7 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     _once(data / "train", partial(_cut, scenes=data / "scenes"))
     drawn = time.monotonic()
 
-    begun = (folder / "state.pt").exists()
+    begun = bool(state_files(folder))
     config = read_run_config(folder) if begun else load_config("demo", [f"data.train={data / 'train'}", f"data.val={data / 'val'}"])
     report = start_training(config, folder, device, Problems(strict=True), console, resume=begun)
     trained = time.monotonic()

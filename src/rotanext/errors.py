@@ -8,11 +8,16 @@ class UserError(Exception):
     """A mistake outside the program (input, option, machine); the command line prints it and exits non-zero."""
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """What a file says, cut where it goes on for pages."""
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
 def explain(path: str | Path, found: str, expected: str, advice: str, line: int | None = None, name: str | None = None) -> str:
     """Compose the one error format: `FILE:LINE: found ...; expected ...; advice.`"""
     where = f"{path}:{line}" if line is not None else str(path)
     what = f"{name}: " if name else ""
-    return f"{where}: {what}found {found}; expected {expected}. {advice}"
+    return f"{where}: {what}found {shortened(found, 3000)}; expected {expected}. {advice}"
 
 
 @dataclass

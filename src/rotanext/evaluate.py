@@ -1,7 +1,8 @@
 """Running a detector over labelled pictures and scoring it by the DOTA protocol."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +19,58 @@ from rotanext.files import make_folder
 from rotanext.merge import merge_task1
 from rotanext.metrics import THRESHOLDS, Predictions, Report, Truths, dota_map, evaluate
 from rotanext.plots import plot_confusion, plot_precision_recall
+from rotanext.processes import Processes
 from rotanext.progress import Reporter
+
+_AT_ONCE = 32  # pictures of a process
+
+
+def detect_each(
+    detector: Detector, entries: Iterable[Entry], batch_size: int = 1
+) -> Iterator[tuple[Entry, Detections | UserError]]:
+    """Every entry with the detections on its picture, or with the reason why that cannot be read."""
+    for entry, image in read_ahead(entries, lambda entry: read_image(entry.path)):
+        yield entry, image if isinstance(image, UserError) else detector(image, batch_size=batch_size)
+
+
+def keep_readable(
+    found: Iterable[tuple[Entry, Detections | UserError]], problems: Problems
+) -> tuple[list[Entry], list[Detections]]:
+    """The entries whose pictures could be read, and the detections on each; the others go to `problems`."""
+    read, detections = [], []
+    for entry, result in found:
+        if isinstance(result, UserError):
+            problems.note(str(result))
+            continue
+        read.append(entry)
+        detections.append(result)
+    return read, detections
 
 
 def detect_all(
     detector: Detector, entries: Iterable[Entry], problems: Problems, batch_size: int = 1
 ) -> tuple[list[Entry], list[Detections]]:
     """The entries whose pictures can be read, and the detections on each; a damaged picture goes to `problems`."""
-    read, detections = [], []
-    for entry, image in read_ahead(entries, lambda entry: read_image(entry.path)):
-        if isinstance(image, UserError):
-            problems.note(str(image))
-            continue
-        read.append(entry)
-        detections.append(detector(image, batch_size=batch_size))
-    return read, detections
+    return keep_readable(detect_each(detector, entries, batch_size), problems)
+
+
+def detect_shared(
+    detector: Detector, entries: Sequence[Entry], mine: Iterable[Entry], processes: Processes, stopped: Callable[[], bool]
+) -> list[tuple[Entry, Detections | UserError]] | None:
+    """`detect_each` by several processes, of which this one takes `mine`, every so-manieth entry; in order, on the main process.
+
+    Results travel a few at a time. None, on all, where `stopped` in one of them; an empty list on all but the main process.
+    """
+    each = detect_each(detector, takewhile(lambda _: not stopped(), mine))
+    found: list[tuple[Entry, Detections | UserError]] = []
+    for start in range(0, len(entries), _AT_ONCE * processes.count):
+        part = [result for _, result in islice(each, _AT_ONCE)]
+        if any(processes.sum([stopped()])):
+            return None
+        parts = processes.gather_on_main(part)
+        for place, entry in enumerate(entries[start : start + _AT_ONCE * processes.count] if parts else []):
+            found.append((entry, parts[place % processes.count][place // processes.count]))
+    return found
 
 
 def score(

@@ -22,6 +22,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
+        _sync_folder(path.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch.save reports a full disk as a RuntimeError.
         raise UserError(
@@ -42,6 +43,16 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         found = "a file" if path.is_file() else f"that it cannot be written ({error.strerror or error})"
         raise UserError(explain(path, found, "a folder to write results to", "Choose another folder.")) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the new name survive a power failure, on systems that can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _remove(part: Path) -> None:

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import torch
+
 from rotanext.config import Config, load_config, validate
 from rotanext.data.dota import CLASS_LISTS, find_class_names
 from rotanext.detector import Detector, build_model, find_device
 from rotanext.errors import Problems, UserError, explain
-from rotanext.models.checkpoints import Anchors, DetectorFile, load_strict, read_detector_file, save_detector_file
+from rotanext.models.checkpoints import Anchors, DetectorFile, check_strict, load_strict, read_detector_file, save_detector_file
 
 PUBLISHED = {
     True: "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota",
@@ -51,6 +53,17 @@ def _config(file: DetectorFile, path: Path, classes: str | None) -> Config:
     return validate(recipe, str(path))
 
 
+def _check_architecture(config: Config, file: DetectorFile, path: Path, num_classes: int) -> None:
+    """Raise UserError where the configuration describes another network than the weights, before one of any size is built."""
+    stated = (config.model.fpn_channels, config.model.tower_depth)
+    if stated != (file.fpn_channels, file.tower_depth):
+        found = "a configuration of {} FPN channels and {} head layers".format(*stated)
+        advice = "Its configuration and weights come from different runs; it cannot be used as it is."
+        raise UserError(explain(path, found, f"{file.fpn_channels} and {file.tower_depth}, as its weights have", advice))
+    with torch.device("meta"):  # shapes alone, without memory
+        check_strict(build_model(config, num_classes), file.state_dict, path, file.layout)
+
+
 def read_detector(
     path: str | Path,
     *,
@@ -66,6 +79,7 @@ def read_detector(
     names = _names(file, path, classes)
     config = _config(file, path, classes)
     where = find_device(device)
+    _check_architecture(config, file, path, len(names))
     model = build_model(config, len(names))
     report = load_strict(model, file.state_dict, path, file.layout)
     file.notes = [report.text(), *file.notes]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rotanext.config import TrainConfig
+from rotanext.parallel import local
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, processes: int = 1) -> torch.optim.Optimizer:
@@ -71,5 +72,5 @@ class AveragedModel:
 
 
 def _values(model: nn.Module) -> list[torch.Tensor]:
-    """Parameters and buffers, as `state_dict` lists them but without its copying of names."""
-    return [*model.parameters(), *model.buffers()]
+    """Parameters (this process's part) and buffers, as `state_dict` lists them but without its copying of names."""
+    return [*local(model.parameters()), *model.buffers()]

@@ -24,7 +24,7 @@ from rotanext.scene import Picture, Scene
 from rotanext.visualize import draw_detections
 
 JPEG_ABOVE = 4_000_000  # pixels; smaller pictures are written as PNG
-DRAWN_SIDE = 8192  # larger scenes are drawn shrunk to this
+DRAWN_SIDE = 4096  # larger scenes are drawn shrunk to this
 DECODED_AT_ONCE = 64_000_000  # pixels; larger pictures are read in windows, as rasters are
 _SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 

@@ -21,19 +21,23 @@ def append_row(path: Path, row: dict[str, float]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows; none for a missing file, and without lines that a crash or a full disk cut off."""
+    """All rows; none for a missing file, and without lines that a crash or a full disk damaged."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = json.loads(line.decode())
+            if isinstance(row, dict) and type(row["step"]) is int and all(map(_is_figure, row.values())):
+                rows.append(row)
+        except (ValueError, KeyError, OverflowError, RecursionError):  # ValueError: neither JSON nor UTF-8
             continue
-        if isinstance(row, dict) and "step" in row:
-            rows.append(row)
     return rows
 
 
-def drop_rows_after(path: Path, step: int) -> None:
-    """Forget the rows of later steps, which a resumed training does again."""
-    rows = [json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step]
+def _is_figure(value: object) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(value))  # type: ignore[arg-type]
+
+
+def keep_rows(path: Path, count: int) -> None:
+    """Forget all but the first rows: a resumed training does the others again."""
+    rows = [json.dumps(row) + "\n" for row in read_rows(path)[:count]]
     write_atomically(path, lambda part: part.write_text("".join(rows), encoding="utf-8"))

@@ -107,7 +107,11 @@ class TrainingSet(Dataset[Sample | UserError]):
 
 
 class EpochOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) of one epoch, from batch `start` on: a permutation by seed and epoch, dealt to the processes."""
+    """Batches of (epoch, index) of one epoch, from batch `start` on: a permutation by seed and epoch, dealt to the processes.
+
+    The batches that the processes have at the same time are, together, those of one process with so many times the batch. All have
+    equally many; at the end of an epoch a batch may be smaller than others', or empty, but no picture comes twice.
+    """
 
     def __init__(self, length: int, batch_size: int, seed: int, process: int = 0, processes: int = 1) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
@@ -120,11 +124,9 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        # Every process gets equally many: the first samples fill up the last round.
-        padded = np.resize(order, -(-self.length // self.processes) * self.processes)
-        mine = padded[self.process :: self.processes]
-        for at in range(self.start * self.batch_size, len(mine), self.batch_size):
-            yield [(self.epoch, int(i)) for i in mine[at : at + self.batch_size]]
+        mine = order[self.process :: self.processes]
+        for at in range(self.start, len(self)):
+            yield [(self.epoch, int(i)) for i in mine[at * self.batch_size : (at + 1) * self.batch_size]]
 
 
 def collate(samples: list[Sample | UserError]) -> list[Sample | UserError]:

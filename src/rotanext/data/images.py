@@ -22,6 +22,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _OPENCV_SIDE, _OPENCV_PIXELS = 1 << 20, 1 << 30
 # zlib's fastest level, every row as its difference from the one above: as fast as opencv's default, and a quarter smaller
 PNG_FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
+_FEW_PIXELS = 100_000_000  # take little memory, whatever the file
+_PIXELS_A_BYTE = 8 * 1032  # at most: one-bit pixels, deflated
 _TAIL = 1 << 16  # bytes at the end of a file in which its end marker is looked for
 
 
@@ -33,12 +35,13 @@ def read_image(path: str | Path) -> np.ndarray:
     and are better stretched beforehand. EXIF and TIFF orientation are not applied, because labels are in stored
     pixels. Of several pages the first is read.
 
-    Raises `UserError` for a missing or empty file, a file that is no picture or is cut off, and pixels that are
-    neither 8 nor 16 bit unsigned (float and signed rasters have no range that everybody means).
+    Raises `UserError` for a missing or empty file, a file that is no picture, is cut off or claims more pixels than it
+    can hold, and pixels that are neither 8 nor 16 bit unsigned (float and signed rasters have no range that everybody means).
     """
     path = Path(path)
     data = _read_bytes(path)
     _check_whole(path, data)
+    _check_claim(path, _header_size(io.BytesIO(data)), len(data))
     pixels = _decode(_as_stored(data))
     if pixels is None:
         raise _not_decoded(path)
@@ -49,14 +52,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Width and height in stored pixels, from the header alone where it can be read; raises like `read_image`."""
     path = Path(path)
     _check_file(path)
-    try:
-        with _pillow_without_limit, Image.open(path) as picture:
-            # Pillow swaps the sides of a TIFF by its orientation; its tags 256 and 257 hold what is stored.
-            tags = getattr(picture, "tag_v2", None)
-            return (int(tags[256]), int(tags[257])) if tags is not None else picture.size
-    except (OSError, ValueError, SyntaxError, KeyError):
+    size = _header_size(path)
+    _check_claim(path, size, path.stat().st_size)
+    if size is None:
         height, width = read_image(path).shape[:2]
         return width, height
+    return size
 
 
 def check_image(path: str | Path) -> tuple[int, int]:
@@ -132,11 +133,11 @@ def _has_all_strips(path: Path) -> bool:
         with _pillow_without_limit, Image.open(path) as picture:
             tags = getattr(picture, "tag_v2", {})
             offsets, lengths = (tags.get(273) or tags.get(324), tags.get(279) or tags.get(325))
-    except (OSError, ValueError, SyntaxError, KeyError):
+            if not offsets or not lengths:
+                return False
+            return max(at + length for at, length in zip(offsets, lengths, strict=False)) <= path.stat().st_size
+    except Exception:  # see _header_size
         return False
-    if not offsets or not lengths:
-        return False
-    return max(at + length for at, length in zip(offsets, lengths, strict=False)) <= path.stat().st_size
 
 
 def _is_image(path: Path, suffixes: tuple[str, ...]) -> bool:
@@ -183,6 +184,25 @@ def _check_whole(path: Path, data: bytes) -> None:
         raise UserError(explain(path, cut, "a complete picture", "Copy or download it again."))
 
 
+def _header_size(source: Path | io.BytesIO) -> tuple[int, int] | None:
+    """Width and height as the header says; None where Pillow cannot tell."""
+    try:
+        with _pillow_without_limit, Image.open(source) as picture:
+            # Pillow swaps the sides of a TIFF by its orientation; its tags 256 and 257 hold what is stored.
+            tags = getattr(picture, "tag_v2", None)
+            width, height = (int(tags[256]), int(tags[257])) if tags is not None else picture.size
+    except Exception:  # Pillow's readers fail in a dozen ways on damaged files
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _check_claim(path: Path, size: tuple[int, int] | None, length: int) -> None:
+    """Refuse a header that claims more pixels than the file can hold, before memory is taken for them."""
+    if size and size[0] * size[1] > max(_FEW_PIXELS, _PIXELS_A_BYTE * length):
+        found = f"a header that claims {size[0]} x {size[1]} pixels, in a file of {length} bytes"
+        raise UserError(explain(path, found, "no more pixels than it can hold", "It is damaged: copy or download it again."))
+
+
 def _as_stored(data: bytes) -> bytes | bytearray:
     """The same file, a TIFF's tags changed so that opencv neither turns the picture nor multiplies alpha into it."""
     if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -219,7 +239,7 @@ def _decode_huge(data: bytes | bytearray) -> np.ndarray | None:
             if max(picture.size) <= _OPENCV_SIDE and picture.width * picture.height <= _OPENCV_PIXELS:
                 return None
             return np.asarray(picture.convert("RGB"))[..., ::-1]
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # see _header_size
         return None
 
 

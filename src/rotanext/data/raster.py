@@ -3,7 +3,8 @@
 import math
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rotanext.geo.georeference import Georeference
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt")
-CACHE_MEGABYTES = 256  # of decoded blocks, GDAL's for the whole process
+CACHE_MEGABYTES = 192  # of decoded blocks, GDAL's for the whole process
 _SAMPLE = 1024  # pixels a side that percentiles are measured on
 _SAMPLED_BLOCK = 64  # a raster without overviews is sampled in blocks of this size
 
@@ -70,16 +71,17 @@ class Raster:
         self.path, self._opener = path, opener
         self._local, self._lock, self._opened = threading.local(), threading.Lock(), list[Any]()
         try:
-            file = self._file()
-            self.width, self.height = int(file.width), int(file.height)
-            self._palette = _palette(file)
-            self.bands = self._chosen(options.bands)
-            self._all_valid = all(flags[0].name == "all_valid" for flags in file.mask_flag_enums)
-            self._stretch = self._find_stretch(options.stretch)
+            with _refusing(path, "a header that cannot be read", "a raster that GDAL reads", "Check the file."):
+                file = self._file()
+                self.width, self.height = int(file.width), int(file.height)
+                self._palette = _palette(file)
+                self.bands = self._chosen(options.bands)
+                self._all_valid = all(flags[0].name == "all_valid" for flags in file.mask_flag_enums)
+                self._stretch = self._find_stretch(options.stretch)
+                self.how = self._how()
         except BaseException:
             self.close()
             raise
-        self.how = self._how()
 
     def __enter__(self) -> "Raster":
         return self
@@ -118,11 +120,8 @@ class Raster:
         file = getattr(self._local, "file", None)
         if file is None:
             rasterio = load_rasterio()
-            try:
+            with _refusing(self.path, "that it does not open", "a raster that GDAL reads", "Check the file."):
                 file = rasterio.open(self.path, opener=self._opener)
-            except (rasterio.errors.RasterioError, OSError, ValueError, TypeError) as error:
-                found = f"that it does not open ({_first_line(error)})"
-                raise UserError(explain(self.path, found, "a raster that GDAL reads", "Check the file.")) from None
             if not file.count:
                 file.close()
                 raise UserError(explain(self.path, "no bands", "a raster with pixels", "Name one of its subdatasets."))
@@ -141,15 +140,12 @@ class Raster:
         rasterio, file = load_rasterio(), self._file()
         where = None if window is None else rasterio.windows.Window(*window)
         valid: np.ndarray | None = None
-        try:
+        with _refusing(self.path, "a part that cannot be read", "a complete raster", "Copy or download it again."):
             resampling = rasterio.enums.Resampling.average if averaged else rasterio.enums.Resampling.nearest
             size = None if shape is None else (len(self.bands), *shape)
             values = file.read(list(self.bands), window=where, out_shape=size, resampling=resampling)
             if not self._all_valid:
                 valid = file.dataset_mask(window=where, out_shape=shape) > 0
-        except (rasterio.errors.RasterioError, OSError, ValueError, MemoryError) as error:
-            found = f"a part that cannot be read ({_first_line(error)})"
-            raise UserError(explain(self.path, found, "a complete raster", "Copy or download it again.")) from None
         if values.dtype.kind == "c":
             found = f"complex values ({values.dtype})"
             raise UserError(explain(self.path, found, "real ones", "Compute their magnitude first."))
@@ -262,15 +258,24 @@ def _palette(file: Any) -> np.ndarray | None:
     return table
 
 
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error  # rasterio hides GDAL's reason behind "Read failed"
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+@contextmanager
+def _refusing(path: str | Path, found: str, expected: str, advice: str) -> Iterator[None]:
+    """Turns what rasterio and GDAL raise about a file into a UserError that says why."""
+    rasterio = load_rasterio()
+    kinds = (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError, OSError, ValueError, TypeError, MemoryError)
+    try:
+        yield
+    except kinds as error:
+        cause = error.__cause__ or error  # rasterio hides GDAL's reason behind "Read failed"
+        why = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise UserError(explain(path, f"{found} ({why})", expected, advice)) from None
 
 
 def load_rasterio() -> Any:
     """The module rasterio; raises UserError where it is not installed."""
     try:
         import rasterio
+        import rasterio._err
         import rasterio.enums
         import rasterio.errors
         import rasterio.windows

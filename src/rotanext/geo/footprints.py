@@ -15,7 +15,7 @@ from rotanext.geo.georeference import Georeference
 if TYPE_CHECKING:
     from pyproj import CRS
 
-CLASS_FIELDS = ("class", "class_name", "label", "category", "type", "name")
+CLASS_FIELDS = ("class", "class_name", "label", "category", "type")  # not "name": OpenStreetMap's is a proper name
 DEFAULT_CLASS = "object"
 _LONGEST_NAME = 100
 _CORRECT = "Correct or remove the feature."
@@ -31,7 +31,7 @@ def read_footprints(path: Path, image: Path | None) -> Iterator[tuple[int, Label
     GeoJSON is longitude and latitude (RFC 7946) unless it has the older `crs` member; a GeoPackage names its CRS, and all of its
     layers are read. One feature is one object, whatever its parts; holes don't count. The outline's corners are taken to pixels,
     sides staying straight there, then the rectangle of least area around them in float64. The class is the first of the
-    properties `class`, `class_name`, `label`, `category`, `type`, `name` (in any case) that holds text, its spaces turned into
+    properties `class`, `class_name`, `label`, `category`, `type` (in any case) that holds text, its spaces turned into
     hyphens as in DOTA's own names; without one it is "object". Nothing is difficult.
 
     A feature that gives no rectangle (no geometry, a point or a line, no area, coordinates that are no numbers or lie where the
@@ -147,7 +147,7 @@ def _geojson_crs(path: Path, member: Any) -> "CRS":
         return CRS.from_epsg(4326)
     try:
         return CRS.from_user_input(str(member["properties"]["name"])).to_2d()
-    except (CRSError, TypeError, KeyError, IndexError) as error:
+    except (CRSError, TypeError, KeyError, IndexError, ValueError) as error:
         expected = "a known name, such as urn:ogc:def:crs:EPSG::32616, or none"
         found = f"the crs member {json.dumps(member)[:80]}"
         raise UserError(explain(path, found, expected, "Write the file again in EPSG:4326.")) from error

@@ -3,7 +3,6 @@
 import difflib
 from typing import Any, NamedTuple
 
-import timm
 from torch import Tensor, nn
 
 from rotanext.errors import UserError
@@ -26,12 +25,19 @@ class TimmBackbone(nn.Module):
     """A timm feature extractor with four maps at strides 4 to 32, frozen stages and frozen BatchNorm statistics."""
 
     def __init__(self, name: str, options: BackboneOptions) -> None:
+        import timm  # seconds, and 200 MB of torch's compiler, that our own backbones do without
+
         super().__init__()
         if not timm.is_model(name):
             near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 3)
             raise UserError(f"timm has no model '{name}'; nearest: {', '.join(near) or 'none'}")
         arguments: dict[str, Any] = {"drop_path_rate": options.drop_path} if options.drop_path else {}
-        body: Any = timm.create_model(name, features_only=True, pretrained=False, **arguments)
+        try:
+            body: Any = timm.create_model(name, features_only=True, pretrained=False, **arguments)
+        except Exception as error:  # each family of timm's refuses options, or maps, in its own way
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            with_options = f" with {arguments}" if arguments else ""
+            raise UserError(f"timm:{name} gives no maps of features{with_options}: {reason}. Choose another backbone.") from None
         self.body = body
         strides = body.feature_info.reduction()
         chosen = [i for i, stride in enumerate(strides) if stride in OUTPUT_STRIDES]

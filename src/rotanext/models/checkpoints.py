@@ -140,6 +140,16 @@ def map_keys(layout: str, state_dict: Mapping[str, Tensor]) -> StateDict:
     return mapped
 
 
+def _as_tensor(value: Any) -> Any:
+    """A NumPy array of numbers as a tensor; everything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
+    except TypeError:  # an array of texts, or of a type that torch lacks
+        return value
+
+
 def find_state_dict(content: Mapping[str, Any], path: str | Path) -> StateDict:
     """The weights in a checkpoint's content: under `state_dict` or `model`, or the content itself."""
     weights: Any = content
@@ -147,7 +157,7 @@ def find_state_dict(content: Mapping[str, Any], path: str | Path) -> StateDict:
         if isinstance(content.get(name), dict):
             weights = content[name]
             break
-    converted = {key: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for key, v in weights.items()}
+    converted = {key: _as_tensor(value) for key, value in weights.items()}
     if not converted or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in converted.items()):
         found = (
             f"the keys {', '.join(key if isinstance(key, str) else type(key).__name__ for key in list(content)[:5])}"
@@ -161,14 +171,10 @@ def find_state_dict(content: Mapping[str, Any], path: str | Path) -> StateDict:
     return converted
 
 
-def load_strict(
+def check_strict(
     module: nn.Module, state_dict: StateDict, path: str | Path, layout: str, may_miss: Sequence[str] = ()
 ) -> LoadReport:
-    """Copy weights into `module`; all or nothing.
-
-    `may_miss` are beginnings of keys that may stay at their initial values. Raises UserError, naming the keys and
-    leaving the module as it was, when any other is missing, unexpected or of another shape.
-    """
+    """Compare weights with what `module` has, which may be on the meta device; see `load_strict`."""
     own = module.state_dict()
     report = LoadReport(layout)
     for key, value in state_dict.items():
@@ -186,6 +192,18 @@ def load_strict(
         raise UserError(explain(path, report.text(), "exactly the model's tensors", advice))
     if allowed:
         report.notes.append(f"not in the file, left at their initial values: {', '.join(allowed)}")
+    return report
+
+
+def load_strict(
+    module: nn.Module, state_dict: StateDict, path: str | Path, layout: str, may_miss: Sequence[str] = ()
+) -> LoadReport:
+    """Copy weights into `module`; all or nothing.
+
+    `may_miss` are beginnings of keys that may stay at their initial values. Raises UserError, naming the keys and
+    leaving the module as it was, when any other is missing, unexpected or of another shape.
+    """
+    report = check_strict(module, state_dict, path, layout, may_miss)
     module.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
     return report
 
@@ -311,6 +329,16 @@ def _infer_backbone(state_dict: StateDict, path: str | Path) -> str:
     raise UserError(explain(path, found, "a published ConvNeXt or ResNet", "This architecture cannot be built here."))
 
 
+def _configured_backbone(config: dict[str, Any], path: str | Path) -> str:
+    """The backbone's name in our own file's configuration."""
+    model = config.get("model")
+    name = model.get("backbone") if isinstance(model, dict) else None
+    if not isinstance(name, str):
+        advice = "Its header is damaged; fetch it again."
+        raise UserError(explain(path, "a configuration without model.backbone", "the name of its backbone", advice))
+    return name
+
+
 def _class_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     meta = _mapping(content.get("meta"))
     dataset = _mapping(meta.get("dataset_meta"))
@@ -361,7 +389,7 @@ def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> Dete
     return DetectorFile(
         layout=layout,
         state_dict=weights,
-        backbone=config["model"]["backbone"] if config else _infer_backbone(weights, path),
+        backbone=_configured_backbone(config, path) if config is not None else _infer_backbone(weights, path),
         num_classes=num_classes,
         fpn_channels=weights["fpn.output.0.weight"].shape[0],
         tower_depth=sum(re.fullmatch(r"head\.cls_tower\.\d+\.weight", key) is not None for key in weights),
@@ -382,7 +410,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         valid = (header["format"], header["box_convention"]) == (FORMAT, CONVENTION)
         valid = valid and header["anchors"] in ("v0", "v1") and isinstance(header["config"], dict)
         valid = valid and all(isinstance(name, str) for name in header["class_names"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         found, valid = f"no readable header ({type(error).__name__}: {error})", False
     if not valid:
         raise UserError(explain(path, found, expected, "Use the version of rotanext that wrote it, or save it again."))

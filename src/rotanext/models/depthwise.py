@@ -61,6 +61,9 @@ class _Depthwise(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             return (
                 F.conv2d(gradient, weight.flip(2, 3), padding=size // 2, groups=len(weight)) if wants_x else None,
-                cpu.depthwise_weight_gradient(x, gradient, size) if wants_weight else None,
+                # with the weights' strides: DDP copies gradients whose strides are others, and says so
+                cpu.depthwise_weight_gradient(x, gradient, size).as_strided(weight.shape, weight.stride())
+                if wants_weight
+                else None,
                 gradient.sum((0, 2, 3)) if wants_bias else None,
             )

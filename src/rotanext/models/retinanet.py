@@ -74,12 +74,12 @@ class RetinaNet(nn.Module):
             self.backbone.norm0.requires_grad_(False)
 
     def prepare(self, images: list[Tensor]) -> Tensor:
-        """One batch `[B, 3, H, W]` from uint8 RGB pictures `[h, w, 3]` of any sizes, on the model's device.
+        """One batch `[B, 3, H, W]` from uint8 RGB pictures `[h, w, 3]` of any sizes (or from none), on the model's device.
 
         Normalised first, then filled with zeros on the right and at the bottom up to a common multiple of 32.
         """
-        height = max(image.shape[0] for image in images)
-        width = max(image.shape[1] for image in images)
+        height = max((image.shape[0] for image in images), default=SIZE_DIVISOR)
+        width = max((image.shape[1] for image in images), default=SIZE_DIVISOR)
         height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in (height, width))
         batch = self.mean.new_zeros(len(images), 3, height, width).to(memory_format=torch.channels_last)
         for target, image in zip(batch, images, strict=True):

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rotanext.errors import UserError, explain
+from rotanext.errors import UserError, explain, shortened
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in files of torch.save before version 1.6
 HARMLESS_PACKAGES = (
@@ -146,6 +146,8 @@ def _dtype(code: str, *_: Any) -> Unfinished:
 
 
 def _array(dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool, data: Any) -> np.ndarray:
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biufcSU":
+        raise ValueError("an array of something else than numbers or texts")
     raw = data.encode("latin-1") if type(data) is str else data
     return np.frombuffer(raw, dtype=dtype).reshape(shape, order="F" if fortran else "C")
 
@@ -433,10 +435,10 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             "The file was refused and nothing in it was run: it may be an attack, or a whole pickled program "
             "instead of weights. Take it from a source you trust, saved as a state dict or as .safetensors."
         )
-        raise UserError(explain(path, str(error), "tensors and plain data only", advice)) from None
+        raise UserError(explain(path, shortened(str(error)), "tensors and plain data only", advice)) from None
     except DAMAGE as error:
         cut = isinstance(error, EOFError | struct.error | zipfile.BadZipFile)
-        found = "a cut-off file" if cut else f"damage ({error})"
+        found = "a cut-off file" if cut else f"damage ({shortened(str(error))})"
         advice = "The file is damaged, incomplete or no checkpoint: fetch it again."
         raise UserError(explain(path, found, "a checkpoint by torch.save or safetensors", advice)) from None
     if not isinstance(value, dict):

@@ -81,7 +81,10 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"iou_threshold is {iou_threshold}; expected a number from 0 to 1")
     scores = torch.nan_to_num(scores, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-    result: Tensor = torch.ops.rotanext.nms(boxes, scores, labels, iou_threshold)
+    plain = type(boxes) is Tensor and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack()
+    # torch's way to its custom operators loads its compiler first: seconds, and 200 MB
+    nms = implementation(boxes.device).rotated_nms if plain else torch.ops.rotanext.nms
+    result: Tensor = nms(boxes, scores, labels, iou_threshold)
     return result
 
 
