@@ -260,8 +260,8 @@ def test_object_storage_in_and_out(
     storage.pipe_file("archive/in/notes.md", b"no scene")
     problems = Problems()
     done = run(detector, "s3://archive/in", "s3://archive/out/", problems, cluster=ClusterOptions(workers=1, cores=1, chunk=8))
-    assert (done.scenes, done.done, done.failed) == (4, 3, 1)
-    assert problems.first[0].startswith("s3://archive/in/bad.tif: found that it does not open")
+    assert (done.scenes, done.done, done.failed) == (4, 3, 1), problems.first
+    assert problems.first[0].startswith("s3://archive/in/bad.tif: found that it does not open ('s3://archive/in/bad.tif' not recog")
     for stem, name in (("a", "a.tif"), ("b", "b.tif"), ("d", "d.png")):
         check_result(f"s3://archive/out/scenes/{result_name(f's3://archive/in/deeper [1]/{name}')}", plain[stem])
     storage.invalidate_cache()

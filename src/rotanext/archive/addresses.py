@@ -124,7 +124,21 @@ class Ranges:
         if path != self.address:
             raise FileNotFoundError(path)
         files, inner = file_system(path)
-        return files.open(inner, "rb", block_size=_AHEAD, cache_type="readahead")
+        return _Handle(files.open(inner, "rb", block_size=_AHEAD, cache_type="readahead"))
+
+
+class _Handle:
+    """An open file that equals only itself: rasterio keeps them in a dict, and fsspec's of one address are all equal."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def __enter__(self) -> "_Handle":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def is_raster(address: str) -> bool:

@@ -1,10 +1,12 @@
 """Windows of rasters of any size as uint8 RGB: GeoTIFF, COG, JPEG 2000, VRT and whatever else GDAL reads (extra `geo`)."""
 
 import math
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +71,7 @@ class Raster:
         self, path: str | Path, options: RasterOptions = RasterOptions(), opener: Callable[..., Any] | None = None
     ) -> None:
         self.path, self._opener = path, opener
-        self._local, self._lock, self._opened = threading.local(), threading.Lock(), list[Any]()
+        self._local, self._lock, self._opened = threading.local(), threading.Lock(), list[tuple[Any, Context]]()
         try:
             with _refusing(path, "a header that cannot be read", "a raster that GDAL reads", "Check the file."):
                 file = self._file()
@@ -91,8 +93,8 @@ class Raster:
 
     def close(self) -> None:
         """Close the file in every thread that read it."""
-        for file in self._opened:
-            file.close()
+        for file, context in self._opened:
+            context.run(file.close)
         self._opened.clear()
 
     def read(self, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -126,7 +128,7 @@ class Raster:
                 file.close()
                 raise UserError(explain(self.path, "no bands", "a raster with pixels", "Name one of its subdatasets."))
             with self._lock:
-                self._opened.append(file)
+                self._opened.append((file, copy_context()))  # rasterio keeps what an opener opened in context variables
             self._local.file = file
         return file
 
@@ -267,7 +269,7 @@ def _refusing(path: str | Path, found: str, expected: str, advice: str) -> Itera
         yield
     except kinds as error:
         cause = error.__cause__ or error  # rasterio hides GDAL's reason behind "Read failed"
-        why = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        why = re.sub(r"/vsiriopener_[0-9a-f]+/", "", (str(cause).strip().splitlines() or [type(cause).__name__])[0])
         raise UserError(explain(path, f"{found} ({why})", expected, advice)) from None
 
 
