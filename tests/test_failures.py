@@ -4,10 +4,12 @@ The trainings are real processes with the real command line, forked by fork_serv
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from rich.console import Console
 
 from conftest import TINY, draw_dataset, tiny_config
 from rotanext.errors import Problems, UserError
+from rotanext.feeding import load_window
 from rotanext.progress import Reporter
 from rotanext.runlog import read_rows
 from rotanext.state import newest_state, save_state, state_files
@@ -213,6 +216,29 @@ def test_a_loading_process_killed_for_memory(start: Start, data: Path, straight:
     command = start("train", "--resume", run, "data.workers=0", "--device", "cpu")
     assert command.end() == 0, command.log.read_text()
     assert_same_run(run, straight)
+
+
+class _CutOff:
+    """Batches from a process that is killed while it hands one over."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self._workers = error, [multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))]
+        self._workers[0].start()
+
+    def __iter__(self) -> "_CutOff":
+        return self
+
+    def __next__(self) -> list:
+        worker = self._workers[0]
+        threading.Timer(0.3, worker.kill).start()  # the system tells of its end after its connections are closed
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("Connection reset by peer"), EOFError()], ids=["reset", "end"])
+def test_a_loading_process_killed_while_it_hands_over(error: Exception) -> None:
+    found = load_window(_CutOff(error), 1, []).failure
+    assert found
+    assert found.startswith("a loading process was killed by SIGKILL")
 
 
 def test_a_full_disk(start: Start, data: Path, straight: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import fuzz
 from fuzz import Reader, campaign, make_input
 from fuzz_inputs import mutate_text
+from process_memory import status
 from rotanext.errors import UserError
 
 COUNT = 300  # per reader
@@ -104,7 +105,7 @@ PLANTED: tuple[tuple[Callable[[Path], Any], str], ...] = (
 
 
 @pytest.mark.parametrize(("harm", "found"), PLANTED, ids=lambda value: getattr(value, "__name__", ""))
-def test_the_harness_notices(harm: Callable[[Path], Any], found: str) -> None:
+def test_the_harness_notices(harm: Callable[[Path], Any], found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One input of ten does harm; that one is reported, and the others are tried all the same."""
 
     def read(path: Path) -> None:
@@ -116,6 +117,7 @@ def test_the_harness_notices(harm: Callable[[Path], Any], found: str) -> None:
     def numbered(rng: Any, seeds: Any) -> bytes:
         return b"5" if rng.random() == special else b"x"
 
+    monkeypatch.setattr(fuzz, "MEMORY", fuzz.MEMORY + status("VmRSS"))  # this process holds what earlier tests left
     name = "planted"
     special = fuzz.Random(f"{name}/0/5").random()
     outcome = campaign(Reader(name, lambda: (), numbered, read, "a.txt"), seed=0, count=10, timeout=1.0 if harm is _hang else 60.0)
@@ -124,8 +126,9 @@ def test_the_harness_notices(harm: Callable[[Path], Any], found: str) -> None:
     assert (outcome.tried, outcome.refused) == (10, 9)
 
 
-def test_a_refused_seed_is_a_failure() -> None:
+def test_a_refused_seed_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a reader that refuses everything would pass."""
+    monkeypatch.setattr(fuzz, "MEMORY", fuzz.MEMORY + status("VmRSS"))
     outcome = campaign(Reader("strict", lambda: (b"whole",), mutate_text, refuse, "a.txt"), seed=0, count=5)
     assert [failure.what for failure in outcome.failures] == ["a seed, which is whole, was refused"]
 

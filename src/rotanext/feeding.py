@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ def load_window(batches: Batches, count: int, roots: list[str]) -> Window:
     while len(window) < count and failure is None:
         try:
             loaded = next(batches)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:  # the latter two: it died while handing over
             if isinstance(error, RuntimeError) and not str(error).startswith(_WORKERS_ARE_LOST):
                 raise
             failure = _why_lost(error, batches)
@@ -68,9 +69,12 @@ def _vanished(roots: list[str]) -> str | None:
     return None
 
 
-def _why_lost(error: RuntimeError | MemoryError, batches: Batches) -> str:
+def _why_lost(error: Exception, batches: Batches) -> str:
     """What happened to the loading processes, and what helps."""
-    codes = [worker.exitcode for worker in getattr(batches, "_workers", [])]
+    workers = getattr(batches, "_workers", [])
+    if isinstance(error, ConnectionError | EOFError):
+        wait([worker.sentinel for worker in workers], timeout=5)  # its files close a moment before it has ended
+    codes = [worker.exitcode for worker in workers]
     signals = sorted({signal.Signals(-code).name for code in codes if code and code < 0})
     if isinstance(error, MemoryError):
         found, advice = "memory ran out while pictures were loaded", "Use data.cache=false, a smaller data.image_size or batch"
