@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 
 from conftest import tiny_config
-from rotanext.archive.addresses import Ranges, open_address
-from rotanext.archive.cluster import ClusterOptions, Summary, predict_archive
-from rotanext.archive.results import result_name
+from rotanext.archive.addresses import Ranges, list_scenes, open_address
+from rotanext.archive.cluster import ClusterOptions, Gathering, Summary, predict_archive
+from rotanext.archive.results import Journal, Record, Target, result_name, to_parquet
 from rotanext.archive.work import Job, load_weights
 from rotanext.data.images import write_png
 from rotanext.data.raster import Raster, RasterOptions
@@ -300,6 +300,71 @@ def test_of_a_remote_raster_only_ranges_are_read(storage: str, tmp_path: Path, m
         Ranges("s3://large/large.tif")("s3://large/large.tif.ovr")
 
 
+def test_scenes_by_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("a.tif", "B.TIF", "deep/er/c.png", "deep/d.jp2", "deep/.e.tif", "notes.md", "[1].tif")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+
+    def found(source: object) -> list[str]:
+        return [str(Path(address).relative_to(tmp_path)) for address in list_scenes(str(source))]
+
+    below = ["B.TIF", "[1].tif", "a.tif", "deep/d.jp2", "deep/er/c.png"]
+    assert found(tmp_path) == found(".") == below
+    assert found("*.tif") == ["[1].tif", "a.tif"]
+    assert found("**/*.jp2") == ["deep/d.jp2"]
+    assert found("[1].tif") == ["[1].tif"]
+    assert found("a.tif") == ["a.tif"]
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf# scenes\r\na.tif\r\n\n  gone.tif \na.tif\ns3://bucket/x#1.tif\n")
+    assert list_scenes("list.txt") == [str(tmp_path / "a.tif"), str(tmp_path / "gone.tif"), "s3://bucket/x#1.tif"]
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    for source, message in (
+        ("none", "none: found no scenes"),
+        ("*.jpg", r"\*\.jpg: found no scenes"),
+        ("empty.txt", "found an empty list"),
+        ("nothing://a", "nothing://a: found .*nothing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list_scenes(source)
+
+
+def test_chunks_are_gathered_once() -> None:
+    """Whatever their order, and however often the cluster computes one again."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"address": f"s{k}", "chunk": c, "chunks": 1 + k % 4, "try": t} for k in range(20) for c in range(1 + k % 4) for t in "ab"
+    ]
+    gathered, complete = Gathering(), list[list[dict[str, Any]]]()
+    for index in rng.permutation(len(rows)):
+        scene = gathered.add(rows[index])
+        complete += [] if scene is None else [scene]
+    assert sorted(scene[0]["address"] for scene in complete) == sorted(f"s{k}" for k in range(20))
+    assert all(sorted(row["chunk"] for row in scene) == list(range(scene[0]["chunks"])) for scene in complete)
+    assert gathered.held == 0
+    assert gathered.missing(["s1", "lost"]) == ["lost"]
+
+
+def test_the_manifest_is_whole_whatever_happened(tmp_path: Path) -> None:
+    """Parts of a run that was killed, and a result whose record it never wrote, are in the next run's manifest."""
+    target = Target(str(tmp_path))
+    killed = Journal(target)
+    killed.add(Record("a", "failed", "no"))
+    killed.add(Record("b", "done", file="scenes/b-1.parquet"))
+    killed.flush()
+    killed.add(Record("never", "failed", "written"))
+    for name in ("b-1", "c-2"):
+        record = Record(name[0], "done", file=f"scenes/{name}.parquet", detections=0)
+        empty = Detections(torch.zeros(0, 5), torch.zeros(0), torch.zeros(0, dtype=torch.long), ("plane",))
+        target.write(record.file, to_parquet(record, empty, None))
+    after = Journal(target)
+    after.add(Record("a", "done", file="scenes/a-0.parquet"))
+    assert after.compact() == 3
+    assert {name: row["status"] for name, row in manifest(tmp_path).items()} == {"a": "done", "b": "done", "c": "done"}
+    assert not list((tmp_path / "journal").iterdir())
+    assert Journal(target).compact() == 3
+
+
 def test_a_node_that_dies_takes_nothing_with_it(
     machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
 ) -> None:
@@ -351,3 +416,21 @@ def test_a_node_that_dies_takes_nothing_with_it(
     for stem, path in files.items():
         check_result(path, plain[stem[0]])
     assert len(files) == len(list((target / "scenes").iterdir())) == 6
+
+
+def test_clusters_that_are_not_there(cli: Callable, detector: Detector, scenes: Path, tmp_path: Path) -> None:
+    if ray.is_initialized():
+        ray.shutdown()
+    save_detector(detector, tmp_path / "weights.safetensors")
+    command = ("predict", scenes, "-w", tmp_path / "weights.safetensors", "--out", tmp_path / "out", "--device", "cpu")
+    for options, message in (
+        (("--ray", "ray://127.0.0.1:10001"), "found a client's address"),
+        (("--ray", "127.0.0.1:1"), "found no cluster"),
+        (("--ray", "yes"), "found no cluster"),
+        (("--ray", "auto"), "found no cluster"),
+        (("--ray", "local", "--cores-per-worker", 4096), "found no machine with 4096 cores"),
+        (("--workers", 2), "--workers and --cores-per-worker belong to --ray"),
+    ):
+        done = cli(*command, *options)
+        assert done.code == 2, options
+        assert message in done.err

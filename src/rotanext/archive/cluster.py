@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -26,6 +27,7 @@ _PLANNERS = 4  # tasks that open scenes' headers at once
 _PLANNED = 16  # scenes a planning task takes on
 _WORKERS_A_MERGER = 8  # as many workers keep one process that merges busy at most
 _IN_FLIGHT = 2  # chunks at a worker: one computed, one waiting
+_CONNECT = 10.0  # seconds that a cluster may take to answer
 _OBJECTS = 512 << 20  # bytes of a local Ray's shared memory: only weights and detections lie there
 
 
@@ -189,6 +191,8 @@ def session(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    if address not in ("local", "auto"):
+        _check_reachable(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address == "local":
@@ -196,13 +200,26 @@ def session(address: str) -> Iterator[Any]:
         else:
             ray.init(address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        found = f"no cluster ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        advice = "Start one with `ray start --head`, or give --ray local."
-        raise UserError(explain(f"--ray {address}", found, "local, auto or HOST:PORT of a cluster that runs", advice)) from error
+        raise _no_cluster(address, error) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for five minutes, and then end the process."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    found = f"no cluster ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    advice = "Start one with `ray start --head`, or give --ray local."
+    return UserError(explain(f"--ray {address}", found, "local, auto or HOST:PORT of a cluster that runs", advice))
 
 
 def _resources(ray: Any, job: Job, cluster: ClusterOptions) -> tuple[Job, int, float]:
@@ -267,10 +284,10 @@ def _rows(
     workers, gpus = pool
     with data.DataContext.current(context):
         items = [{"index": index, "address": address} for index, address in enumerate(todo)]
-        scenes = data.from_items(items, override_num_blocks=math.ceil(len(items) / _PLANNED))
-        chunks = scenes.flat_map(
-            plan, fn_kwargs={"job": job, "gate": gate, "ahead": ahead}, num_cpus=0, compute=data.TaskPoolStrategy(_PLANNERS)
-        )
+        blocks = math.ceil(len(items) / _PLANNED)
+        scenes = data.from_items(items, override_num_blocks=blocks)
+        several = data.TaskPoolStrategy(min(_PLANNERS, blocks))
+        chunks = scenes.flat_map(plan, fn_kwargs={"job": job, "gate": gate, "ahead": ahead}, num_cpus=0, compute=several)
         computed = chunks.map(
             Worker,
             fn_constructor_args=(job, ray.put(weights)),
