@@ -429,7 +429,7 @@ def test_clusters_that_are_not_there(cli: Callable, detector: Detector, scenes: 
         (("--ray", "yes"), "found no cluster"),
         (("--ray", "auto"), "found no cluster"),
         (("--ray", "local", "--cores-per-worker", 4096), "found no machine with 4096 cores"),
-        (("--workers", 2), "--workers and --cores-per-worker belong to --ray"),
+        (("--workers", 2), "--workers, --cores-per-worker and --chunk belong to --ray"),
     ):
         done = cli(*command, *options)
         assert done.code == 2, options

@@ -1,4 +1,4 @@
-"""The commands, the SLURM script and the Kubernetes manifest of docs/scale-training.md, as far as a desk allows."""
+"""The commands, the SLURM script and the Kubernetes manifest of docs/scale.md, as far as a desk allows."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ from rotanext.cli import app
 from rotanext.config import Config, load_config, recipe_names
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SLURM, KUBERNETES, TEXT = DOCS / "examples/train.slurm", DOCS / "examples/train.k8s.yaml", DOCS / "scale-training.md"
+SLURM, KUBERNETES, TEXT = DOCS / "examples/train.slurm", DOCS / "examples/train.k8s.yaml", DOCS / "scale.md"
 
 
 def lines_of(path: Path) -> list[str]:
@@ -98,5 +98,18 @@ def test_the_commands_of_the_text_are_valid(line: str) -> None:
         ours(parsed.training_script_args)
 
 
+PREDICTIONS = [line for line in lines_of(TEXT) if line.startswith("rotanext predict ")]
+
+
+@pytest.mark.parametrize("line", PREDICTIONS)
+def test_the_predictions_of_the_text_are_valid(line: str) -> None:
+    command: Any = typer.main.get_command(app)
+    words = shlex.split(line)
+    values = command.commands[words[1]].make_context(words[1], words[2:]).params
+    assert (values["ray"] is None) == ("--ray" not in words)
+    assert values["out"]
+
+
 def test_there_are_commands() -> None:
     assert len(COMMANDS) >= 4
+    assert len(PREDICTIONS) >= 4

@@ -205,6 +205,7 @@ def predict(
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --ray: one per GPU, or per cores.")] = None,
     cores: Annotated[int | None, typer.Option("--cores-per-worker", min=1, help="With --ray, without GPUs: up to 4.")] = None,
+    chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="With --ray: tiles a worker computes at a time, 32.")] = None,
 ) -> None:
     """Detect objects in pictures and rasters of any size; write DOTA text and zip, JSON, GeoJSON and drawn pictures."""
     from rotanext.data.raster import raster_options
@@ -219,11 +220,12 @@ def predict(
     if ray is not None:
         from rotanext.archive.cluster import ClusterOptions, predict_archive
 
-        summary = predict_archive(detector, source, out, options, ClusterOptions(ray, workers, cores), problems, Reporter(console))
+        cluster = ClusterOptions(ray, workers, cores, chunk or ClusterOptions.chunk)
+        summary = predict_archive(detector, source, out, options, cluster, problems, Reporter(console))
         console.print(summary.text(out))
         return _finish(problems)
-    if workers or cores:
-        raise UserError("--workers and --cores-per-worker belong to --ray")
+    if workers or cores or chunk:
+        raise UserError("--workers, --cores-per-worker and --chunk belong to --ray")
     found = run(detector, source, Path(out), options, problems, Reporter(console))
     total = sum(int((d.scores >= draw).sum()) for d in found.values())
     console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")
