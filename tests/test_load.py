@@ -197,6 +197,20 @@ def test_a_detector_on_any_timm_backbone_loads_again(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(detector.model.parameters(), again.model.parameters(), strict=True))
 
 
+def test_a_configuration_from_before_there_were_its_newer_keys(tiny_weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    with safe_open(tiny_weights, "pt") as file:
+        header = json.loads(file.metadata()["rotanext"])
+    for key in ("save_every", "keep", "shard"):
+        del header["config"]["train"][key]
+    save_file(load_file(tiny_weights), path, {"rotanext": json.dumps(header)})
+    assert load_detector(path, "cpu").config.train.save_every == 0
+    del header["config"]["train"]["lr"]
+    save_file(load_file(tiny_weights), path, {"rotanext": json.dumps(header)})
+    with pytest.raises(UserError, match=r"'train\.lr' is missing"):
+        load_detector(path, "cpu")
+
+
 @pytest.mark.parametrize(("change", "found"), [
     ({"fpn_channels": 10**6}, "1000000 FPN channels"),  # would take terabytes
     ({"tower_depth": 10**6}, "1000000 head layers"),

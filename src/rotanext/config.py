@@ -212,12 +212,26 @@ def _explain(error: ValidationError, origin: str) -> str:
     return "\n".join(lines)
 
 
+# Keys that came after the first checkpoints were saved, by section.
+_LATER: dict[str, dict[str, Any]] = {"train": {"save_every": 0, "keep": 1, "shard": False}}
+
+
 def validate(values: dict[str, Any], origin: str) -> Config:
     """A `Config` from plain nested values; raises UserError naming `origin` and each wrong or unknown key."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error, origin)) from None
+
+
+def of_any_version(values: Any) -> Any:
+    """The values of a saved configuration, with the keys that came later than it set to what was done before there were any."""
+    if not isinstance(values, dict):
+        return values
+    return values | {
+        name: {**_LATER[name], **section} if name in _LATER and isinstance(section, dict) else section
+        for name, section in values.items()
+    }
 
 
 def recipe_names() -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from rotanext.config import Config, load_config, validate
+from rotanext.config import Config, load_config, of_any_version, validate
 from rotanext.data.dota import CLASS_LISTS, find_class_names
 from rotanext.detector import Detector, build_model, find_device
 from rotanext.errors import Problems, UserError, explain
@@ -43,7 +43,7 @@ def _config(file: DetectorFile, path: Path, classes: str | None) -> Config:
     """The file's own configuration, or for a third party's file the published recipe its weights belong to."""
     if file.config is not None:
         origin = f"{path} (configuration)"
-        values = validate(file.config, origin).model_dump()
+        values = validate(of_any_version(file.config), origin).model_dump()
         values["model"]["anchors"] = file.anchors
         return validate(values, origin)
     recipe = load_config(PUBLISHED[file.backbone.startswith("convnext")]).model_dump()

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rotanext.allocator import keep_freed_memory
-from rotanext.config import Config, flat_values, validate, with_overrides
+from rotanext.config import Config, flat_values, of_any_version, validate, with_overrides
 from rotanext.errors import Problems, UserError, explain
 from rotanext.evaluate import write_report
 from rotanext.files import make_folder
@@ -35,7 +35,7 @@ def read_run_config(folder: Path) -> Config:
     except (OSError, ValueError, RecursionError) as error:
         advice = "Restore the file; the checkpoints hold the configuration, too."
         raise UserError(explain(path, f"that it cannot be read ({error})", "the configuration of the run", advice)) from None
-    return validate(values, str(path))
+    return validate(of_any_version(values), str(path))
 
 
 def reconfigured(saved: Config, overrides: Sequence[str] = (), wanted: Config | None = None) -> Config:
