@@ -58,9 +58,14 @@ def test_places_on_the_ground(cli: Callable, tiny_weights: Path, tmp_path: Path)
 
     write_raster(tmp_path / "a.tif", noise(3, 150, 200), **UTM)
     write_raster(tmp_path / "b.tif", noise(3, 90, 80))
+    for name in ("c", "d"):
+        write_raster(tmp_path / f"{name}.tif", noise(3, 90, 80), transform=UTM["transform"])
     done = cli("predict", tmp_path / "*.tif", "-w", tiny_weights, "--out", tmp_path / "out", *TILES, *LOW)
     assert done.code == 0, done.err
-    assert sorted(path.name for path in (tmp_path / "out/vectors").iterdir()) == ["a.geojson", "a.gpkg", "a.parquet"]
+    written = ["a.geojson", "a.gpkg", "a.parquet", "c.gpkg", "c.parquet", "d.gpkg", "d.parquet"]
+    assert sorted(path.name for path in (tmp_path / "out/vectors").iterdir()) == written
+    assert done.err.count("a geotransform without CRS") == 1
+    assert "c.tif: a geotransform without CRS" in done.err
     boxes = records(tmp_path / "out")["a"]
     frame = geopandas.read_file(tmp_path / "out/vectors/a.gpkg")
     assert frame.crs.to_epsg() == 32633

@@ -26,6 +26,7 @@ from rotanext.visualize import draw_detections
 JPEG_ABOVE = 4_000_000  # pixels; smaller pictures are written as PNG
 DRAWN_SIDE = 4096  # larger scenes are drawn shrunk to this
 DECODED_AT_ONCE = 64_000_000  # pixels; larger pictures are read in windows, as rasters are
+_UNLOCATED = "a geotransform without CRS: coordinates in its own units, no GeoJSON, no metres, no headings"
 _SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 
 
@@ -135,6 +136,9 @@ def _detect_each(
                 from rotanext.geo.vectors import write_vectors
 
                 write_vectors(target / "vectors", path.stem, detections, georeference)
+                if not georeference.located and _UNLOCATED not in said:
+                    said.add(_UNLOCATED)
+                    reporter.say(f"{path.name}: {_UNLOCATED}")
 
 
 def _write_picture(folder: Path, stem: str, image: np.ndarray, detections: Detections, threshold: float) -> None:
