@@ -223,7 +223,7 @@ def _listen(reader: Reader, receive: int, outcome: Outcome, timeout: float) -> t
 
 def campaign(reader: Reader, seed: int, count: int, start: int = 0, timeout: float = SECONDS, most: int = 20) -> Outcome:
     """Try the inputs `start` to `count` of a reader; one that died or hung `most` times is not started again."""
-    outcome = Outcome(reader.name)
+    outcome, first = Outcome(reader.name), start
     seeds, began = reader.seeds(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name).resolve()
@@ -237,7 +237,10 @@ def campaign(reader: Reader, seed: int, count: int, start: int = 0, timeout: flo
                 if silent:
                     os.kill(pid, signal.SIGKILL)
                 _, ended = os.waitpid(pid, 0)
+            if begun is None and not silent and ended == 0:
+                break
             if begun is None and not silent:
+                outcome.failures.append(Failure(-1, f"the process died while it read whole files, or between two: status {ended}"))
                 break
             if begun is None:
                 raise RuntimeError(f"{reader.name}: silent before its first input or between two")
@@ -246,6 +249,8 @@ def campaign(reader: Reader, seed: int, count: int, start: int = 0, timeout: flo
             outcome.failures.append(Failure(begun, f"no answer in {timeout:g} s" if silent else f"the process died: {died}"))
             start = begun + 1
     outcome.seconds = time.perf_counter() - began
+    if outcome.tried != count - first and not outcome.failures:
+        outcome.failures.append(Failure(-1, f"{outcome.tried} of {count - first} inputs were tried"))
     return outcome
 
 

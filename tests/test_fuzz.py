@@ -133,6 +133,14 @@ def test_a_refused_seed_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [failure.what for failure in outcome.failures] == ["a seed, which is whole, was refused"]
 
 
+def test_a_crash_on_whole_files_is_a_failure() -> None:
+    """They are read once before the first input is told."""
+    outcome = campaign(Reader("crash", lambda: (b"whole",), mutate_text, _leave, "a.txt"), seed=0, count=5)
+    assert outcome.failures
+    outcome = campaign(Reader("crash", lambda: (b"whole",), mutate_text, _fault, "a.txt"), seed=0, count=5)
+    assert outcome.failures
+
+
 def test_an_input_is_made_from_its_number() -> None:
     reader = Reader("any", lambda: (b"1 2 3\n",), mutate_text, refuse, "a.txt")
     inputs = [make_input(reader, reader.seeds(), 7, index) for index in range(100)]

@@ -93,7 +93,7 @@ def evaluate_weights(detector: Detector, data: Path, out: Path, batch_size: int,
     check_task1_target(out / "Task1", detector.class_names)
     make_folder(out)
     entries = read_entries([str(data)], detector.class_names, problems)
-    read, detections = detect_all(detector, Reporter(console).track(entries, "detecting"), problems, batch_size)
+    read, detections = detect_all(detector, Reporter(console).track(entries, "detecting", len(entries)), problems, batch_size)
     if not read:
         raise UserError("\n".join([f"none of the pictures in {data} could be read", *problems.first]))
     named = {entry.stem: found for entry, found in zip(read, detections, strict=True)}

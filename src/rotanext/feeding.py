@@ -17,7 +17,7 @@ Batches = Iterator[list[Sample | UserError]]
 _WORKERS_ARE_LOST = ("DataLoader worker (pid", "Too many open files. Communication with the workers")
 
 
-class Window(NamedTuple):
+class StepData(NamedTuple):
     """The data of one optimiser step, as far as one process has them."""
 
     batches: list[list[Sample]]  # as many as the step has; some may be empty
@@ -38,7 +38,7 @@ def batches_of(loader: "DataLoader[Any]") -> Batches:
     return batches
 
 
-def load_window(batches: Batches, count: int, roots: list[str]) -> Window:
+def load_window(batches: Batches, count: int, roots: list[str]) -> StepData:
     """The next `count` batches, without the pictures that turn out to be damaged; `roots` are the folders they come from."""
     window: list[list[Sample]] = []
     unreadable: list[str] = []
@@ -54,11 +54,11 @@ def load_window(batches: Batches, count: int, roots: list[str]) -> Window:
         window.append([item for item in loaded if isinstance(item, Sample)])
         unreadable += [str(item) for item in loaded if isinstance(item, UserError)]
         if unreadable:
-            failure = _vanished(roots)
-    return Window(window + [[]] * (count - len(window)), unreadable, failure)
+            failure = vanished(roots)
+    return StepData(window + [[]] * (count - len(window)), unreadable, failure)
 
 
-def _vanished(roots: list[str]) -> str | None:
+def vanished(roots: list[str]) -> str | None:
     """A message where a folder of pictures is no longer there: then it is not the pictures that are damaged."""
     for root in roots:
         images = Path(root) / "images"
@@ -73,7 +73,9 @@ def _why_lost(error: Exception, batches: Batches) -> str:
     """What happened to the loading processes, and what helps."""
     workers = getattr(batches, "_workers", [])
     if isinstance(error, ConnectionError | EOFError):
-        wait([worker.sentinel for worker in workers], timeout=5)  # its files close a moment before it has ended
+        ending = wait([worker.sentinel for worker in workers], timeout=5)
+        for worker in workers:  # files close a moment before the system tells how it ended
+            worker.join(5 if worker.sentinel in ending else 0)
     codes = [worker.exitcode for worker in workers]
     signals = sorted({signal.Signals(-code).name for code in codes if code and code < 0})
     if isinstance(error, MemoryError):

@@ -13,7 +13,8 @@ from rotanext.errors import UserError, explain
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place; raises UserError where that fails.
 
-    The previous file stays as it was until the new one is complete on disk; an interrupted write leaves nothing behind.
+    The previous file stays as it was until the new one is complete on disk; of a write that fails nothing is left behind, of one
+    that is killed a hidden `.part` file may be.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -100,23 +100,24 @@ def _detect_each(
 ) -> None:
     """Detect on every file, adding to `found` and `named` as it goes."""
     said: set[str] = set()
-    for path, scene in read_ahead(reporter.track(paths, "detecting"), partial(open_scene, options=options.raster)):
+    opened = read_ahead(paths, partial(open_scene, options=options.raster))
+    for path, scene in reporter.track(opened, "detecting", len(paths)):
         if isinstance(scene, UserError):
             problems.note(str(scene))
             continue
-        if path.stem in named:
-            problems.add(
-                path,
-                f"the name '{path.stem}' a second time",
-                f"one picture of a name ({named[path.stem]})",
-                "Rename one; DOTA files tell pictures apart by their names alone.",
-            )
-            continue
         with closing(scene), reporter.counting(path.name) as tick:
-            if isinstance(scene, Raster) and scene.how not in said:
-                said.add(scene.how)
-                reporter.say(f"{path.name}: {scene.how}")
+            if path.stem in named:
+                problems.add(
+                    path,
+                    f"the name '{path.stem}' a second time",
+                    f"one picture of a name ({named[path.stem]})",
+                    "Rename one; DOTA files tell pictures apart by their names alone.",
+                )
+                continue
             try:
+                if isinstance(scene, Raster) and scene.how not in said:
+                    said.add(scene.how)
+                    reporter.say(f"{path.name}: {scene.how}")
                 detections = detector.on_scene(
                     scene,
                     score_threshold=options.score_threshold,
@@ -125,6 +126,7 @@ def _detect_each(
                     tick=tick,
                 )
                 shown = scene.overview(DRAWN_SIDE) if options.pictures else None
+                georeference = scene.georeference() if isinstance(scene, Raster) else None
             except UserError as error:
                 problems.note(str(error))
                 continue
@@ -132,10 +134,12 @@ def _detect_each(
             if shown is not None:
                 scale = shown.shape[1] / scene.width
                 _write_picture(target / "pictures", path.stem, shown, detections.scaled(scale), options.draw_threshold)
-            if isinstance(scene, Raster) and (georeference := scene.georeference()) is not None:
+            if georeference is not None:
                 from rotanext.geo.vectors import write_vectors
 
-                write_vectors(target / "vectors", path.stem, detections, georeference)
+                written = write_vectors(target / "vectors", path.stem, detections, georeference)
+                if not any(file.suffix == ".gpkg" for file in written):
+                    problems.note(f"{path}: its coordinate system cannot be written to GeoPackage; the other files are there")
                 if not georeference.located and _UNLOCATED not in said:
                     said.add(_UNLOCATED)
                     reporter.say(f"{path.name}: {_UNLOCATED}")

@@ -1,7 +1,7 @@
 """What a long job shows: rich progress on a terminal, plain lines elsewhere, and TensorBoard files where a folder is given."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,13 +98,13 @@ class Reporter:
 
             yield tick
 
-    def track(self, items: Sequence[T], what: str) -> Iterator[T]:
-        """Go through items with a bar on a terminal, or a line now and then."""
+    def track(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
+        """Go through `total` items with a bar on a terminal, or a line now and then."""
         start = last = time.monotonic()
         if self.console.is_terminal:
             with self._columns() as bar:
                 self._bar = bar
-                task = bar.add_task(what, total=len(items), note="")
+                task = bar.add_task(what, total=total, note="")
                 try:
                     for item in items:
                         yield item
@@ -115,9 +115,9 @@ class Reporter:
         for index, item in enumerate(items):
             yield item
             now = time.monotonic()
-            if now - last >= _PLAIN_EVERY or (index + 1 == len(items) and now - start > 2):
+            if now - last >= _PLAIN_EVERY or (index + 1 == total and now - start > 2):
                 last = now
-                self.say(f"{what}: {index + 1}/{len(items)}, {(index + 1) / (now - start):.1f}/s")
+                self.say(f"{what}: {index + 1}/{total}, {(index + 1) / (now - start):.1f}/s")
 
     @contextmanager
     def archive(self, total: int) -> Iterator[Callable[[int | None, int | None], None]]:

@@ -17,7 +17,7 @@ from rotanext.stitch import MergeRule, SceneMerger, Window
 
 Crop = np.ndarray  # uint8 RGB [H, W, 3]
 Tick = Callable[[int, int], None]  # hears how many tiles are done, and of how many
-_WHOLE = 64_000_000  # pixels: a scene up to this size is read whole where it is resized
+_WHOLE = 32_000_000  # pixels: a scene on disk up to this size is read whole where it is resized
 
 
 def unheard(done: int, total: int) -> None:
@@ -64,7 +64,7 @@ class Picture:
 
 def shrunk(scene: Scene, size: int) -> tuple[Picture, float]:
     """A scene resized to fit a square of `size` pixels, and the scale applied; a huge one by way of its overview."""
-    whole = scene.width * scene.height <= _WHOLE
+    whole = isinstance(scene, Picture) or scene.width * scene.height <= _WHOLE
     image = scene.read(0, 0, scene.width, scene.height)[0] if whole else scene.overview(2 * size)
     resized, _ = resize_to_fit(image, size)
     return Picture(resized), size / max(scene.width, scene.height)

@@ -16,7 +16,7 @@ from rotanext.data.dota import find_class_names
 from rotanext.detector import Detector, build_model
 from rotanext.errors import Problems, UserError, explain
 from rotanext.evaluate import detect_shared, keep_readable, score
-from rotanext.feeding import Window, batches_of, load_window
+from rotanext.feeding import StepData, batches_of, load_window, vanished
 from rotanext.files import write_atomically
 from rotanext.metrics import Report
 from rotanext.models.checkpoints import load_backbone, save_detector_file
@@ -172,7 +172,7 @@ class Trainer:
             if every and self.progress.step % every == 0 and self.progress.step % self.steps_per_epoch:
                 self.save()
 
-    def _agree(self, window: Window) -> list[list[Sample]]:
+    def _agree(self, window: StepData) -> list[list[Sample]]:
         """This process's batches for the next step, some of them perhaps empty; none where all are empty in all processes.
 
         What one process has to say, all hear. Where loading has failed everything so far is saved, and the training ends.
@@ -293,8 +293,9 @@ class Trainer:
         epoch = self.progress.step // self.steps_per_epoch
         detector = Detector(self._plain_model(), self.config, self.class_names)
         known, report = self.problems.count, None
-        mine = self.report.track(self.validation[self.processes.rank :: self.processes.count], "validating")
-        found = detect_shared(detector, self.validation, mine, self.processes, lambda: self._asked or self.stop)
+        mine = self.validation[self.processes.rank :: self.processes.count]
+        tracked = self.report.track(mine, "validating", len(mine))
+        found = detect_shared(detector, self.validation, tracked, self.processes, lambda: self._asked or self.stop)
         if found is None:
             self.stop = True
             return None
@@ -302,6 +303,8 @@ class Trainer:
             if self.processes.is_main:
                 read, detections = keep_readable(found, self.problems)
                 if self.problems.count > known:
+                    if gone := vanished(self.config.data.val):
+                        raise UserError(f"{gone} Go on with: rotanext train --resume {self.folder}")
                     self.report.say(f"validating without {self.problems.count - known} pictures that cannot be read")
                 report = score(detections, read, self.class_names)
                 self._note_report(report, epoch, detector.model)

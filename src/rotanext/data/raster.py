@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt")
 CACHE_MEGABYTES = 192  # of decoded blocks, GDAL's for the whole process
 _SAMPLE = 1024  # pixels a side that percentiles are measured on
+_STRIP = 256  # rows that are stretched at a time
+_BAND = 256 << 20  # bytes of whole rows that are kept of a raster in strips
 _SAMPLED_BLOCK = 64  # a raster without overviews is sampled in blocks of this size
+_NOTHING: tuple[np.ndarray, np.ndarray | None] = (np.zeros((0, 0, 0)), None)
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,14 @@ class Stretch:
             index = values.view(f"u{values.dtype.itemsize}")
             order = np.argsort(every.view(index.dtype))
             return np.stack([table[band][order][index[band]] for band in range(len(values))])
-        span = np.maximum(self.high - self.low, 1e-12)
-        scaled = (values.astype(np.float64) - self.low[:, None, None]) * (255 / span[:, None, None])
-        return np.nan_to_num(scaled.round(), nan=0.0).clip(0, 255).astype(np.uint8)
+        factor = 255 / np.maximum(self.high - self.low, 1e-12)
+        out = np.empty(values.shape, np.uint8)
+        for band in range(len(values)):
+            for y in range(0, values.shape[1], _STRIP):  # so that little is held in float64
+                scaled = (values[band, y : y + _STRIP].astype(np.float64) - self.low[band]) * factor[band]
+                np.nan_to_num(scaled.round(out=scaled), copy=False, nan=0.0)
+                out[band, y : y + _STRIP] = scaled.clip(0, 255, out=scaled)
+        return out
 
 
 class Raster:
@@ -71,19 +79,28 @@ class Raster:
         self, path: str | Path, options: RasterOptions = RasterOptions(), opener: Callable[..., Any] | None = None
     ) -> None:
         self.path, self._opener = path, opener
-        self._local, self._lock, self._opened = threading.local(), threading.Lock(), list[tuple[Any, Context]]()
-        try:
-            with _refusing(path, "a header that cannot be read", "a raster that GDAL reads", "Check the file."):
-                file = self._file()
-                self.width, self.height = int(file.width), int(file.height)
-                self._palette = _palette(file)
-                self.bands = self._chosen(options.bands)
-                self._all_valid = all(flags[0].name == "all_valid" for flags in file.mask_flag_enums)
-                self._stretch = self._find_stretch(options.stretch)
-                self.how = self._how()
-        except BaseException:
-            self.close()
-            raise
+        self._lock, self._free, self._closed = threading.Lock(), list[tuple[Any, Context]](), False
+        self._band_lock, self._band = threading.Lock(), ((0, 0), _NOTHING)
+        self._stretch_lock = threading.Lock()
+        with _refusing(path, "a header that cannot be read", "a raster that GDAL reads", "Check the file."):
+            try:
+                with self._handle() as (file, context):
+                    context.run(self._describe, file, options)
+            except BaseException:
+                self.close()
+                raise
+
+    def _describe(self, file: Any, options: RasterOptions) -> None:
+        """Note what the header says."""
+        self.width, self.height, self._count = int(file.width), int(file.height), int(file.count)
+        self._palette = _palette(file)
+        self.bands = self._chosen(file, options.bands)
+        self._kind = np.dtype(file.dtypes[self.bands[0] - 1])
+        self._bits = int(file.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        self._all_valid = all(flags[0].name == "all_valid" for flags in file.mask_flag_enums)
+        self._has_overviews = bool(file.overviews(1))
+        self._in_strips = file.block_shapes[0][1] >= self.width
+        self._found = self._find_stretch(options.stretch)
 
     def __enter__(self) -> "Raster":
         return self
@@ -92,15 +109,61 @@ class Raster:
         self.close()
 
     def close(self) -> None:
-        """Close the file in every thread that read it."""
-        for file, context in self._opened:
+        """Close the file; what a thread still reads is closed after it."""
+        with self._lock:
+            self._closed, handles = True, self._free
+            self._free = []
+        for file, context in handles:
             context.run(file.close)
-        self._opened.clear()
+        self._band = ((0, 0), _NOTHING)
+
+    @contextmanager
+    def _handle(self) -> Iterator[tuple[Any, Context]]:
+        """An open file that no other thread uses at the same time, as GDAL's may not be shared; and the context to use it in.
+
+        rasterio keeps what belongs to an `opener` in context variables.
+        """
+        with self._lock:
+            handle = self._free.pop() if self._free else None
+        if handle is None:
+            context = copy_context()
+            handle = (context.run(self._open), context)
+        try:
+            yield handle
+        finally:
+            with self._lock:
+                if not self._closed:
+                    self._free.append(handle)
+            if self._closed:
+                handle[1].run(handle[0].close)
+
+    def _open(self) -> Any:
+        with _refusing(self.path, "that it does not open", "a raster that GDAL reads", "Check the file."):
+            file = load_rasterio().open(self.path, opener=self._opener)
+        if not file.count:
+            file.close()
+            raise UserError(explain(self.path, "no bands", "a raster with pixels", "Name one of its subdatasets."))
+        return file
 
     def read(self, x: int, y: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """See `Scene.read`."""
-        values, valid = self._values(window=(x, y, width, height))
-        return self._to_rgb(values), valid
+        """See `Scene.read`.
+
+        Of a raster in strips, whose every window costs whole rows, these are kept for the windows beside it.
+        """
+        if not (self._in_strips and 2 * width <= self.width and self._row_bytes() * height <= _BAND):
+            values, valid = self._values(window=(x, y, width, height))
+            return self._to_rgb(values), valid
+        with self._band_lock:
+            if self._band[0] != (y, height):
+                self._band = ((0, 0), _NOTHING)
+                self._band = ((y, height), self._values(window=(0, y, self.width, height)))
+            values, valid = self._band[1]
+        columns = slice(x, x + width)
+        part = None if valid is None else np.ascontiguousarray(valid[:, columns])
+        return self._to_rgb(values[:, :, columns]), None if part is None or part.all() else part
+
+    def _row_bytes(self) -> int:
+        return self.width * len(self.bands) * self._kind.itemsize
 
     def overview(self, size: int) -> np.ndarray:
         """See `Scene.overview`; from the file's own overviews where it has any."""
@@ -111,26 +174,12 @@ class Raster:
         """Where its pixels lie on the ground; None where it does not say."""
         from rotanext.geo.georeference import Georeference
 
-        return Georeference.of(self._file())
+        with self._handle() as (file, context):
+            return context.run(Georeference.of, file)
 
     def _shrunk(self, size: int) -> tuple[int, int]:
         shrink = max(1.0, self.width / size, self.height / size)
         return max(1, round(self.height / shrink)), max(1, round(self.width / shrink))
-
-    def _file(self) -> Any:
-        """This thread's own handle: GDAL's may not be shared."""
-        file = getattr(self._local, "file", None)
-        if file is None:
-            rasterio = load_rasterio()
-            with _refusing(self.path, "that it does not open", "a raster that GDAL reads", "Check the file."):
-                file = rasterio.open(self.path, opener=self._opener)
-            if not file.count:
-                file.close()
-                raise UserError(explain(self.path, "no bands", "a raster with pixels", "Name one of its subdatasets."))
-            with self._lock:
-                self._opened.append((file, copy_context()))  # rasterio keeps what an opener opened in context variables
-            self._local.file = file
-        return file
 
     def _values(
         self, window: tuple[int, int, int, int] | None = None, shape: tuple[int, int] | None = None, averaged: bool = False
@@ -139,15 +188,16 @@ class Raster:
 
         Shrinking takes nearest values, or their average. None stands for data everywhere.
         """
-        rasterio, file = load_rasterio(), self._file()
+        rasterio = load_rasterio()
         where = None if window is None else rasterio.windows.Window(*window)
         valid: np.ndarray | None = None
         with _refusing(self.path, "a part that cannot be read", "a complete raster", "Copy or download it again."):
             resampling = rasterio.enums.Resampling.average if averaged else rasterio.enums.Resampling.nearest
             size = None if shape is None else (len(self.bands), *shape)
-            values = file.read(list(self.bands), window=where, out_shape=size, resampling=resampling)
-            if not self._all_valid:
-                valid = file.dataset_mask(window=where, out_shape=shape) > 0
+            with self._handle() as (file, context):
+                values = context.run(file.read, list(self.bands), window=where, out_shape=size, resampling=resampling)
+                if not self._all_valid:
+                    valid = context.run(file.dataset_mask, window=where, out_shape=shape) > 0
         if values.dtype.kind == "c":
             found = f"complex values ({values.dtype})"
             raise UserError(explain(self.path, found, "real ones", "Compute their magnitude first."))
@@ -159,18 +209,28 @@ class Raster:
     def _to_rgb(self, values: np.ndarray) -> np.ndarray:
         if self._palette is not None:
             return self._palette[np.minimum(values[0], len(self._palette) - 1)]
-        image = values if self._stretch is None else self._stretch.apply(values)
+        stretch = self._stretch()
+        image = values if stretch is None else stretch.apply(values)
         return np.ascontiguousarray(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0))
 
-    def _how(self) -> str:
+    @property
+    def how(self) -> str:
         """What its colours come from, in words."""
-        kind = self._file().dtypes[self.bands[0] - 1]
-        colours = "palette" if self._palette is not None else f"band {', '.join(map(str, self.bands))} of {self._file().count}"
-        stretch = "as stored" if self._stretch is None else f"stretched from {self._stretch.text}"
-        return f"{colours}, {kind} {stretch}"
+        found = self._stretch()
+        colours = "palette" if self._palette is not None else f"band {', '.join(map(str, self.bands))} of {self._count}"
+        return f"{colours}, {self._kind} {'as stored' if found is None else f'stretched from {found.text}'}"
 
-    def _chosen(self, bands: tuple[int, ...] | None) -> tuple[int, ...]:
-        file = self._file()
+    def _stretch(self) -> Stretch | None:
+        """The stretch, whose percentiles are measured when the first colours are wanted."""
+        with self._stretch_lock:
+            if isinstance(self._found, tuple):
+                first, last = self._found
+                low, high = self._percentiles(first, last)
+                text = ", ".join(f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True))
+                self._found = Stretch(low, high, f"{text} (percentiles {first:g} and {last:g} of a sample)")
+            return self._found
+
+    def _chosen(self, file: Any, bands: tuple[int, ...] | None) -> tuple[int, ...]:
         found = [k for k, kind in enumerate(file.colorinterp, 1) if kind.name != "alpha"] or [1]
         if bands is None:
             return tuple(found[:3]) if len(found) >= 3 else tuple(found[:1])
@@ -179,9 +239,9 @@ class Raster:
             raise UserError(explain(self.path, f"no bands {', '.join(map(str, bands))}", expected, "Change --bands."))
         return bands
 
-    def _find_stretch(self, wanted: str) -> Stretch | None:
-        kind = np.dtype(self._file().dtypes[self.bands[0] - 1])
-        bits = int(self._file().tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    def _find_stretch(self, wanted: str) -> Stretch | tuple[float, float] | None:
+        """A stretch, the percentiles that make one, or None where values are colours."""
+        kind, bits = self._kind, self._bits
         if wanted == "auto" and kind == np.uint8 and bits < 8 and self._palette is None:
             return self._fixed(0, 2**bits - 1, f", all that {bits} bits hold")
         if wanted == "auto":
@@ -195,11 +255,7 @@ class Raster:
             limits = np.iinfo(kind)
             return self._fixed(float(limits.min), float(limits.max), f", the whole range of {kind}")
         first, last, percent = parse_stretch(wanted)
-        if not percent:
-            return self._fixed(first, last, "")
-        low, high = self._percentiles(first, last)
-        text = ", ".join(f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True))
-        return Stretch(low, high, f"{text} (percentiles {first:g} and {last:g} of a sample)")
+        return (first, last) if percent else self._fixed(first, last, "")
 
     def _fixed(self, low: float, high: float, remark: str) -> Stretch:
         bands = len(self.bands)
@@ -207,8 +263,7 @@ class Raster:
 
     def _percentiles(self, first: float, last: float) -> tuple[np.ndarray, np.ndarray]:
         """The bands' percentiles over pixels with data: of an overview where there is one, otherwise of blocks all over."""
-        file = self._file()
-        if file.overviews(1) or max(self.width, self.height) <= 4 * _SAMPLE:
+        if self._has_overviews or max(self.width, self.height) <= 4 * _SAMPLE:
             parts = [self._values(shape=self._shrunk(_SAMPLE))]
         else:
             block = (min(_SAMPLED_BLOCK, self.width), min(_SAMPLED_BLOCK, self.height))

@@ -49,9 +49,9 @@ class Georeference:
         a, b, c, d, e, f = tuple(dataset.transform)[:6]
         if (a, b, c, d, e, f) != (1, 0, 0, 0, 1, 0):
             affine = Affine(np.array([[a, b], [d, e]], np.float64), np.array([c, f], np.float64))
-            return cls(_crs(dataset.crs), affine, size) if affine.invertible else None
+            return cls(_crs(dataset.crs, dataset.name), affine, size) if affine.invertible else None
         gcps, code = dataset.gcps
-        crs = _crs(code)
+        crs = _crs(code, dataset.name)
         ground = np.array([(gcp.x, gcp.y) for gcp in gcps], np.float64).reshape(-1, 2)
         if crs is not None and crs.is_geographic and len(ground) and np.ptp(ground[:, 0]) > 180:
             ground[:, 0] %= 360  # across the 180th meridian
@@ -163,8 +163,8 @@ class Georeference:
         return part
 
 
-def _crs(code: Any) -> "CRS | None":
-    """Pyproj's CRS of rasterio's; None where there is none."""
+def _crs(code: Any, name: str) -> "CRS | None":
+    """Pyproj's CRS of rasterio's, of the raster `name`; None where there is none."""
     if not code:
         return None
     with geo_extra("a raster with a coordinate system"):
@@ -174,7 +174,7 @@ def _crs(code: Any) -> "CRS | None":
         return CRS.from_wkt(code.to_wkt()).to_2d()
     except CRSError as error:
         raise UserError(
-            explain("raster", f"a coordinate system that PROJ refuses ({error})", "a valid one", "Assign it anew.")
+            explain(name, f"a coordinate system that PROJ refuses ({error})", "a valid one", "Assign it anew.")
         ) from error
 
 

@@ -18,6 +18,7 @@ from rotanext.geo.rings import close, cut, unroll, wind
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+    from pyproj import CRS
 
 LAYER = "detections"
 # Decimals of each field: 0.1 mm, 1e-4 degrees, 1e-4 pixels; scores and angles keep what a float32 has.
@@ -36,7 +37,8 @@ def write_vectors(folder: Path, stem: str, detections: Detections, georeference:
     cut into a MultiPolygon. GeoPackage (layer `detections`) and GeoParquet 1.0 are in the raster's own CRS.
 
     Where the CRS is missing or has no place on the earth (`georeference.located` is false), the three measures are null and no
-    GeoJSON is written, which has no other coordinates than longitude and latitude: the returned list then lacks it. Each file
+    GeoJSON is written, which has no other coordinates than longitude and latitude: the returned list then lacks it, and lacks the
+    GeoPackage where that cannot hold the CRS (one with a rotated pole). Each file
     appears whole or not at all; raises `UserError` where it cannot be written or the extra `geo` is missing.
     """
     with geo_extra("georeferenced results"):
@@ -56,9 +58,19 @@ def write_vectors(folder: Path, stem: str, detections: Detections, georeference:
     geojson, geopackage, parquet = (folder / f"{stem}.{suffix}" for suffix in ("geojson", "gpkg", "parquet"))
     if georeference.located:
         write_atomically(geojson, lambda part: _write_geojson(part, corners, detections.names, fields, georeference))
-    write_atomically(geopackage, write_geopackage)
     write_atomically(parquet, lambda part: frame.to_parquet(part, index=False, schema_version="1.0.0"))
-    return [geojson, geopackage, parquet] if georeference.located else [geopackage, parquet]
+    if held := _geopackage_holds(georeference.crs):
+        write_atomically(geopackage, write_geopackage)
+    return [geojson] * georeference.located + [geopackage] * held + [parquet]
+
+
+def _geopackage_holds(crs: "CRS | None") -> bool:
+    from pyproj.exceptions import CRSError
+
+    try:
+        return crs is None or bool(crs.to_wkt("WKT1_GDAL"))
+    except CRSError:
+        return False
 
 
 def detections_frame(detections: Detections, georeference: Georeference) -> "GeoDataFrame":
