@@ -1,5 +1,6 @@
 """Archives through Ray: the same detections as plain prediction, whatever fails, wherever scenes lie."""
 
+import os
 import shutil
 import signal
 import threading
@@ -16,6 +17,7 @@ import torch
 from rich.console import Console
 
 from conftest import tiny_config
+from rotanext.archive import cluster
 from rotanext.archive.addresses import Ranges, list_scenes, open_address
 from rotanext.archive.cluster import ClusterOptions, Gathering, Summary, predict_archive
 from rotanext.archive.results import Journal, Record, Target, result_name, to_parquet
@@ -37,7 +39,7 @@ geopandas = pytest.importorskip("geopandas")
 SCORE = 0.08
 OPTIONS = PredictOptions(score_threshold=SCORE, pictures=False)
 TWO = ClusterOptions(workers=2, cores=1, chunk=5)
-WAIT = 100  # seconds after which a test counts as hung
+WAIT = 240  # seconds after which a test counts as hung
 
 
 @pytest.fixture(autouse=True)
@@ -146,9 +148,9 @@ def quiet() -> Reporter:
 
 
 def run(detector: Detector, source: object, target: object, problems: Problems | None = None, **changes: Any) -> Summary:
-    options, cluster = changes.pop("options", OPTIONS), changes.pop("cluster", TWO)
+    options, machines = changes.pop("options", OPTIONS), changes.pop("cluster", TWO)
     return predict_archive(
-        detector, str(source), str(target), options, cluster, problems or Problems(strict=True), quiet(), **changes
+        detector, str(source), str(target), options, machines, problems or Problems(strict=True), quiet(), **changes
     )
 
 
@@ -178,8 +180,10 @@ def manifest(target: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_an_archive_is_what_plain_prediction_finds(
-    machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
+    machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("_PLANNERS", "_PLANNED", "_AHEAD"):  # at most two scenes are planned and not finished
+        monkeypatch.setattr(cluster, name, 1)
     done = run(detector, scenes, tmp_path / "out")
     assert (done.scenes, done.skipped, done.done, done.failed) == (6, 0, 6, 0)
     assert done.detections == sum(map(len, plain.values()))
@@ -194,6 +198,7 @@ def test_an_archive_is_what_plain_prediction_finds(
         assert tmp_path / "out" / row["file"] == files[Path(name).stem]
     assert (rows["a.tif"]["width"], rows["a.tif"]["height"], rows["a.tif"]["tiles"]) == (300, 250, 6 * 5)
     assert done.tiles == sum(row["tiles"] for row in rows.values())
+    assert max(row["workers"] for row in rows.values()) == 2  # tiles of one scene were spread
     frame = geopandas.read_parquet(files["a"])
     assert frame.crs.to_epsg() == 32633
     assert frame.geometry.centroid.x.to_numpy() == pytest.approx(5e5 + 0.5 * frame["cx"].to_numpy(), abs=1e-3)
@@ -329,6 +334,15 @@ def test_scenes_by_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             list_scenes(source)
 
 
+def test_names_of_results() -> None:
+    names = [
+        result_name(address) for address in ("/a/x.tif", "/b/x.tif", "/a/\udce4.tif", "/a/\udce5.tif", "/a/" + "ä" * 200 + ".tif")
+    ]
+    assert len(set(names)) == 5
+    assert all(len(name.encode()) < 200 for name in names)
+    assert names[2].startswith("?-")
+
+
 def test_chunks_are_gathered_once() -> None:
     """Whatever their order, and however often the cluster computes one again."""
     rng = np.random.default_rng(0)
@@ -365,10 +379,45 @@ def test_the_manifest_is_whole_whatever_happened(tmp_path: Path) -> None:
     assert Journal(target).compact() == 3
 
 
+def test_a_file_that_kills_its_workers_is_recorded(
+    machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copy(scenes / "a.tif", source / "a.tif")
+    shutil.copy(scenes / "b.tif", source / "poison.tif")
+
+    def deadly(weights: bytes, job: Job) -> Detector:
+        found = load_weights(weights, job)
+        on_tiles = found.on_tiles
+
+        def die(scene: Any, part: range, **how: Any) -> Any:
+            if "poison" in str(scene.path) and 0 in part:
+                os._exit(139)
+            return on_tiles(scene, part, **how)
+
+        found.on_tiles = die  # type: ignore[method-assign]
+        return found
+
+    problems = Problems()
+    done = run(detector, source, tmp_path / "out", problems, load=deadly, cluster=replace(TWO, tries=2))
+    assert (done.done, done.failed) == (1, 1)
+    assert "poison.tif: 2 workers died while they computed a part of it" in problems.first[0]
+    check_result(results(tmp_path / "out")["a"], plain["a"])
+
+
+def test_a_worker_that_cannot_start_is_one_message(machines: Any, detector: Detector, scenes: Path, tmp_path: Path) -> None:
+    def broken(weights: bytes, job: Job) -> Detector:
+        raise ImportError("no rotanext here")
+
+    with pytest.raises(UserError, match=r"the cluster gave up: .*no rotanext here"):
+        run(detector, scenes / "a.tif", tmp_path / "out", load=broken)
+
+
 def test_a_node_that_dies_takes_nothing_with_it(
     machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
 ) -> None:
-    cluster, second = machines
+    nodes, second = machines
     victim = second.node_id[:8]
     source, diary, target = tmp_path / "in", tmp_path / "diary", tmp_path / "out"
     source.mkdir()
@@ -398,7 +447,7 @@ def test_a_node_that_dies_takes_nothing_with_it(
     def kill() -> None:
         while len(list(diary.glob(f"{victim}-*.begun"))) < 3:
             time.sleep(0.02)
-        cluster.remove_node(second, allow_graceful=False)
+        nodes.remove_node(second, allow_graceful=False)
         seen.append(len(list((target / "scenes").glob("*.parquet"))) if (target / "scenes").exists() else 0)
 
     killer = threading.Thread(target=kill, daemon=True)

@@ -201,7 +201,8 @@ def predict(
     classes: ClassesOption = None,
     strict: StrictOption = False,
     ray: Annotated[
-        str | None, typer.Option("--ray", help="An archive through Ray: local, auto or HOST:PORT of a cluster. Writes Parquet.")
+        str | None,
+        typer.Option("--ray", help="An archive through Ray: local, auto or HOST:PORT. Writes Parquet, no pictures."),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --ray: one per GPU, or per cores.")] = None,
     cores: Annotated[int | None, typer.Option("--cores-per-worker", min=1, help="With --ray, without GPUs: up to 4.")] = None,
@@ -214,18 +215,20 @@ def predict(
     from rotanext.progress import Reporter
 
     problems = Problems(strict)
-    detector = _load(weights, device, anchors, classes, precision, compiled)
+    if ray is None and (workers or cores or chunk):
+        raise UserError("--workers, --cores-per-worker and --chunk belong to --ray")
+    if ray is None and ("://" in source or source.endswith(".txt")):
+        raise UserError(f"{source}: addresses and lists of them are read with --ray local (or a cluster's address)")
+    detector = _load(weights, device if ray is None else "cpu", anchors, classes, precision, compiled)
     detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
     options = PredictOptions(score, draw, batch, pictures, across_classes, raster_options(bands, stretch))
     if ray is not None:
         from rotanext.archive.cluster import ClusterOptions, predict_archive
 
-        cluster = ClusterOptions(ray, workers, cores, chunk or ClusterOptions.chunk)
+        cluster = ClusterOptions(ray, workers, cores, chunk or ClusterOptions.chunk, device)
         summary = predict_archive(detector, source, out, options, cluster, problems, Reporter(console))
         console.print(summary.text(out))
         return _finish(problems)
-    if workers or cores or chunk:
-        raise UserError("--workers, --cores-per-worker and --chunk belong to --ray")
     found = run(detector, source, Path(out), options, problems, Reporter(console))
     total = sum(int((d.scores >= draw).sum()) for d in found.values())
     console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")

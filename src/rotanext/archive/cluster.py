@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rotanext.archive.addresses import is_remote, list_scenes, ray_extra
-from rotanext.archive.results import SCENES, Journal, Record, Target, claim, result_name
+from rotanext.archive.addresses import describe, is_remote, list_scenes, ray_extra
+from rotanext.archive.results import SCENES, Journal, Record, Target, claim, result_name, spelt
 from rotanext.archive.work import Finisher, Gate, Job, Row, Worker, load_weights, plan
 from rotanext.detector import Detector
 from rotanext.errors import Problems, UserError, explain
@@ -26,6 +26,7 @@ CORES = 4  # of a worker without a GPU, where the machines have so many
 _PLANNERS = 4  # tasks that open scenes' headers at once
 _PLANNED = 16  # scenes a planning task takes on
 _WORKERS_A_MERGER = 8  # as many workers keep one process that merges busy at most
+_AHEAD = 16  # scenes for each worker that may be planned and not finished
 _IN_FLIGHT = 2  # chunks at a worker: one computed, one waiting
 _CONNECT = 10.0  # seconds that a cluster may take to answer
 _OBJECTS = 512 << 20  # bytes of a local Ray's shared memory: only weights and detections lie there
@@ -39,6 +40,8 @@ class ClusterOptions:
     workers: int | None = None  # None: one per GPU, or as many as the cores allow
     cores: int | None = None  # of each worker
     chunk: int = 32  # tiles that a worker computes at a time
+    device: str = "auto"  # or cpu, cuda; auto: GPUs where the cluster has any
+    tries: int = 3  # a chunk that so many workers died with is given up
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,12 @@ def predict_archive(
     with closing(_Recorder(Journal(out))) as recorder:
         if todo:
             with session(cluster.address) as ray, reporter.archive(len(todo)) as tick:
-                for record in _run(ray, todo, job, cluster, _weights(detector), tick):
+                for record in _told(ray, _run(ray, todo, job, cluster, _weights(detector), tick)):
                     recorder.journal.add(record)
                     counts.add(record)
                     tick(counts.done + counts.failed, None)
                     if record.status == "failed":
-                        problems.note(_spelt(record))
+                        problems.note(record.error if record.address in record.error else f"{record.address}: {record.error}")
     left = len(addresses) - len(todo)
     seconds = time.perf_counter() - begun
     return Summary(len(addresses), left, counts.done, counts.failed, counts.detections, counts.tiles, seconds)
@@ -114,7 +117,7 @@ class _Counts:
         self.done += record.status == "done"
         self.failed += record.status == "failed"
         self.detections += record.detections
-        self.tiles += record.tiles
+        self.tiles += record.tiles * (record.status == "done")
 
 
 @dataclass
@@ -127,8 +130,14 @@ class _Recorder:
         self.journal.compact()
 
 
-def _spelt(record: Record) -> str:
-    return record.error if record.address in record.error else f"{record.address}: {record.error}"
+def _told(ray: Any, records: Iterator[Record]) -> Iterator[Record]:
+    """Ray's own errors as one message."""
+    try:
+        yield from records
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]  # Ray's trace, the reason last
+        advice = "Mend that (is rotanext installed on every machine?); the same command then goes on where this one stood."
+        raise UserError(f"the cluster gave up: {type(error).__name__}: {lines[-1][:500] if lines else ''}. {advice}") from error
 
 
 def _job(
@@ -142,9 +151,10 @@ def _job(
         rule=MergeRule(config.merge_iou, options.across_classes),
         resized=bool(config.image_size),
         options=options,
-        device=str(detector.device),
+        device=cluster.device,
         cores=1,
         chunk=cluster.chunk,
+        tries=cluster.tries,
         precision=detector.precision,
         compiled=detector.compiled,
         load=load,
@@ -227,7 +237,9 @@ def _resources(ray: Any, job: Job, cluster: ClusterOptions) -> tuple[Job, int, f
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    on_gpu = job.device.split(":")[0] != "cpu" and gpus > 0
+    on_gpu = job.device != "cpu" and gpus > 0
+    if job.device not in ("auto", "cpu") and not on_gpu:
+        raise UserError(explain(f"--device {job.device}", "no GPU in the cluster", "one at least", "Give --device cpu."))
     cores = cluster.cores or (1 if on_gpu else max(1, min([CORES, *(count for count in cpus if count)])))
     room = gpus if on_gpu else sum(count // cores for count in cpus)
     if not room or max(cpus) < cores:
@@ -242,34 +254,42 @@ def _run(
 ) -> Iterator[Record]:
     """Records of all scenes, in the order in which they are finished."""
     job, workers, gpus = _resources(ray, job, cluster)
-    ahead = max(64, 8 * workers * _IN_FLIGHT)
+    ahead = max(
+        _PLANNERS * _PLANNED, _AHEAD * workers
+    )  # with fewer, planning tasks would wait for scenes that they hold themselves
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    gate = ray.remote(num_cpus=0, scheduling_strategy=here)(Gate).remote() if len(todo) > ahead else None
+    gate = ray.remote(num_cpus=0, scheduling_strategy=here)(Gate).remote()
     # a few processes that last: tasks would each start one of their own, and all of them import torch
-    merger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(Finisher)
-    mergers = [merger.remote(job) for _ in range(-(-workers // _WORKERS_A_MERGER))]
-    gathered, merging, finished = Gathering(), list[Any](), 0
+    merger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=cluster.tries, scheduling_strategy="SPREAD")(Finisher)
+    mergers = [merger.remote(job, gate) for _ in range(-(-workers // _WORKERS_A_MERGER))]
+    gathered, merging = Gathering(), dict[Any, str]()
     rows = _rows(ray, todo, job, (workers, gpus), weights, gate, ahead)
     with closing(rows):
         for row in rows:
             scene = gathered.add(row)
             tick(None, row["computed"])
             if scene is not None:
-                merging.append(mergers[gathered.complete % len(mergers)].finish.remote(scene))
-            ready, merging = ray.wait(merging, num_returns=len(merging), timeout=0) if merging else ([], [])
-            while len(merging) > 4 * workers:  # writing is slower than computing: wait for it
-                more, merging = ray.wait(merging, num_returns=1)
-                ready += more
-            for record in ray.get(ready):
-                finished += 1
-                yield record
-            if ready and gate is not None:
-                gate.advance.remote(finished)
-    while merging:
-        ready, merging = ray.wait(merging, num_returns=1)
-        yield from ray.get(ready)
+                merging[mergers[gathered.complete % len(mergers)].finish.remote(scene)] = row["address"]
+            yield from _merged(ray, merging, most=4 * workers)
+    yield from _merged(ray, merging, most=0)
     for address in gathered.missing(todo):  # nothing is lost without a word
-        yield Record(address, "failed", "UnknownError: the cluster lost it; run again")
+        yield Record(spelt(address), "failed", f"{address}: the cluster lost it; run again")
+
+
+def _merged(ray: Any, merging: dict[Any, str], most: int) -> Iterator[Record]:
+    """The records of scenes that are written, taken out of `merging`; waits while more than `most` are left there."""
+    while merging:
+        ready, _ = ray.wait(list(merging), num_returns=len(merging), timeout=0)
+        if not ready and len(merging) > most:  # writing is slower than computing
+            ready, _ = ray.wait(list(merging), num_returns=1)
+        if not ready:
+            return
+        for reference in ready:
+            address = merging.pop(reference)
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.RayError as error:
+                yield Record(spelt(address), "failed", f"{address}: could not be merged ({describe(error)})")
 
 
 def _rows(
@@ -290,7 +310,7 @@ def _rows(
         chunks = scenes.flat_map(plan, fn_kwargs={"job": job, "gate": gate, "ahead": ahead}, num_cpus=0, compute=several)
         computed = chunks.map(
             Worker,
-            fn_constructor_args=(job, ray.put(weights)),
+            fn_constructor_args=(job, ray.put(weights), gate),
             # few are enough to go on with: actors of a machine that died need not come back
             compute=data.ActorPoolStrategy(
                 min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT

@@ -3,17 +3,17 @@
 import hashlib
 import io
 import json
-import os
 import time
 import uuid
 from dataclasses import asdict, dataclass, fields
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rotanext.archive.addresses import answering, file_system, ray_extra
 from rotanext.boxes import CONVENTION
 from rotanext.detections import Detections
 from rotanext.errors import UserError, explain
+from rotanext.files import write_atomically
 from rotanext.geo.georeference import Georeference
 from rotanext.geo.vectors import DECIMALS, detections_frame
 
@@ -34,6 +34,7 @@ class Record:
     height: int = 0
     tiles: int = 0
     detections: int = 0
+    workers: int = 0  # that computed it
     seconds: float = 0.0  # of computing, all workers together
     file: str = ""  # below the target
     finished: str = ""  # UTC
@@ -41,8 +42,13 @@ class Record:
 
 def result_name(address: str) -> str:
     """The file name of a scene's result: its stem, and a hash of its address, as stems may be the same in two folders."""
-    stem = PurePosixPath(address).stem.encode()[:_NAME].decode(errors="ignore")
-    return f"{stem}-{hashlib.sha256(address.encode()).hexdigest()[:12]}.parquet"
+    stem = spelt(PurePosixPath(address).stem).encode()[:_NAME].decode(errors="ignore")
+    return f"{stem}-{hashlib.sha256(address.encode(errors='surrogateescape')).hexdigest()[:12]}.parquet"
+
+
+def spelt(name: str) -> str:
+    """A name as tables can hold it: bytes that are no UTF-8 become question marks."""
+    return name.encode(errors="replace").decode()
 
 
 def to_parquet(record: Record, detections: Detections, georeference: Georeference | None) -> bytes:
@@ -82,15 +88,7 @@ class Target:
             if "file" not in files.protocol:
                 files.pipe_file(path, data)
                 return
-            folder, _, last = path.rpartition("/")
-            part = f"{folder}/.{last[:60]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
-            files.makedirs(folder, exist_ok=True)
-            try:
-                files.pipe_file(part, data)
-                os.replace(part, path)  # noqa: PTH105
-            finally:
-                if files.exists(part):
-                    files.rm_file(part)
+            write_atomically(Path(path), lambda part: part.write_bytes(data))
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or None where there is none."""

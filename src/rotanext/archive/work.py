@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rotanext.archive.addresses import describe, is_raster, open_address
-from rotanext.archive.results import SCENES, Record, Target, result_name, to_parquet
+from rotanext.archive.results import SCENES, Record, Target, result_name, spelt, to_parquet
 from rotanext.data.raster import Raster, settings
 from rotanext.detections import Detections
 from rotanext.detector import Detector
@@ -52,18 +52,30 @@ class Job:
     chunk: int  # tiles that one worker computes at a time
     precision: str = "fp32"
     compiled: bool = False
+    tries: int = 3  # a chunk that so many workers died with is given up
     load: Callable[[bytes, "Job"], Detector] = field(default=load_weights)
 
 
 class Gate:
-    """Keeps planning from running far ahead of results; an actor beside the driver."""
+    """Keeps planning from running far ahead of results, and knows what workers died of; an actor beside the driver."""
 
     def __init__(self) -> None:
         self._finished = 0
+        self._begun: dict[tuple[str, int], int] = {}
 
-    def advance(self, finished: int) -> None:
-        """So many scenes are finished."""
-        self._finished = finished
+    def begin(self, address: str, chunk: int) -> int:
+        """How often a chunk had been begun and not ended before now: as often a worker, or its machine, died of it or with it."""
+        before = self._begun.get((address, chunk), 0)
+        self._begun[address, chunk] = before + 1
+        return before
+
+    def end(self, address: str, chunk: int) -> None:
+        """A chunk was computed, or its error is known."""
+        self._begun.pop((address, chunk), None)
+
+    def finish(self) -> None:
+        """One more scene is finished."""
+        self._finished += 1
 
     def finished(self) -> int:
         """How many scenes are finished."""
@@ -95,7 +107,7 @@ def plan(row: Row, job: Job, gate: Any, ahead: int) -> list[Row]:
 
 
 def _wait_for_turn(index: int, gate: Any, ahead: int) -> None:
-    if gate is None or index < ahead:
+    if index < ahead:
         return
     import ray
 
@@ -109,11 +121,11 @@ def _wait_for_turn(index: int, gate: Any, ahead: int) -> None:
 class Worker:
     """Computes chunks: an actor that holds the detector, and the scene it was last asked about."""
 
-    def __init__(self, job: Job, weights: Any) -> None:
+    def __init__(self, job: Job, weights: Any, gate: Any) -> None:
         import ray
 
         torch.set_num_threads(job.cores)
-        self.job = job
+        self.job, self._gate, self._ask = job, gate, ray.get
         self.detector = job.load(ray.get(weights), job)
         self._address = ""
         self._scene: Scene | None = None
@@ -123,12 +135,16 @@ class Worker:
         """The row with the detections of its chunk, or with the error that stopped it."""
         begun = time.perf_counter()
         result = row | {"found": b"", "place": b"", "seconds": 0.0, "computed": 0, "worker": self._name}
-        if not row["error"]:
+        died = self._ask(self._gate.begin.remote(row["address"], row["chunk"]))
+        if died >= self.job.tries:
+            result["error"] = f"{row['address']}: {died} workers died while they computed a part of it (memory, or a damaged file)"
+        elif not row["error"]:
             try:
                 result |= self._compute(row)
             except Exception as error:  # of this scene; the archive goes on
                 result["error"] = describe(error) or type(error).__name__
                 self._let_go()
+        self._gate.end.remote(row["address"], row["chunk"])
         return result | {"seconds": time.perf_counter() - begun}
 
     def _compute(self, row: Row) -> Row:
@@ -190,7 +206,7 @@ def finish(job: Job, rows: list[Row]) -> Record:
     """Merge a scene's chunks and write its result, the last thing that happens to it; the record says what became of it."""
     rows = sorted(rows, key=lambda row: row["chunk"])
     first = rows[0]
-    seconds = round(sum(row["seconds"] for row in rows), 3)
+    seconds, workers = round(sum(row["seconds"] for row in rows), 3), len({row["worker"] for row in rows})
     size = {key: max(row[key] for row in rows) for key in ("width", "height", "tiles")}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     error = next((row["error"] for row in rows if row["error"]), "")
@@ -198,25 +214,29 @@ def finish(job: Job, rows: list[Row]) -> Record:
         try:
             found = _merged(job, rows)
             name = f"{SCENES}/{result_name(first['address'])}"
-            record = Record(first["address"], "done", "", **size, detections=len(found), seconds=seconds, file=name, finished=now)
+            counts = {"detections": len(found), "workers": workers}
+            record = Record(spelt(first["address"]), "done", "", **size, **counts, seconds=seconds, file=name, finished=now)
             place = pickle.loads(first["place"]) if first["place"] else None
             Target(job.target).write(name, to_parquet(record, found, place))
             return record
         except Exception as failure:  # a full disk, a storage that refuses
             error = describe(failure) or type(failure).__name__
-    return Record(first["address"], "failed", error, **size, seconds=seconds, finished=now)
+    return Record(spelt(first["address"]), "failed", error, **size, workers=workers, seconds=seconds, finished=now)
 
 
 class Finisher:
     """`finish` as an actor."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, gate: Any) -> None:
         torch.set_num_threads(1)
-        self.job = job
+        self.job, self._gate = job, gate
 
     def finish(self, rows: list[Row]) -> Record:
         """See `finish`."""
-        return finish(self.job, rows)
+        try:
+            return finish(self.job, rows)
+        finally:
+            self._gate.finish.remote()
 
 
 def _merged(job: Job, rows: list[Row]) -> Detections:
