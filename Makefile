@@ -26,6 +26,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/scene.py
+	$(BIN)/python benchmarks/archive.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python benchmarks/engines.py
 

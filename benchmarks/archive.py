@@ -74,6 +74,8 @@ def plain_rate(detector: Detector, source: Path, folder: Path, options: PredictO
         with Raster(path) as raster:
             tiles += len(detector.tiling(1).windows(raster.width, raster.height))
     torch.set_num_threads(1)
+    first = next(source.iterdir())
+    predict(detector, first, folder / "warm", options, Problems(strict=True), Reporter(Console(quiet=True)))
     start = time.perf_counter()
     predict(detector, source, folder / "plain", options, Problems(strict=True), Reporter(Console(quiet=True)))
     return tiles / (time.perf_counter() - start), tiles
@@ -141,7 +143,7 @@ def driver(detector: Detector, folder: Path, options: PredictOptions) -> None:
     )
     with Raster(next(source.iterdir())) as raster:
         tiles = len(detector.tiling(1).windows(raster.width, raster.height))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     rows = [
         ["scenes a second", f"{rate / tiles:.1f}"],
         ["chunks a second", f"{rate / tiles * -(-tiles // EMPTY_CHUNK):.1f}"],

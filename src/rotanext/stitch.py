@@ -1,4 +1,4 @@
-"""Detections of a scene's tiles, merged while the tiles come, in memory that does not grow with the scene."""
+"""Detections of a scene's tiles, merged while the tiles come; boxes that may still have rivals are those of a strip."""
 
 from typing import NamedTuple
 
