@@ -63,8 +63,8 @@ class Raster:
     """An open raster: a scene (see scene.py) that is read in windows, by any number of threads. Use it in a `with`.
 
     Values become colours as `RasterOptions` says; alpha is dropped and pixels without data keep their stored values, both as in
-    training. `opener` (see `rasterio.open`) reads the bytes in GDAL's place, of an object store for example; `drivers` are the
-    only ones of GDAL's that may read it. Raises UserError for what does not open, bands it does not have, a stretch that makes no
+    training. `opener` (see `rasterio.open`) reads the bytes in GDAL's place, of an object store for example; `driver` is the
+    only one of GDAL's that may read it. Raises UserError for what does not open, bands it does not have, a stretch that makes no
     sense, and a window that cannot be read.
     """
 
@@ -73,9 +73,9 @@ class Raster:
         path: str | Path,
         options: RasterOptions = RasterOptions(),
         opener: Callable[..., Any] | None = None,
-        drivers: tuple[str, ...] | None = None,
+        driver: str | None = None,
     ) -> None:
-        self.path, self._opener, self._drivers = path, opener, drivers and list(drivers)
+        self.path, self._opener, self._driver = path, opener, driver
         self._local, self._lock, self._opened = threading.local(), threading.Lock(), list[tuple[Any, Context]]()
         try:
             with _refusing(path, "a header that cannot be read", "a raster that GDAL reads", "Check the file."):
@@ -128,7 +128,7 @@ class Raster:
         if file is None:
             rasterio = load_rasterio()
             with _refusing(self.path, "that it does not open", "a raster that GDAL reads", "Check the file."):
-                file = rasterio.open(self.path, driver=self._drivers, opener=self._opener)
+                file = rasterio.open(self.path, driver=self._driver, opener=self._opener)
             if not file.count:
                 file.close()
                 raise UserError(explain(self.path, "no bands", "a raster with pixels", "Name one of its subdatasets."))

@@ -26,7 +26,7 @@ _MAGIC = {
     b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
 }
-_DRIVERS = {"TIFF": ("GTiff",), "JPEG 2000": ("JP2OpenJPEG",)}  # a VRT's text within a TIFF would otherwise make it one
+_DRIVERS = {"TIFF": "GTiff", "JPEG 2000": "JP2OpenJPEG"}  # a VRT's text within a TIFF would otherwise make it one
 _SEGMENTS = 10_000  # of a JPEG, before its first frame
 _GRIDS = ("nadgrids", "geoidgrids", "+grids", "xy_grids", "+init", "parameterfile")  # with these a CRS names files
 
@@ -88,16 +88,16 @@ class Upload:
         """By GDAL, from memory, with the one driver of this kind."""
         from rasterio.io import MemoryFile
 
-        rasterio, drivers = load_rasterio(), _DRIVERS[self.kind]
+        rasterio, driver = load_rasterio(), _DRIVERS[self.kind]
         self._memory = MemoryFile(data)
         try:
-            with rasterio.open(self._memory.name, driver=list(drivers)) as file:
+            with rasterio.open(self._memory.name, driver=driver) as file:
                 itemsize = sum(np.dtype(kind).itemsize for kind in file.dtypes)
                 check_pixels(file.width, file.height, limits, itemsize)
                 for block_height, block_width in file.block_shapes[:1]:
                     check_pixels(block_width, block_height, limits, itemsize)
                 grids = _names_files(file.crs.to_wkt() if file.crs else "")
-            raster = Raster(self._memory.name, drivers=drivers)
+            raster = Raster(self._memory.name, driver=driver)
             self._scene = raster
             self.notes.append(raster.how)
             if grids:
