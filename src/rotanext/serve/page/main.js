@@ -173,7 +173,8 @@ function refuse(error) {
     find("token").focus();
   }
   const titles = { 401: "A token is needed", 413: "Too large", 415: "Not a picture this server reads", 422: "This picture cannot be used", 429: "The server is busy", 504: "This took too long" };
-  complain(titles[error.status] ?? error.title ?? "Something went wrong", error.message, error.status !== 401);
+  const text = error.message.charAt(0).toUpperCase() + error.message.slice(1);
+  complain(titles[error.status] ?? error.title ?? "Something went wrong", text, [0, 408, 429, 503, 504].includes(error.status));
   say(state.result ? "" : "Nothing detected.");
 }
 

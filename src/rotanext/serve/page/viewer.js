@@ -9,7 +9,7 @@ function inside([cx, cy, w, h, angle], x, y, reach) {
 }
 
 /** Outlines of detections on a context whose unit is the target's pixel; `place` turns the picture's points into those. */
-export function drawBoxes(context, detections, colours, width, place) {
+export function drawBoxes(context, detections, colours, width, place, edge = DARK) {
   const byClass = new Map();
   for (const one of detections) {
     if (!byClass.has(one.label)) byClass.set(one.label, new Path2D());
@@ -18,13 +18,18 @@ export function drawBoxes(context, detections, colours, width, place) {
     path.closePath();
   }
   context.lineJoin = "round";
-  for (const [line, colour] of [[width + 2 * Math.max(1, width * 0.45), () => DARK], [width, (label) => colours[label]]]) {
+  for (const [line, colour] of [[width + Math.max(1.4, width * 0.9), () => edge], [width, (label) => colours[label]]]) {
     context.lineWidth = line;
     for (const [label, path] of byClass) {
       context.strokeStyle = colour(label);
       context.stroke(path);
     }
   }
+}
+
+/** Where a picture of `length` begins so that its point `at` is in the middle of `size`, without an empty margin where it has none. */
+function centred(at, length, size) {
+  return length > size ? Math.min(0, Math.max(size - length, size / 2 - at)) : size / 2 - at;
 }
 
 export class Viewer {
@@ -64,7 +69,7 @@ export class Viewer {
       const [cx, cy, w, h] = detection.box;
       const target = Math.min(this.width, this.height) / (5 * Math.max(w, h, 8));
       const scale = Math.min(8, Math.max(this.scale, Math.min(target, 3)));
-      this.glide(scale, this.width / 2 - cx * scale, this.height / 2 - cy * scale);
+      this.glide(scale, centred(cx * scale, this.picture.width * scale, this.width), centred(cy * scale, this.picture.height * scale, this.height));
     } else this.draw();
   }
 
@@ -139,7 +144,7 @@ export class Viewer {
 
   paint() {
     if (!this.picture) return;
-    const { context, scale, x, y, picture } = this;
+    const { context, scale, x, y } = this;
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
     this.paintPicture();
@@ -148,10 +153,9 @@ export class Viewer {
       const reach = Math.hypot(w, h) / 2 * scale + 4, sx = x + cx * scale, sy = y + cy * scale;
       return sx > -reach && sy > -reach && sx < this.width + reach && sy < this.height + reach;
     });
-    const line = Math.max(1.1, Math.min(2.4, 1.1 + Math.log2(scale / Math.min(this.fitted, 1) + 1e-9) * 0.35));
+    const line = Math.max(0.9, Math.min(2.4, 1.1 + Math.log2(scale / Math.min(this.fitted, 1) + 1e-9) * 0.35));
     drawBoxes(context, seen.slice().reverse(), this.colours, line, place);
     for (const one of new Set([this.over, this.selected])) if (one) this.paintFocus(one, place, line);
-    void picture;
   }
 
   paintPicture() {
@@ -180,8 +184,8 @@ export class Viewer {
     context.globalAlpha = 0.24;
     context.fill();
     context.globalAlpha = 1;
-    drawBoxes(context, [one], { [one.label]: "#ffffff" }, line + 2.2, place);
-    drawBoxes(context, [one], this.colours, line + 0.4, place);
+    if (one === this.selected) drawBoxes(context, [one], { [one.label]: "#ffffff" }, line + 4, place);
+    drawBoxes(context, [one], this.colours, line + 0.6, place, this.colours[one.label]);
   }
 
   at(sx, sy) {
