@@ -246,7 +246,9 @@ def serve(
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Largest picture, in pixels.")] = 64_000_000,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds an upload and its answer may take.")] = 60,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests served at once; more are answered 429.")] = 8,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles computed at once, of one or several requests.")] = 4,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Tiles computed at once, of all requests; 1 on a CPU, 8 on a GPU.")
+    ] = None,
     image_size: ImageSizeOption = None,
     tile: TileOption = None,
     gap: GapOption = None,

@@ -34,8 +34,9 @@ class Abandoned(Exception):
 class Batcher:
     """The one thread that computes. A batch is the tile that has waited longest, with others of its size and threshold.
 
-    Nothing waits for a batch to fill: what comes while one is computed goes into the next. Results are those of computing each
-    tile alone. `size` is the most tiles of a batch.
+    Nothing waits for others: what comes while one batch is computed goes into the next. The network always gets `size` pictures,
+    empty ones where there are fewer tiles, because its last digits depend on how many it gets: so a tile's result is the same
+    whatever else is being served.
     """
 
     def __init__(self, detector: Detector, size: int, listener: Listener = lambda tiles, seconds: None) -> None:
@@ -80,7 +81,7 @@ class Batcher:
         while batch := self._next():
             start = time.monotonic()
             try:
-                found = self.detector.detect_crops([tile.crop for tile in batch], batch[0].threshold)
+                found = self.detector.detect_crops([tile.crop for tile in batch], batch[0].threshold, self.size)
             except BaseException as error:  # the requests' own threads deal with it; this one has to live
                 for tile in batch:
                     tile.result.set_exception(error)

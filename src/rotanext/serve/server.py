@@ -13,6 +13,8 @@ from rotanext.errors import UserError
 from rotanext.serve.app import create_app
 from rotanext.serve.limits import Limits
 
+GPU_BATCH = 8  # on CPUs several tiles at once are no faster than one after the other: benchmarks/results/serve.md
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -21,7 +23,7 @@ class ServeOptions:
     host: str
     port: int
     token: str | None
-    batch: int
+    batch: int | None  # None: what suits the device
     limits: Limits
 
 
@@ -34,7 +36,8 @@ def serve(detector: Detector, options: ServeOptions, console: Console) -> None:
     listening = _listen(options.host, options.port)
     try:
         host, port = listening.getsockname()[:2]
-        app = create_app(detector, options.limits, batch=options.batch, token=options.token)
+        batch = options.batch or (1 if detector.device.type == "cpu" else GPU_BATCH)
+        app = create_app(detector, options.limits, batch=batch, token=options.token)
         console.print("warming up", style="dim")
         side = min(64, detector.config.predict.tile)
         detector(np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(np.uint8), score_threshold=0.0)
