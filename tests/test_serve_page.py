@@ -30,7 +30,8 @@ DROP = """([name, type, data]) => {
   const transfer = new DataTransfer();
   transfer.items.add(new File([bytes], name, { type }));
   for (const kind of ["dragenter", "dragover", "drop"]) {
-    document.getElementById("stage").dispatchEvent(new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    const event = new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true });
+    document.getElementById("stage").dispatchEvent(event);
   }
 }"""
 
@@ -110,7 +111,7 @@ def test_drop_slide_filter_and_download(page: Page, detector: Detector, tmp_path
     assert 0 < ships < len(kept)
     line = page.locator("#classes label", has_text="ship")
     expect(line.locator(".count")).to_have_text(str(ships))
-    page.get_by_label("plane").uncheck()
+    page.get_by_role("checkbox", name="plane").uncheck()
     assert shown(page) == ships
 
     name, data = download(page, "#get-json")

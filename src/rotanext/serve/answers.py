@@ -114,8 +114,8 @@ def says_no(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The description of these answers, for OpenAPI."""
     described: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
-        schema = {"$ref": "#/components/schemas/Problem"}
-        described[status] = {"model": Problem, "description": _SAYS[status], "content": {PROBLEM: {"schema": schema}}}
+        # A `model` here would announce application/json besides.
+        described[status] = {"description": _SAYS[status], "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
         if status in (429, 503):
             whole = {"type": "integer", "minimum": 1}
             described[status]["headers"] = {"Retry-After": {"schema": whole, "description": "Seconds.", "required": status == 429}}
