@@ -184,16 +184,23 @@ class Detector:
             if len(crops) < fill:
                 batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, fill - len(crops)))
             logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
-            found = detect(
-                logits,
-                deltas,
-                [crop.shape[:2] for crop in crops],
-                num_classes=len(self.class_names),
-                anchors=self.config.model.anchor_rule,
-                score_threshold=threshold,
-                top_k=options.top_k,
-                iou_threshold=options.iou_threshold,
-                max_detections=options.max_detections,
-            )
+            # A CPU rounds an array's last elements in another way than the rest, so there each picture is settled by itself:
+            # its detections then do not depend on those it shares a batch with.
+            parts = [slice(i, i + 1) for i in range(len(crops))] if self.device.type == "cpu" else [slice(0, len(crops))]
+            found = [
+                one
+                for part in parts
+                for one in detect(
+                    [level[part] for level in logits],
+                    [level[part] for level in deltas],
+                    [crop.shape[:2] for crop in crops[part]],
+                    num_classes=len(self.class_names),
+                    anchors=self.config.model.anchor_rule,
+                    score_threshold=threshold,
+                    top_k=options.top_k,
+                    iou_threshold=options.iou_threshold,
+                    max_detections=options.max_detections,
+                )
+            ]
         # cloned outside of inference mode, they are ordinary tensors
         return [Detections(b.clone().cpu(), s.clone().cpu(), c.clone().cpu(), self.class_names) for b, s, c in found]
