@@ -72,7 +72,7 @@ def whole_rows(
     for name, (kind, network) in compared.items():
         one = Detector(detector.model, detector.config, detector.class_names, precision=kind)
         vars(one)["network"] = network
-        functions[name] = partial(one._detect, [image] * batch, detector.config.predict.score_threshold, batch)
+        functions[name] = partial(one.detect_crops, [image] * batch, detector.config.predict.score_threshold, batch)
         found[name] = len(functions[name]()[0])
         assert found[name]
     times = median_seconds(functions, 5, 90)

@@ -59,7 +59,7 @@ def throughput(path: Path, backbone: str, options: argparse.Namespace) -> list[s
 
         def bare() -> None:
             for at in range(0, len(crops), options.batch):
-                detector._detect(crops[at : at + options.batch], threshold, 0)
+                detector.detect_crops(crops[at : at + options.batch], threshold, 0)
 
         def scene() -> int:
             return len(detector.on_scene(raster, score_threshold=threshold, batch_size=options.batch))

@@ -48,7 +48,7 @@ def knowing(objects: np.ndarray, tile: int, gap: int, **predict: Any) -> Detecto
             results.append(Detections(boxes, scores, torch.zeros(len(boxes), dtype=torch.int64), CLASSES))
         return results
 
-    made._detect = detect  # type: ignore[method-assign]
+    made.detect_crops = detect  # type: ignore[method-assign]
     return made
 
 
@@ -78,13 +78,13 @@ def test_without_merging_objects_would_come_twice() -> None:
 
 def test_a_picture_the_size_of_a_tile_is_one_tile(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[tuple[int, ...]]] = []
-    plain = Detector._detect
+    plain = Detector.detect_crops
 
     def counting(self: Detector, crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
         calls.append([crop.shape for crop in crops])
         return plain(self, crops, threshold, fill)
 
-    monkeypatch.setattr(Detector, "_detect", counting)
+    monkeypatch.setattr(Detector, "detect_crops", counting)
     whole = detector.reconfigured(image_size=0, tile=512)
     whole(np.zeros((512, 512, 3), np.uint8))
     assert calls == [[(512, 512, 3)]]

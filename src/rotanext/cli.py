@@ -236,6 +236,44 @@ def predict(
 
 
 @app.command()
+def serve(
+    weights: WeightsOption,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on; others than this machine need 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option("--token", envvar="ROTANEXT_TOKEN", help="Answer only who sends it (Authorization: Bearer ...).")
+    ] = None,
+    max_upload: Annotated[float, typer.Option("--max-upload", min=0.001, help="Largest upload, in MB.")] = 100,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Largest picture, in pixels.")] = 64_000_000,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds an upload and its answer may take.")] = 60,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests served at once; more are answered 429.")] = 8,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Tiles computed at once, of all requests; 1 on a CPU, 8 on a GPU.")
+    ] = None,
+    image_size: ImageSizeOption = None,
+    tile: TileOption = None,
+    gap: GapOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    anchors: AnchorsOption = None,
+    classes: ClassesOption = None,
+) -> None:
+    """Serve a detector over HTTP: a page to drop pictures on, POST /predict, /health, /metrics (extra `serve`)."""
+    try:
+        from rotanext.serve.limits import Limits
+        from rotanext.serve.server import ServeOptions
+        from rotanext.serve.server import serve as run
+    except ModuleNotFoundError as error:
+        raise UserError(f"serving needs the package {error.name}; install it with: pip install 'rotanext[serve]'") from None
+
+    detector = _load(weights, device, anchors, classes, precision).reconfigured(image_size=image_size, tile=tile, gap=gap)
+    limits = Limits(round(max_upload * 1e6), max_pixels, timeout, concurrency)
+    run(detector, ServeOptions(host, port, token, batch, limits), console)
+
+
+@app.command()
 def split(
     source: Annotated[Path, typer.Argument(help="A DOTA folder.")],
     target: Annotated[Path, typer.Argument(help="The folder for the tiles, another DOTA folder.")],

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from rotanext.inference import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.retinanet import RetinaNet
 from rotanext.postprocess import detect
-from rotanext.scene import Picture, Scene, Tick, Tiling, detect_scene, detect_tiles, shrunk, unheard
+from rotanext.scene import Crop, Picture, Scene, Tick, Tiling, detect_scene, detect_tiles, shrunk, unheard
 from rotanext.stitch import MergeRule
 
 READERS = 4  # threads that read windows for a GPU
+CropDetector = Callable[[list[Crop], float], list[Detections]]  # crops of one size and the lowest score to detections of each
 
 
 def build_model(config: Config, num_classes: int) -> RetinaNet:
@@ -126,8 +127,13 @@ class Detector:
         batch_size: int = 1,
         across_classes: bool = False,
         tick: Tick = unheard,
+        detect_crops: CropDetector | None = None,
     ) -> Detections:
-        """The same on a scene that is read in windows, such as a `Raster`; `tick(done, total)` hears how many tiles are done."""
+        """The same on a scene that is read in windows, such as a `Raster`; `tick(done, total)` hears how many tiles are done.
+
+        `detect_crops` computes the tiles in this detector's place: a queue, for example, that leads to this detector's own
+        `detect_crops` and computes tiles of several scenes at once.
+        """
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
         if score_threshold is not None and not (isinstance(score_threshold, int | float) and 0 <= score_threshold <= 1):
@@ -142,7 +148,8 @@ class Detector:
             tiling = replace(tiling, tile=size, gap=0)
         fill = self._fill(scene, tiling)
         rule = MergeRule(options.merge_iou, across_classes)
-        found = detect_scene(scene, lambda crops: self._detect(crops, threshold, fill), self.class_names, tiling, rule, tick)
+        compute = detect_crops or partial(self.detect_crops, fill=fill)
+        found = detect_scene(scene, lambda crops: compute(crops, threshold), self.class_names, tiling, rule, tick)
         return found if scale == 1 else found.scaled(1 / scale)
 
     def on_tiles(
@@ -156,7 +163,7 @@ class Detector:
         tiling = self.tiling(batch_size)
         threshold = self.config.predict.score_threshold if score_threshold is None else score_threshold
         fill = self._fill(scene, tiling)
-        batches = detect_tiles(scene, lambda crops: self._detect(crops, threshold, fill), tiling, part)
+        batches = detect_tiles(scene, lambda crops: self.detect_crops(crops, threshold, fill), tiling, part)
         return [tile for batch in batches for tile in batch]
 
     def tiling(self, batch_size: int = 1) -> Tiling:
@@ -169,7 +176,7 @@ class Detector:
         several = len(tiling.windows(scene.width, scene.height)) > tiling.batch_size
         return tiling.batch_size if several and isinstance(self.network, CompiledNetwork) and self.network.works else 0
 
-    def _detect(self, crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
+    def detect_crops(self, crops: list[Crop], threshold: float, fill: int = 0) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` pictures."""
         options = self.config.predict
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
@@ -177,16 +184,23 @@ class Detector:
             if len(crops) < fill:
                 batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, fill - len(crops)))
             logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
-            found = detect(
-                logits,
-                deltas,
-                [crop.shape[:2] for crop in crops],
-                num_classes=len(self.class_names),
-                anchors=self.config.model.anchor_rule,
-                score_threshold=threshold,
-                top_k=options.top_k,
-                iou_threshold=options.iou_threshold,
-                max_detections=options.max_detections,
-            )
+            # A CPU rounds an array's last elements in another way than the rest, so there each picture is settled by itself:
+            # its detections then do not depend on those it shares a batch with.
+            parts = [slice(i, i + 1) for i in range(len(crops))] if self.device.type == "cpu" else [slice(0, len(crops))]
+            found = [
+                one
+                for part in parts
+                for one in detect(
+                    [level[part] for level in logits],
+                    [level[part] for level in deltas],
+                    [crop.shape[:2] for crop in crops[part]],
+                    num_classes=len(self.class_names),
+                    anchors=self.config.model.anchor_rule,
+                    score_threshold=threshold,
+                    top_k=options.top_k,
+                    iou_threshold=options.iou_threshold,
+                    max_detections=options.max_detections,
+                )
+            ]
         # cloned outside of inference mode, they are ordinary tensors
         return [Detections(b.clone().cpu(), s.clone().cpu(), c.clone().cpu(), self.class_names) for b, s, c in found]

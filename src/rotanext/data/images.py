@@ -39,13 +39,17 @@ def read_image(path: str | Path) -> np.ndarray:
     can hold, and pixels that are neither 8 nor 16 bit unsigned (float and signed rasters have no range that everybody means).
     """
     path = Path(path)
-    data = _read_bytes(path)
-    _check_whole(path, data)
-    _check_claim(path, _header_size(io.BytesIO(data)), len(data))
+    return decode_image(path, _read_bytes(path))
+
+
+def decode_image(name: str | Path, data: bytes) -> np.ndarray:
+    """The same of a file's bytes; `name` is what messages call it, and is not opened."""
+    _check_whole(name, data)
+    _check_claim(name, _header_size(io.BytesIO(data)), len(data))
     pixels = _decode(_as_stored(data))
     if pixels is None:
-        raise _not_decoded(path)
-    return _to_rgb(path, pixels)
+        raise _not_decoded(name)
+    return _to_rgb(name, pixels)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -163,12 +167,12 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(explain(path, f"that it cannot be read ({error.strerror})", "a readable file", advice)) from error
 
 
-def _not_decoded(path: Path) -> UserError:
+def _not_decoded(path: str | Path) -> UserError:
     expected = "a complete PNG, JPEG, TIFF or BMP picture"
     return UserError(explain(path, "a file that does not decode", expected, "Open it in a viewer, or copy it again."))
 
 
-def _check_whole(path: Path, data: bytes) -> None:
+def _check_whole(path: str | Path, data: bytes) -> None:
     """Refuse a cut JPEG or PNG, whose missing part some versions of opencv silently fill with grey or black."""
     cut = None
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
@@ -196,7 +200,7 @@ def _header_size(source: Path | io.BytesIO) -> tuple[int, int] | None:
     return (width, height) if width > 0 and height > 0 else None
 
 
-def _check_claim(path: Path, size: tuple[int, int] | None, length: int) -> None:
+def _check_claim(path: str | Path, size: tuple[int, int] | None, length: int) -> None:
     """Refuse a header that claims more pixels than the file can hold, before memory is taken for them."""
     if size and size[0] * size[1] > max(_FEW_PIXELS, _PIXELS_A_BYTE * length):
         found = f"a header that claims {size[0]} x {size[1]} pixels, in a file of {length} bytes"
@@ -289,7 +293,7 @@ _pillow_without_limit = _Shared(_without_limit)  # all aerial pictures look like
 _opencv_silent = _Shared(_silent)  # its warnings about every GeoTIFF tag and its errors would bury ours
 
 
-def _to_rgb(path: Path, pixels: np.ndarray) -> np.ndarray:
+def _to_rgb(path: str | Path, pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.uint16:
         pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
     if pixels.dtype != np.uint8:

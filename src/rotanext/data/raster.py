@@ -71,14 +71,19 @@ class Raster:
     """An open raster: a scene (see scene.py) that is read in windows, by any number of threads. Use it in a `with`.
 
     Values become colours as `RasterOptions` says; alpha is dropped and pixels without data keep their stored values, both as in
-    training. `opener` (see `rasterio.open`) reads the bytes in GDAL's place, of an object store for example. Raises UserError for
-    what does not open, bands it does not have, a stretch that makes no sense, and a window that cannot be read.
+    training. `opener` (see `rasterio.open`) reads the bytes in GDAL's place, of an object store for example; `driver` is the
+    only one of GDAL's that may read it. Raises UserError for what does not open, bands it does not have, a stretch that makes no
+    sense, and a window that cannot be read.
     """
 
     def __init__(
-        self, path: str | Path, options: RasterOptions = RasterOptions(), opener: Callable[..., Any] | None = None
+        self,
+        path: str | Path,
+        options: RasterOptions = RasterOptions(),
+        opener: Callable[..., Any] | None = None,
+        driver: str | None = None,
     ) -> None:
-        self.path, self._opener = path, opener
+        self.path, self._opener, self._driver = path, opener, driver
         self._lock, self._free, self._closed = threading.Lock(), list[tuple[Any, Context]](), False
         self._band_lock, self._band = threading.Lock(), ((0, 0), _NOTHING)
         self._stretch_lock = threading.Lock()
@@ -139,7 +144,7 @@ class Raster:
 
     def _open(self) -> Any:
         with _refusing(self.path, "that it does not open", "a raster that GDAL reads", "Check the file."):
-            file = load_rasterio().open(self.path, opener=self._opener)
+            file = load_rasterio().open(self.path, driver=self._driver, opener=self._opener)
         if not file.count:
             file.close()
             raise UserError(explain(self.path, "no bands", "a raster with pixels", "Name one of its subdatasets."))

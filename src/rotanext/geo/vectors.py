@@ -79,6 +79,12 @@ def detections_frame(detections: Detections, georeference: Georeference) -> "Geo
     return _frame(detections.names, fields, corners, georeference)
 
 
+def geojson_text(detections: Detections, georeference: Georeference) -> str:
+    """What `write_vectors` writes to GeoJSON; raises `UserError` where `georeference.located` is false or the extra is missing."""
+    corners, fields = _measured(detections, georeference)
+    return "".join(_geojson(corners, detections.names, fields, georeference))
+
+
 def _measured(detections: Detections, georeference: Georeference) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Corners `[N, 4, 2]` float64 in pixels, and the numbers of each detection."""
     boxes = detections.boxes.detach().cpu().double()
@@ -114,22 +120,25 @@ def _frame(names: list[str], fields: dict[str, np.ndarray], corners: np.ndarray,
 def _write_geojson(
     path: Path, corners: np.ndarray, names: list[str], fields: dict[str, np.ndarray], georeference: Georeference
 ) -> None:
-    """Stream the features to a file, a chunk at a time."""
+    """Stream the features to a file."""
+    with path.open("w", encoding="ascii", newline="\n") as file:
+        file.writelines(_geojson(corners, names, fields, georeference))
+
+
+def _geojson(corners: np.ndarray, names: list[str], fields: dict[str, np.ndarray], georeference: Georeference) -> Iterator[str]:
+    """The text of a FeatureCollection in pieces, computed a chunk at a time."""
     quoted = {name: json.dumps(name) for name in set(names)}
     keys = [json.dumps(key) for key in fields]
-    with path.open("w", encoding="ascii", newline="\n") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
-        for start in range(0, len(names), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            numbers = zip(*(values[part].tolist() for values in fields.values()), strict=True)
-            geometries = _geometries(corners[part], georeference)
-            for at, (name, row, geometry) in enumerate(zip(names[part], numbers, geometries, strict=True), start):
-                values = ", ".join(
-                    f"{key}: {repr(value) if value == value else 'null'}" for key, value in zip(keys, row, strict=True)
-                )
-                properties = f'{{"class": {quoted[name]}, {values}}}'
-                file.write(f'{"," if at else ""}\n{{"type": "Feature", "properties": {properties}, "geometry": {geometry}}}')
-        file.write("\n]}\n")
+    yield '{"type": "FeatureCollection", "features": ['
+    for start in range(0, len(names), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        numbers = zip(*(values[part].tolist() for values in fields.values()), strict=True)
+        geometries = _geometries(corners[part], georeference)
+        for at, (name, row, geometry) in enumerate(zip(names[part], numbers, geometries, strict=True), start):
+            values = ", ".join(f"{key}: {repr(value) if value == value else 'null'}" for key, value in zip(keys, row, strict=True))
+            properties = f'{{"class": {quoted[name]}, {values}}}'
+            yield f'{"," if at else ""}\n{{"type": "Feature", "properties": {properties}, "geometry": {geometry}}}'
+    yield "\n]}\n"
 
 
 def _geometries(corners: np.ndarray, georeference: Georeference) -> Iterator[str]:

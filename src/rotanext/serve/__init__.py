@@ -1,0 +1,1 @@
+"""A detector as a web service with a page (extra `serve`)."""

@@ -1,0 +1,60 @@
+"""The service against its own description: whatever schemathesis sends gets an answer that OpenAPI announces."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import CheckFunction
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from serving import Server, encoded, noise, spread_detector
+
+# Text that its schema allows is not yet a picture: what 415 and 422 are for.
+EXCLUDED: list[CheckFunction] = [positive_data_acceptance]
+
+
+@pytest.fixture(scope="module")
+def server(tiny_weights: Path) -> Iterator[Server]:
+    with Server(spread_detector(tiny_weights)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def description(server: Server) -> Any:
+    return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
+@pytest.mark.parametrize(("method", "path"), [("POST", "/predict"), ("GET", "/health"), ("GET", "/about"), ("GET", "/metrics")])
+def test_answers_are_as_described(description: Any, method: str, path: str, mode: schemathesis.GenerationMode) -> None:
+    @given(case=description[path][method].as_strategy(generation_mode=mode))
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(excluded_checks=EXCLUDED, timeout=30)
+
+    try:
+        check()
+    except Unsatisfiable:
+        assert mode is not schemathesis.GenerationMode.POSITIVE  # nothing can be wrong where there are no parameters
+
+
+def test_a_prediction_is_as_described(server: Server, description: Any) -> None:
+    operation = description["/predict"]["POST"]
+    for query in ({}, {"preview": 32, "score": 0.0}, {"format": "both"}):
+        answer = httpx.post(f"{server.url}/predict", params=query, files={"file": encoded(noise(70, 50))}, trust_env=False)
+        assert answer.status_code == 200
+        answer.request.read()
+        operation.validate_response(answer)
+
+
+def test_every_refusal_is_described(server: Server) -> None:
+    described = server.client.get("/openapi.json").json()["paths"]["/predict"]["post"]["responses"]
+    assert set(described) == {"200", "400", "401", "403", "408", "413", "415", "422", "429", "503", "504"}
+    assert "Retry-After" in described["429"]["headers"]
+    for status in set(described) - {"200"}:
+        assert list(described[status]["content"]) == ["application/problem+json"]
