@@ -52,7 +52,7 @@ def convert(
     )
     console.print(f"{done.pictures} pictures with {done.objects} objects of {len(done.class_names)} classes: {out} ({to_format})")
     for line in done.lost:
-        console.print(f"  lost: {line}", style="yellow")
-    if not done.lost:
+        console.print(f"  {line}" if line.startswith("note: ") else f"  lost: {line}", style="yellow")
+    if all(line.startswith("note: ") for line in done.lost):
         console.print("  nothing was lost", style="dim")
     _finish(problems)

@@ -189,10 +189,10 @@ def _fit_shapes(data: LabelSet, form: Format) -> list[str]:
     lines = []
     if angles:
         lines.append(f"angles: {angles} of {total} objects are not upright, and became the upright box around them "
-                     f"(corners move by up to {worst:.1f} px)")  # fmt: skip
+                     f"(corners move by up to {worst:.2g} px)")  # fmt: skip
     if odd:
         lines.append(f"shapes: {odd} of {total} quadrilaterals are no rectangles, and became the rectangle of least area around "
-                     f"them (corners move by up to {worst:.1f} px)")  # fmt: skip
+                     f"them (corners move by up to {worst:.2g} px)")  # fmt: skip
     if order and form.shape == "rectangle":
         lines.append(f"first corners: {order} of {total} objects begin at another corner, or run the other way round")
     return lines
@@ -229,7 +229,7 @@ def _fit_marks(data: LabelSet, form: Format) -> list[str]:
     if form is FORMATS["yolo-obb"]:
         beyond = sum(int(_beyond(picture).sum()) for picture in data.pictures)
         if beyond:
-            lines.append(f"nothing, but {beyond} objects reach beyond their picture: Ultralytics leaves out every picture with "
+            lines.append(f"note: {beyond} objects reach beyond their picture: Ultralytics leaves out every picture with "
                          "one, other tools don't")  # fmt: skip
     return lines
 

@@ -169,7 +169,7 @@ def _task(number_: int, picture: Picture) -> dict[str, Any]:
         else:
             value = {"points": [[_digits(x), _digits(y)] for x, y in corners[at] / size * 100], "polygonlabels": [name]}
             kind, control = "polygonlabels", "outline"
-        result = {"id": f"o{number_}-{at}", "type": kind, "from_name": control, "to_name": "image", "value": value}
+        result: dict[str, Any] = {"id": f"o{number_}-{at}", "type": kind, "from_name": control, "to_name": "image", "value": value}
         result |= {"original_width": picture.width, "original_height": picture.height, "image_rotation": 0}
         results.append(result | ({"score": float(picture.scores[at])} if math.isfinite(picture.scores[at]) else {}))
     scored = len(results) > 0 and bool(np.isfinite(picture.scores).all())
