@@ -41,7 +41,7 @@ def to_tv_tensors(detections: Detections, height: int, width: int) -> "BoundingB
 
     boxes = detections.boxes
     turned = torch.cat([boxes[:, :4], -boxes[:, 4:] * (180 / math.pi)], 1)
-    return BoundingBoxes(turned, format=BoundingBoxFormat.CXCYWHR, canvas_size=(height, width))  # type: ignore[call-overload,no-any-return]
+    return BoundingBoxes(turned, format=BoundingBoxFormat.CXCYWHR, canvas_size=(height, width))
 
 
 def from_tv_tensors(boxes: "BoundingBoxes") -> Any:

@@ -132,7 +132,7 @@ def _better_anchors(config: Config, coverage: Coverage, share: float) -> list[st
         )
     else:
         lines.append(
-            "Upright anchors fit turned long objects badly by nature; the single best anchor is how the published systems learn them."
+            "Upright anchors fit long turned objects badly by nature; published systems, too, learn them from the single best one."
         )
     return lines
 

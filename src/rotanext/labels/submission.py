@@ -45,6 +45,8 @@ def check_submission(path: Path, images: Path | None = None, version: str | None
             found: set[str] = set()
             for name, entry in names.items():
                 found |= _check_file(name, archive.read(entry), result, stems)
+    except UserError:
+        raise
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(explain(path, f"what cannot be read as a zip ({reason})", "a zip file", "Write it again.")) from None
