@@ -15,7 +15,7 @@ from rotanext.data.images import write_file
 from rotanext.errors import Problems, UserError
 from rotanext.files import make_folder
 from rotanext.labels.convert import find_format
-from rotanext.labels.coverage import Coverage, advise, cover
+from rotanext.labels.coverage import Coverage, advise, cover, needs_cutting
 from rotanext.labels.dataset import LabelSet
 from rotanext.labels.findings import KINDS, Finding, find_all, find_leaks, find_rare
 
@@ -47,7 +47,7 @@ class Check:
 
     def classes(self) -> list[dict[str, Any]]:
         """A row for each class: objects, pictures, long and short side, aspect ratio (medians, pixels), share without anchor."""
-        box = self.coverage.boxes / np.float32(1)
+        box = self.coverage.boxes.numpy()
         names, missed = np.array(self.coverage.names), self.coverage.missed.numpy()
         scale = self.coverage.scales.numpy()
         objects, pictures = Counter[str](), Counter[str]()
@@ -59,7 +59,7 @@ class Check:
             mine = names == name
             row: dict[str, Any] = {"class": name, "objects": objects[name], "pictures": pictures[name]}
             if mine.any():
-                long, short = box[:, 2].numpy()[mine] / scale[mine], box[:, 3].numpy()[mine] / scale[mine]
+                long, short = box[mine, 2] / scale[mine], box[mine, 3] / scale[mine]
                 row |= {"long": float(np.median(long)), "short": float(np.median(short))}
                 row |= {"aspect": float(np.median(long / np.maximum(short, 1e-6))), "unmatched": float(missed[mine].mean())}
             rows.append(row)
@@ -127,9 +127,11 @@ def check_labels(
         data_train = data
     findings += [*find_rare(data_train, apart), *find_leaks(data_train, apart)]
     coverage = cover(data, config)
+    cut = needs_cutting(data, config, coverage)
+    coverage = cover(data, config, resized=False) if cut else coverage
     order = {kind: at for at, kind in enumerate(KINDS)}
     findings.sort(key=lambda finding: order[finding.kind])
-    return Check(str(source), data, other, findings, coverage, advise(data, config, coverage), config.name)
+    return Check(str(source), data, other, findings, coverage, advise(data, config, coverage, cut), config.name)
 
 
 def _own_validation(data: LabelSet) -> tuple[LabelSet, LabelSet | None]:

@@ -14,7 +14,7 @@ from rotanext.labels.findings import crosses
 from rotanext.labels.geometry import signed_area
 from rotanext.ops import rotated_iou_pairs
 
-_NEAR = 2  # positions of a level looked at either side of an object's centre
+_NEAR = 3  # positions of a level looked at either side of an object's centre
 _AT_ONCE = 256
 _MOST = 20_000
 
@@ -39,12 +39,12 @@ def best_iou(boxes: Tensor, rule: AnchorRule) -> Tensor:
     """IoU `[N]` of each box `[N, 5]` with the best anchor of a grid without end, of all levels."""
     result = torch.zeros(len(boxes))
     steps = torch.arange(-_NEAR, _NEAR + 1)
-    offsets = torch.cartesian_prod(steps, steps).float()  # [25, 2]
+    offsets = torch.cartesian_prod(steps, steps).float()  # [49, 2]
     for start in range(0, len(boxes), _AT_ONCE):
         part = boxes[start : start + _AT_ONCE].float()
         for stride in STRIDES:
             shapes = rule.level(1, 1, stride)  # at the origin
-            at = ((part[:, None, :2] / stride).round() + offsets) * stride  # [n, 25, 2]
+            at = ((part[:, None, :2] / stride).round() + offsets) * stride  # [n, 49, 2]
             at = at.clamp_min(0)
             anchors = shapes.expand(*at.shape[:2], -1, -1).clone()
             anchors[..., :2] += at[:, :, None]
@@ -74,28 +74,32 @@ def cover(data: LabelSet, config: Config, resized: bool = True) -> Coverage:
     return Coverage(boxes, [names[i] for i in chosen], iou, scale_of, config.assign.positive_iou)
 
 
-def advise(data: LabelSet, config: Config, coverage: Coverage) -> list[str]:
-    """Sentences on tile size, picture size and anchors."""
+def needs_cutting(data: LabelSet, config: Config, coverage: Coverage) -> bool:
+    """Whether pictures are much larger than what the recipe works on, and a tenth of the objects too small once shrunk."""
+    side = config.data.image_size or config.predict.tile
+    longest = max((max(p.width, p.height) for p in data.pictures), default=0)
+    if longest <= 1.5 * side or not len(coverage.boxes):
+        return False
+    return not config.data.image_size or float(coverage.boxes[:, 3].quantile(0.1)) < 12
+
+
+def advise(data: LabelSet, config: Config, coverage: Coverage, cut: bool) -> list[str]:
+    """Sentences on tile size, picture size and anchors; cut: whether the coverage is that of tiles, see `needs_cutting`."""
     lines = []
     boxes, scales = coverage.boxes, coverage.scales
     if not len(boxes):
         return ["There are no objects to judge anchors and tiles by."]
     longest = max((max(p.width, p.height) for p in data.pictures), default=0)
-    side = config.data.image_size or config.predict.tile
     long_edge, short_edge = boxes[:, 2] / scales, boxes[:, 3] / scales
-    reach = float(long_edge.quantile(0.99))
-    if longest > 1.5 * side:
-        tile = 1024 if reach < 700 else 1 << int(np.ceil(np.log2(reach * 1.5)))
-        gap = int(min(tile // 2, max(200, -(-reach // 50) * 50)))
+    if cut:
+        side = config.data.image_size or config.predict.tile
+        reach = float(long_edge.quantile(0.99))
+        tile = side if reach < 0.7 * side else 1 << int(np.ceil(np.log2(reach * 1.5)))
+        gap = int(min(tile // 2, max(tile // 5, -(-reach // 50) * 50)))
         lines.append(
-            f"The largest picture is {longest} pixels long, the recipe works on {side}. Cut the data first: "
-            f"rotanext split DATA TILES --size {tile} --gap {gap} (99 % of the objects are at most {reach:.0f} pixels long)."
-        )
-    shrunk = float((boxes[:, 3] < 6).float().mean())
-    if shrunk > 0.05 and float(scales.median()) < 0.9:
-        lines.append(
-            f"{100 * shrunk:.0f} % of the objects are less than 6 pixels wide once their pictures are shrunk to {side}: "
-            "cut tiles instead of shrinking, or raise data.image_size."
+            f"The largest picture is {longest} pixels long, the recipe works on {side}, and shrinking would make objects too small. "
+            f"Cut the data first: rotanext split DATA TILES --size {tile} --gap {gap} (99 % of the objects are at most {reach:.0f} "
+            "pixels long). The figures on anchors are those of such tiles."
         )
     elif float((short_edge < 6).float().mean()) > 0.2:
         lines.append("More than a fifth of the objects are less than 6 pixels wide: enlarge (rotanext split --rates 2.0).")

@@ -14,16 +14,19 @@ from rotanext.labels.findings import KINDS, Finding
 
 _ROWS, _SHOWN, _SIDE = 50, 4, 220
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1f2933;--soft:#616e7c;--line:#e4e7eb;--back:#fff;--card:#f7f9fb;--bar:#1f6fb2;--bad:#b3261e;--ok:#1d7d53}
+:root{color-scheme:light dark;--ink:#1f2933;--soft:#616e7c;--line:#e4e7eb;--back:#fff;
+--card:#f7f9fb;--bar:#1f6fb2;--bad:#b3261e;--ok:#1d7d53}
 @media(prefers-color-scheme:dark){:root{--ink:#e6ebf0;--soft:#9aa5b1;--line:#323f4b;--back:#12171d;--card:#1a222b;--bar:#5aa9e6;
 --bad:#ff8a80;--ok:#5fd19b}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:72rem;padding:2rem 1.2rem 4rem;background:var(--back);color:var(--ink);
 font:16px/1.5 system-ui,sans-serif}h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2.4rem 0 .7rem}
 p{margin:.3rem 0}.soft{color:var(--soft)}.bad{color:var(--bad);font-weight:600}.ok{color:var(--ok);font-weight:600}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.8rem;margin:1.2rem 0}
-.card{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:.8rem 1rem}.card b{display:block;font-size:1.6rem}
+.card{background:var(--card);border:1px solid var(--line);
+border-radius:.6rem;padding:.8rem 1rem}.card b{display:block;font-size:1.6rem}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:.9rem}figure{margin:0}figcaption{font-weight:600}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}svg rect{fill:var(--bar)}svg line{stroke:var(--line)}
+svg{width:100%;height:auto;display:block}
+svg text{fill:var(--soft);font-size:11px}svg rect{fill:var(--bar)}svg line{stroke:var(--line)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:.3rem .6rem;border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:left}
 th{color:var(--soft);font-weight:600}details{border:1px solid var(--line);border-radius:.6rem;background:var(--card);margin:.5rem 0;
@@ -42,7 +45,7 @@ def page(check: Check) -> str:
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
         f"<title>Labels: {escape(check.source)}</title><style>{_STYLE}</style></head><body>",
-        f'<h1>Labels: {state}</h1><p class="soft"><code>{escape(check.source)}</code>, anchors of the recipe {escape(check.recipe)}</p>',
+        f'<h1>Labels: {state}</h1><p class="soft"><code>{escape(check.source)}</code>, anchors of {escape(check.recipe)}</p>',
         _cards(check, notices),
         "<h2>Advice</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in check.advice) + "</ul>",
         "<h2>Findings</h2>" + (_findings(check) or "<p>Nothing was found.</p>"),
@@ -92,7 +95,7 @@ def _findings(check: Check) -> str:
 
 
 def _shots(findings: Sequence[Finding]) -> str:
-    shots = []
+    shots: list[str] = []
     for finding in findings:
         if len(shots) == _SHOWN:
             break
