@@ -97,7 +97,7 @@ def advise(data: LabelSet, config: Config, coverage: Coverage, cut: bool) -> lis
         tile = side if reach < 0.7 * side else 1 << int(np.ceil(np.log2(reach * 1.5)))
         gap = int(min(tile // 2, max(tile // 5, -(-reach // 50) * 50)))
         lines.append(
-            f"The largest picture is {longest} pixels long, the recipe works on {side}, and shrinking would make objects too small. "
+            f"The largest picture is {longest} pixels long, the recipe works on {side}, and shrunk objects would be too small. "
             f"Cut the data first: rotanext split DATA TILES --size {tile} --gap {gap} (99 % of the objects are at most {reach:.0f} "
             "pixels long). The figures on anchors are those of such tiles."
         )

@@ -21,7 +21,7 @@ _STYLE = """
 *{box-sizing:border-box}body{margin:0 auto;max-width:72rem;padding:2rem 1.2rem 4rem;background:var(--back);color:var(--ink);
 font:16px/1.5 system-ui,sans-serif}h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2.4rem 0 .7rem}
 p{margin:.3rem 0}.soft{color:var(--soft)}.bad{color:var(--bad);font-weight:600}.ok{color:var(--ok);font-weight:600}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.8rem;margin:1.2rem 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(7.6rem,1fr));gap:.8rem;margin:1.2rem 0}
 .card{background:var(--card);border:1px solid var(--line);
 border-radius:.6rem;padding:.8rem 1rem}.card b{display:block;font-size:1.6rem}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:.9rem}figure{margin:0}figcaption{font-weight:600}
@@ -136,7 +136,9 @@ def _classes(check: Check) -> str:
         )
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     top = "".join(f"<th>{name}</th>" for name in head)
-    return f'<div class="wide"><table><tr>{top}</tr>{"".join(lines)}</table></div><p class="soft">Sides and aspect ratios are medians.</p>'
+    return f'<div class="wide"><table><tr>{top}</tr>{"".join(lines)}</table></div>' + (
+        '<p class="soft">Sides and aspect ratios are medians.</p>'
+    )
 
 
 def _plots(check: Check) -> list[str]:
@@ -181,7 +183,8 @@ def histogram(title: str, values: np.ndarray, edges: np.ndarray) -> str:
     parts.append(f'<line x1="{left}" x2="{width}" y1="{base}" y2="{base}"/>')
     label = f"{title}: median {np.median(values):.3g}, of {len(values):,}"
     drawn = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    return f'<figure class="card"><figcaption>{escape(title)}</figcaption>{drawn}<span class="soft">median {np.median(values):.3g}</span></figure>'
+    caption = f'<figcaption>{escape(title)} <span class="soft">median {np.median(values):.3g}</span></figcaption>'
+    return f'<figure class="card">{caption}{drawn}</figure>'
 
 
 def _short(value: float) -> str:
