@@ -438,7 +438,8 @@ def read_foreign(form: str) -> Callable[[Path], object]:
         for other in {form, "dota"}:
             with suppress(UserError):
                 fitted, _ = fit(found, FORMATS[other], Problems())
-                target = Path(mkdtemp(dir=path.parent, prefix="set"))
+                target = path.parent / "written" / other
+                target.mkdir(parents=True, exist_ok=True)
                 FORMATS[other].write(target, fitted)
         return found.count
 
@@ -474,7 +475,7 @@ FOREIGN = (
     *(_foreign(form, "picture.json", mutate_json) for form in ("coco", "coco-rbox", "labelme", "label-studio")),
     _foreign("yolo-obb", "picture.txt", mutate_text),
     _foreign("yolo-obb", "data.yaml", mutate_text),
-    Reader("submission", _submission_seeds, checkpoints.mutate_zip_or_bytes, read_submission, "Task1.zip"),
+    Reader("submission", _submission_seeds, mutate_bytes, read_submission, "Task1.zip"),
 )
 
 READERS = (

@@ -78,7 +78,8 @@ def _categories(path: Path, content: dict[str, Any], data: LabelSet, problems: P
     categories = content.get("categories", [])
     for place, entry in enumerate(categories if isinstance(categories, list) else [], 1):
         try:
-            classes[_id(record(entry, "a category"), "id")] = class_name(entry.get("name"))
+            name = class_name(record(entry, "a category").get("name"))
+            classes[_id(entry, "id")] = name
         except Invalid as fault:
             problems.add(path, f"in category {place} {fault.found}", fault.expected, fault.advice)
     data.class_names = list(dict.fromkeys([*data.class_names, *(classes[key] for key in sorted(classes))]))
