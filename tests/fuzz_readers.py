@@ -407,9 +407,9 @@ _CHECKPOINT: Callable[..., bytes] = checkpoints.mutate_checkpoint
 def _label_files(form: str, suffix: str) -> tuple[bytes, ...]:
     """What each format's `write` makes of a few objects: its files of that ending."""
     shapes = Shapes()
-    for place, (corners, name) in enumerate((([1, 2, 30, 2, 30, 20, 1, 20], "plane"), ([5, 30, 25, 33, 22, 39, 4, 36], "a<b"))):
+    for place, (corners, name) in enumerate((([1, 2, 30, 2, 30, 20, 1, 20], "plane"), ([5, 30, 25, 33, 22, 39, 4, 36], "<b"))):
         shapes.add(np.array(corners, np.float64).reshape(4, 2), name, place, place, 0.5)
-    fitted, _ = fit(LabelSet([shapes.picture("picture.png", (50, 40))], ["plane", "a<b"]), FORMATS[form], Problems(strict=True))
+    fitted, _ = fit(LabelSet([shapes.picture("picture.png", (50, 40))], ["plane", "<b"]), FORMATS[form], Problems(strict=True))
     with TemporaryDirectory() as folder:
         FORMATS[form].write(Path(folder), fitted)
         return tuple(path.read_bytes() for path in sorted(Path(folder).rglob(f"*{suffix}")) if path.name != "labels.xml")

@@ -49,12 +49,6 @@ def half_turn(angle: Array | float, start: float) -> Array:
     return start + np.maximum((angle - start + 1e-8) % np.pi - 1e-8, 0.0)
 
 
-def clockwise(corners: Array) -> Array:
-    """Corners `[N, 4, 2]` in clockwise order on the screen, each first corner kept."""
-    flip = signed_area(corners) < 0
-    return np.where(flip[:, None, None], corners[:, [0, 3, 2, 1]], corners)
-
-
 def signed_area(corners: Array) -> Array:
     """Area `[N]` of outlines `[N, K, 2]` in square pixels, positive where they run clockwise on the screen."""
     x, y = np.moveaxis(corners - corners[:, :1], -1, 0)
