@@ -416,7 +416,7 @@ def _label_files(form: str, suffix: str) -> tuple[bytes, ...]:
 
 
 def read_foreign(form: str) -> Callable[[Path], object]:
-    """The reader of a format, on one file beside a picture of 50 x 40; what it reads is written again as DOTA text and by itself."""
+    """The reader of a format, on one file beside a picture of 50 x 40; what it reads is written as DOTA and as itself."""
 
     def read(path: Path) -> object:
         picture = path.with_name("picture.png")
