@@ -5,6 +5,7 @@ import json
 import math
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -34,6 +35,9 @@ from rotanext.data.dota import CLASS_LISTS, Objects, find_class_names, list_item
 from rotanext.data.images import check_image, image_size, list_images, read_image
 from rotanext.data.raster import Raster, settings
 from rotanext.errors import Problems, UserError
+from rotanext.labels.convert import FORMATS, fit
+from rotanext.labels.dataset import LabelSet, Shapes
+from rotanext.labels.submission import check_submission
 from rotanext.load import load_detector
 from rotanext.models.checkpoints import load_backbone, read_detector_file
 from rotanext.models.unpickle import read_tensors
@@ -396,7 +400,86 @@ def read_state(path: Path) -> object:
 _GDAL_TEXT = ("UnicodeDecodeError: 'utf-8' codec can't decode",)  # rasterio prints it where GDAL's own message is no UTF-8
 _CHECKPOINT: Callable[..., bytes] = checkpoints.mutate_checkpoint
 
+
+# --- labels of other tools
+
+
+def _label_files(form: str, suffix: str) -> tuple[bytes, ...]:
+    """What each format's `write` makes of a few objects: its files of that ending."""
+    shapes = Shapes()
+    for place, (corners, name) in enumerate((([1, 2, 30, 2, 30, 20, 1, 20], "plane"), ([5, 30, 25, 33, 22, 39, 4, 36], "<b"))):
+        shapes.add(np.array(corners, np.float64).reshape(4, 2), name, place, place, 0.5)
+    fitted, _ = fit(LabelSet([shapes.picture("picture.png", (50, 40))], ["plane", "<b"]), FORMATS[form], Problems(strict=True))
+    with TemporaryDirectory() as folder:
+        FORMATS[form].write(Path(folder), fitted)
+        return tuple(path.read_bytes() for path in sorted(Path(folder).rglob(f"*{suffix}")) if path.name != "labels.xml")
+
+
+def read_foreign(form: str) -> Callable[[Path], object]:
+    """The reader of a format, on one file beside a picture of 50 x 40; what it reads is written as DOTA and as itself."""
+
+    def read(path: Path) -> object:
+        picture = path.with_name("picture.png")
+        if not picture.exists():
+            cv2.imwrite(str(picture), np.zeros((40, 50, 3), np.uint8))
+        if form == "yolo-obb" and path.name != "data.yaml":
+            (path.parent / "data.yaml").write_text("names: [plane, ship]\n")
+        if form == "yolo-obb" and path.name == "data.yaml":
+            (path.parent / "picture.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n")
+        problems = Problems()
+        found = FORMATS[form].read(path.parent if form == "yolo-obb" else path, None, problems)
+        _check_problems(problems, path)
+        for one in found.pictures:
+            assert one.objects.corners.shape == (len(one.objects), 4, 2)
+            assert np.isfinite(one.objects.corners).all()
+            assert "/" not in one.name + one.subset
+            assert not one.name.startswith(".")
+            assert set(one.objects.names) <= set(found.class_names)
+        for other in {form, "dota"}:
+            with suppress(UserError):
+                fitted, _ = fit(found, FORMATS[other], Problems())
+                target = path.parent / "written" / other
+                target.mkdir(parents=True, exist_ok=True)
+                FORMATS[other].write(target, fitted)
+        return found.count
+
+    return read
+
+
+def read_submission(path: Path) -> object:
+    return check_submission(path).to_json()
+
+
+def _submission_seeds() -> tuple[bytes, ...]:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("plane", "ship"):
+            archive.writestr(f"Task1_{name}.txt", TASK1[0])
+    return (buffer.getvalue(),)
+
+
+def _foreign(form: str, file: str, mutate: Callable[..., bytes]) -> Reader:
+    return Reader(
+        f"{form} {Path(file).suffix[1:]}",
+        lambda: _label_files(form, Path(file).suffix),
+        mutate,
+        read_foreign(form),
+        file,
+        named="found",
+    )
+
+
+FOREIGN = (
+    *(_foreign(form, "picture.xml", mutate_text) for form in ("voc", "rolabelimg", "dior-r", "hrsc")),
+    _foreign("cvat", "annotations.xml", mutate_text),
+    *(_foreign(form, "picture.json", mutate_json) for form in ("coco", "coco-rbox", "labelme", "label-studio")),
+    _foreign("yolo-obb", "picture.txt", mutate_text),
+    _foreign("yolo-obb", "data.yaml", mutate_text),
+    Reader("submission", _submission_seeds, mutate_bytes, read_submission, "Task1.zip"),
+)
+
 READERS = (
+    *FOREIGN,
     Reader("labels", lambda: LABELS, mutate_text, read_labels, "P0001.txt"),
     Reader("task1", lambda: TASK1, mutate_text, read_detections, "Task1_plane.txt"),
     Reader("folders", lambda: FOLDERS, mutate_text, read_folder, "names.txt", named="set"),

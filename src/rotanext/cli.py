@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from rotanext.errors import Problems, UserError
+from rotanext.labels.commands import labels_app
 
 app = typer.Typer(
     name="rotanext",
@@ -18,6 +19,7 @@ app = typer.Typer(
     add_completion=True,
     rich_markup_mode="rich" if sys.stderr.isatty() else None,  # no frames around lines that go to a file
 )
+app.add_typer(labels_app)
 # Messages hold paths, which neither line breaks nor "[...]" as markup may change.
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 output = Console()

@@ -100,15 +100,10 @@ def read_objects(
     an earlier object of the same class. Raises `UserError` where the file cannot be read, or the picture's place is not known.
     """
     path = Path(path)
-    if path.suffix.lower() in LABEL_SUFFIXES[1:]:
-        from rotanext.geo.footprints import read_footprints
-
-        unit, entries = "feature", read_footprints(path, image)
-    else:
-        unit, entries = "line", _read_lines(path, problems)
+    unit = "feature" if path.suffix.lower() in LABEL_SUFFIXES[1:] else "line"
     seen: dict[tuple[object, ...], str] = {}
     found: list[Labelled] = []
-    for number, parsed in entries:
+    for number, parsed in read_label_entries(path, problems, image):
         fault = parsed if isinstance(parsed, Fault) else _fault(parsed, class_names, seen)
         if fault and unit == "line":
             problems.add(path, fault.found, fault.expected, fault.advice, number)
@@ -333,7 +328,12 @@ def _numbers(fields: Sequence[str]) -> list[float] | Fault:
     return values
 
 
-def _read_lines(path: Path, problems: Problems) -> Iterator[tuple[int, Labelled | Fault]]:
+def read_label_entries(path: Path, problems: Problems, image: Path | None = None) -> Iterator[tuple[int, Labelled | Fault]]:
+    """Every line or feature of a label file with its number, unjudged but for its form; raises like `read_objects`."""
+    if path.suffix.lower() in LABEL_SUFFIXES[1:]:
+        from rotanext.geo.footprints import read_footprints
+
+        return (yield from read_footprints(path, image))
     for number, line in _lines(path, problems):
         if not line.lower().startswith(("imagesource:", "gsd:")):
             yield number, _parse_object(line)

@@ -1,0 +1,136 @@
+"""`rotanext labels`: convert and check labels."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rotanext.errors import Problems, UserError
+
+labels_app = typer.Typer(name="labels", help="Labels of other tools: convert and check them.", no_args_is_help=True)
+_FORMATS = "dota, yolo-obb, coco, coco-rbox, rolabelimg, hrsc, dior-r, cvat, labelme, label-studio or voc."
+
+ImagesOption = Annotated[Path | None, typer.Option("--images", help="Where the pictures lie, if not where the format has them.")]
+FromOption = Annotated[str, typer.Option("--from", help=_FORMATS)]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse invalid labels instead of skipping and counting them.")]
+
+
+@labels_app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="The data set: a folder, or the file where a format has one.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    from_format: FromOption,
+    to_format: Annotated[str, typer.Option("--to", help=_FORMATS)],
+    images: ImagesOption = None,
+    pictures: Annotated[
+        str, typer.Option("--pictures", help="The new data set gets links to the pictures, copies or none.")
+    ] = "link",
+    copied: Annotated[bool, typer.Option("--copy", help="The same as --pictures copy.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
+    strict: StrictOption = False,
+) -> None:
+    """Turn labels of one format into another, and say what the other cannot hold.
+
+    Exit code 0: done; 1: done but for what was skipped; 2: refused.
+    """
+    from rotanext.cli import _finish, console
+    from rotanext.labels.convert import convert_labels
+
+    pictures = "copy" if copied else pictures
+    if pictures not in ("link", "copy", "none"):
+        raise UserError(f"--pictures is '{pictures}'; expected link, copy or none")
+    problems = Problems(strict)
+    done = convert_labels(
+        source,
+        out,
+        from_format,
+        to_format,
+        images=images,
+        pictures=pictures,  # type: ignore[arg-type]
+        overwrite=overwrite,
+        problems=problems,
+    )
+    console.print(f"{done.pictures} pictures with {done.objects} objects of {len(done.class_names)} classes: {out} ({to_format})")
+    for line in done.lost:
+        console.print(f"  {line}" if line.startswith("note: ") else f"  lost: {line}", style="yellow")
+    if all(line.startswith("note: ") for line in done.lost):
+        console.print("  nothing was lost", style="dim")
+    _finish(problems)
+
+
+@labels_app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="The data set to train on.")],
+    val: Annotated[Path | None, typer.Option("--val", help="The data set to validate on: is it apart from the other?")] = None,
+    from_format: Annotated[str, typer.Option("--from", help=_FORMATS)] = "dota",
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Whose anchors and picture size count; small by default.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", "-w", help="The same, of a detector; its classes count, too.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="dota1.0, dota1.5, dota2.0 or a text file: the only classes that may occur.")
+    ] = None,
+    images: ImagesOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A folder for report.html and report.json.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
+) -> None:
+    """Look for faults in labels, leaks between training and validation, and objects no anchor matches.
+
+    Exit code 0: clean (perhaps with notices); 1: problems were found; 2: refused.
+    """
+    import json
+
+    from rotanext.cli import console, output
+    from rotanext.labels.check import check_labels, choose, write_check
+    from rotanext.labels.findings import KINDS
+
+    config, names = choose(recipe, weights, classes)
+    found = check_labels(data, val, form=from_format, config=config, class_names=names, images=images)
+    if out is not None:
+        for path in write_check(found, out):
+            console.print(f"wrote {path}", style="dim")
+    if as_json:
+        output.print(json.dumps(found.to_json(), ensure_ascii=False), markup=False, highlight=False, soft_wrap=True)
+    else:
+        shown = f"{len(found.data.pictures)} pictures, {found.data.count} objects, {len(found.data.class_names)} classes"
+        output.print(f"{shown}: {found.problems} problems", markup=False, highlight=False, soft_wrap=True)
+        for kind, count in found.counts.items():
+            first = next(finding for finding in found.findings if finding.kind == kind)
+            where = first.path if first.place is None else f"{first.path}:{first.place}"
+            word = "problem" if KINDS[kind][0] else "notice"
+            output.print(f"  {word:7} {count:6} {kind}: {where}: {first.text}", markup=False, highlight=False, soft_wrap=True)
+        for line in found.advice:
+            output.print(f"  advice: {line}", markup=False, highlight=False, soft_wrap=True)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@labels_app.command(name="check-submission")
+def submission(
+    path: Annotated[Path, typer.Argument(metavar="ZIP", help="What DOTA's test server is to get.")],
+    images: Annotated[Path | None, typer.Option("--images", help="The test set's pictures, whose names must be those.")] = None,
+    version: Annotated[str | None, typer.Option("--version", help="dota1.0, dota1.5 or dota2.0; guessed otherwise.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+) -> None:
+    """Check a zip of Task1 files before the server does.
+
+    Exit code 0: fine; 1: the server would refuse or misread something; 2: no zip.
+    """
+    import json
+
+    from rotanext.cli import output
+    from rotanext.data.dota import CLASS_LISTS
+    from rotanext.labels.submission import check_submission
+
+    if version is not None and version not in CLASS_LISTS:
+        raise UserError(f"--version is '{version}'; expected {', '.join(CLASS_LISTS)}")
+    found = check_submission(path, images, version)
+    if as_json:
+        output.print(json.dumps(found.to_json(), ensure_ascii=False), markup=False, highlight=False, soft_wrap=True)
+    else:
+        lines = [f"  problem: {text}" for text in found.problems] + [f"  notice: {text}" for text in found.notices]
+        total = sum(found.counts.values())
+        first = f"{total} detections of {len(found.counts)} classes in {found.pictures} pictures: {len(found.problems)} problems"
+        output.print("\n".join([first, *lines]), markup=False, highlight=False, soft_wrap=True)
+    if found.problems:
+        raise typer.Exit(1)

@@ -1,0 +1,54 @@
+"""DOTA: images/ and labelTxt/ with a text file a picture, or such folders for each subset; quadrilaterals in pixels."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rotanext.data.dota import Fault, Labelled, list_labels, read_label_entries, write_objects
+from rotanext.errors import Problems, UserError
+from rotanext.labels.dataset import LabelSet, PictureFiles, Shapes, existing, finished, nothing_read, size_of, subset_folders
+from rotanext.labels.values import Invalid, picture_name
+
+
+def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
+    """Read a DOTA folder (text labels and footprints), whole quadrilaterals even where they are crossed or without area.
+
+    What is no label goes to `problems`; raises `UserError` where there is no label file.
+    """
+    existing(source, "a folder with images/ and labelTxt/")
+    data = LabelSet()
+    for subset, root in subset_folders(source, ("labelTxt",)):
+        files = PictureFiles([images or root / "images"])
+        for stem, path in list_labels(root / "labelTxt", problems).items():
+            try:
+                name = picture_name(stem)
+                file = files.find(name, subset)
+                shapes = _read_one(path, file, problems)
+                size = size_of(file, (0, 0), path, problems)
+                data.pictures.append(shapes.picture(file.name if file else name, size, path, file, subset))
+            except UserError as error:
+                problems.note(str(error))
+            except Invalid as fault:
+                problems.add(path, fault.found, fault.expected, fault.advice)
+        data.unlabelled += files.unused()
+    if not data.pictures:
+        raise nothing_read(source, "images/ and labelTxt/, or folders that hold them", problems)
+    return finished(data, problems)
+
+
+def _read_one(path: Path, file: Path | None, problems: Problems) -> Shapes:
+    shapes = Shapes()
+    for place, entry in read_label_entries(path, problems, file):
+        if isinstance(entry, Fault):
+            problems.add(path, entry.found, entry.expected, entry.advice, place)
+        elif isinstance(entry, Labelled):
+            shapes.add(np.array(entry.corners), entry.name, place, entry.difficult)
+    return shapes
+
+
+def write(target: Path, data: LabelSet) -> None:
+    """Write the set, coordinates to 1e-4 pixel; a subset is a DOTA folder of its own."""
+    for picture in data.pictures:
+        folder = target / picture.subset / "labelTxt"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_objects(folder / f"{picture.stem}.txt", picture.objects)

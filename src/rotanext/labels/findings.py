@@ -1,0 +1,200 @@
+"""What is wrong, or worth a look, in labelled pictures: objects one by one, pictures, classes, and training against validation."""
+
+import difflib
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rotanext.boxes import corners_to_boxes
+from rotanext.labels.dataset import LabelSet, Picture
+from rotanext.labels.geometry import least_rectangles, signed_area
+from rotanext.ops import overlapping_polygons
+
+# kind: (whether it is a problem, else a notice; what it means and what to do)
+KINDS: dict[str, tuple[bool, str]] = {
+    "invalid label": (True, "A line or item that is no label; it would be skipped. Correct or remove it."),
+    "no area": (True, "Corners that enclose no area: nothing to learn. Remove or draw again."),
+    "crossed corners": (
+        True,
+        "The outline crosses itself: the corners are in the wrong order (left-right, left-right). Sort them.",
+    ),
+    "outside the picture": (
+        True,
+        "No part of the object is in its picture: the label of another picture, or of another size of it.",
+    ),
+    "duplicate": (True, "The same object twice. Remove one."),
+    "unknown class": (True, "A name that is not in the list of classes. Correct the name or the list."),
+    "picture without labels": (True, "No label file: it is left out. Add an empty one if there is nothing in the picture."),
+    "labels without picture": (True, "A label file whose picture is missing or unreadable."),
+    "same scene in training and validation": (True, "Tiles or copies of one picture on both sides: scores would be too good."),
+    "same picture in training and validation": (True, "Identical files on both sides: scores would be too good."),
+    "nearly a duplicate": (False, "Two objects of one class that cover the same place (IoU above 0.9)."),
+    "two classes in one place": (False, "Two objects of different classes that cover the same place (IoU above 0.9)."),
+    "no rectangle": (False, "Training uses the rectangle of least area around it; it differs by more than 15 % of the area."),
+    "beyond the edge": (
+        False,
+        "Part of the object lies outside the picture. That is fine here; some other tools drop such pictures.",
+    ),
+    "tiny": (False, "The short side is less than 3 pixels: hardly to be learnt at this resolution."),
+    "counter-clockwise": (False, "The corners run the other way round than in DOTA. That is fine here; some other tools mind."),
+    "rare class": (False, "Fewer than 20 objects to train on."),
+    "class without training": (False, "It is in the validation data, but nowhere in the training data."),
+    "same picture twice": (False, "Identical files under two names in one data set."),
+}
+_LEAST_AREA, _TINY, _ODD_SHAPE, _SAME, _RARE = 1e-3, 3.0, 0.15, 0.9, 20
+_TILE = re.compile(r"__\d+__-?\d+___-?\d+$")
+_COPY = re.compile(r"\.rf\.[0-9a-f]{20,}$")  # what Roboflow adds to each augmented copy
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One thing found: its kind (of KINDS), where, and the picture and corners `[4, 2]` to show it with, if any."""
+
+    kind: str
+    path: str
+    place: int | None
+    text: str
+    picture: Picture | None = None
+    corners: np.ndarray | None = None
+
+    @property
+    def serious(self) -> bool:
+        """Whether it is a problem, not a notice."""
+        return KINDS[self.kind][0]
+
+
+def find_all(data: LabelSet, class_names: Sequence[str] | None) -> Iterator[Finding]:
+    """Everything about single pictures and objects of one data set."""
+    for path in data.unlabelled:
+        yield Finding("picture without labels", str(path), None, "no label file")
+    for picture in data.pictures:
+        if picture.file is None or not picture.width:
+            where = picture.label or picture.name
+            yield Finding("labels without picture", str(where), None, f"{len(picture.objects)} objects, no picture {picture.name}")
+        yield from _of_objects(picture, class_names)
+
+
+def _of_objects(picture: Picture, class_names: Sequence[str] | None) -> Iterator[Finding]:
+    corners, names = picture.objects.corners, picture.objects.names
+
+    def tell(at: int, kind: str, text: str) -> Finding:
+        where = str(picture.label or picture.name)
+        return Finding(kind, where, picture.places[at], f"{names[at]}: {text}", picture, corners[at])
+
+    if not len(corners):
+        return
+    area, crossed = signed_area(corners), crosses(corners)
+    least = np.abs(signed_area(least_rectangles(corners)))
+    sides = corners_to_boxes(torch.from_numpy(corners)).numpy()[:, 2:4]
+    low, high = corners.min(1), corners.max(1)
+    size = np.array([picture.width, picture.height])
+    outside = ((high < 0) | (low > size)).any(1) & (picture.width > 0)
+    beyond = ((low < -0.5) | (high > size + 0.5)).any(1) & (picture.width > 0) & ~outside
+    known = None if class_names is None else set(class_names)
+    for at in range(len(corners)):
+        if known is not None and names[at] not in known:
+            near = difflib.get_close_matches(names[at], known, 1)
+            yield tell(at, "unknown class", f"did you mean {near[0]}?" if near else "not in the list")
+        if crossed[at]:
+            yield tell(at, "crossed corners", "the outline crosses itself")
+            continue
+        if abs(area[at]) < _LEAST_AREA:
+            yield tell(at, "no area", f"{sides[at, 0]:.1f} x {sides[at, 1]:.2g} pixels")
+            continue
+        if outside[at]:
+            span = f"x {low[at, 0]:.0f}..{high[at, 0]:.0f}, y {low[at, 1]:.0f}..{high[at, 1]:.0f}"
+            yield tell(at, "outside the picture", f"{span} of {size[0]} x {size[1]}")
+        if beyond[at]:
+            over = max(-low[at].min(), (high[at] - size).max())
+            yield tell(at, "beyond the edge", f"by {over:.1f} pixels")
+        if area[at] < 0:
+            yield tell(at, "counter-clockwise", "corners run counter-clockwise")
+        if abs(area[at]) < (1 - _ODD_SHAPE) * least[at]:
+            yield tell(at, "no rectangle", f"fills {100 * abs(area[at]) / least[at]:.0f} % of its rectangle")
+        if sides[at, 1] < _TINY:
+            yield tell(at, "tiny", f"{sides[at, 0]:.1f} x {sides[at, 1]:.1f} pixels")
+    whole = np.flatnonzero(~crossed & (np.abs(area) >= _LEAST_AREA))
+    yield from _alike(picture, whole, tell)
+
+
+def _alike(picture: Picture, whole: np.ndarray, tell) -> Iterator[Finding]:  # type: ignore[no-untyped-def]
+    corners, names = torch.from_numpy(picture.objects.corners[whole]), picture.objects.names
+    first, second, iou = overlapping_polygons(corners, corners, _SAME)
+    for i, j, value in zip(first.tolist(), second.tolist(), iou.tolist(), strict=True):
+        if i >= j:
+            continue
+        a, b = int(whole[i]), int(whole[j])
+        other = f"that of {'line' if picture.label and picture.label.suffix == '.txt' else 'item'} {picture.places[a]}"
+        if names[a] != names[b]:
+            yield tell(b, "two classes in one place", f"{other} is a {names[a]} (IoU {value:.2f})")
+        elif _same_corners(picture.objects.corners[a], picture.objects.corners[b]):
+            yield tell(b, "duplicate", f"{other} again")
+        else:
+            yield tell(b, "nearly a duplicate", f"{other}, IoU {value:.2f}")
+
+
+def _same_corners(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.linalg.norm(a[:, None] - b[None], axis=2).min(1).max() < 1e-3)
+
+
+def crosses(corners: np.ndarray) -> np.ndarray:
+    """Whether `[N]` the outline of each quadrilateral `[N, 4, 2]` crosses itself."""
+
+    def turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+        result: np.ndarray = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+        return result
+
+    def cross(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+        return np.asarray((turn(a, b, c) * turn(a, b, d) < 0) & (turn(c, d, a) * turn(c, d, b) < 0))
+
+    a, b, c, d = np.moveaxis(corners, 1, 0)
+    return cross(a, b, c, d) | cross(b, c, d, a)
+
+
+def find_rare(data: LabelSet, val: LabelSet | None) -> Iterator[Finding]:
+    """Classes with few objects to train on, or none."""
+    counts = Counter(name for picture in data.pictures for name in picture.objects.names)
+    for name in data.class_names:
+        if 0 < counts[name] < _RARE:
+            yield Finding("rare class", name, None, f"{counts[name]} objects")
+    for name in sorted({n for p in val.pictures for n in p.objects.names} - counts.keys()) if val else []:
+        yield Finding("class without training", name, None, "no object in the training data")
+
+
+def scene_of(name: str) -> str:
+    """The picture that a tile, or a copy by Roboflow, was made of."""
+    return _TILE.sub("", _COPY.sub("", name))
+
+
+def find_leaks(data: LabelSet, val: LabelSet | None) -> Iterator[Finding]:
+    """Tiles and copies of one scene, and identical files, in training and validation; identical files in one set."""
+    mine, theirs = _files(data), _files(val) if val else []
+    scenes: dict[str, Picture | Path] = {scene_of(picture.stem): picture.name for picture in data.pictures}  # type: ignore[misc]
+    for picture in val.pictures if val else []:
+        if scene_of(picture.stem) in scenes:
+            text = f"training has {scenes[scene_of(picture.stem)]}"
+            yield Finding("same scene in training and validation", str(picture.file or picture.name), None, text, picture)
+    # Only files of equal length can be equal.
+    lengths = Counter(path.stat().st_size for path in {*mine, *theirs})
+    digests: dict[str, tuple[Path, bool]] = {}
+    for path, training in [*((p, True) for p in mine), *((p, False) for p in theirs)]:
+        if lengths[path.stat().st_size] < 2:
+            continue
+        with path.open("rb") as file:
+            key = hashlib.file_digest(file, "sha256").hexdigest()
+        if key not in digests:
+            digests[key] = (path, training)
+        elif digests[key][1] != training:
+            yield Finding("same picture in training and validation", str(path), None, f"the same as {digests[key][0]}")
+        else:
+            yield Finding("same picture twice", str(path), None, f"the same as {digests[key][0]}")
+
+
+def _files(data: LabelSet) -> list[Path]:
+    return [picture.file for picture in data.pictures if picture.file is not None and picture.file.is_file()]

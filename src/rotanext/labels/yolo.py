@@ -1,0 +1,234 @@
+"""YOLO-OBB: `class x1 y1 x2 y2 x3 y3 x4 y4` a line, divided by the picture's width and height, and data.yaml with the names.
+
+Layouts that are read: images/SUBSET and labels/SUBSET, SUBSET/images and SUBSET/labels, images and labels, and both in one folder.
+Written is images/ and labels/, with a folder for each subset.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rotanext.data.images import write_file
+from rotanext.errors import Problems, UserError, explain, shortened
+from rotanext.labels.dataset import (
+    LabelSet,
+    Picture,
+    PictureFiles,
+    Shapes,
+    existing,
+    finished,
+    is_validation,
+    nothing_read,
+    size_of,
+    subset_folders,
+)
+from rotanext.labels.geometry import four_corners, turned
+from rotanext.labels.values import Invalid, class_name, number, picture_name, read_bytes
+
+_LINE = "class and x1 y1 x2 y2 x3 y3 x4 y4"
+_MOST = 1000.0  # pictures either side
+_LONGEST_YAML = 1 << 20
+_KEYS = ("train", "val", "test")
+
+
+def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
+    """Read a YOLO-OBB folder or its data.yaml; the pictures must be there, as their sizes are needed.
+
+    Lines of five numbers (an upright box) and outlines of more than four points are read, too; a tenth number is a score. What is
+    no label goes to `problems`; raises `UserError` where nothing is left, or the classes' names are not told.
+    """
+    existing(source, "a YOLO folder or its data.yaml")
+    root = source if source.is_dir() else source.parent
+    settings = _settings(root, source)
+    data = LabelSet(class_names=_class_names(root, settings))
+    outlines = 0
+    for subset, pictures, labels in _places(root, settings):
+        files = PictureFiles([images or pictures])
+        for path in sorted(labels.glob("*.txt")):
+            if path.name.startswith(".") or path.name == "classes.txt":
+                continue
+            try:
+                picture, reduced = _read_one(path, files, subset, data.class_names, problems)
+                data.pictures.append(picture)
+                outlines += reduced
+            except UserError as error:
+                problems.note(str(error))
+            except Invalid as fault:
+                problems.add(path, fault.found, fault.expected, fault.advice)
+        data.unlabelled += files.unused()
+    if not data.pictures:
+        raise nothing_read(source, "labels/NAME.txt with images/NAME.jpg", problems)
+    if outlines:
+        data.notes.append(f"outlines: {outlines} of more than four points became the rectangle of least area around them")
+    return finished(data, problems)
+
+
+def _settings(root: Path, source: Path) -> dict[str, Any]:
+    """What data.yaml says, {} without one; raises `UserError` where it is no such file."""
+    path = source if source.is_file() else next((root / n for n in ("data.yaml", "dataset.yaml") if (root / n).is_file()), None)
+    if path is None:
+        found = sorted(root.glob("*.y*ml"))
+        path = found[0] if len(found) == 1 else None
+    if path is None:
+        return {}
+    import yaml  # comes with huggingface-hub
+
+    data = read_bytes(path)
+    advice = "Write names: {0: first, 1: second} and train, val."
+    try:
+        if len(data) > _LONGEST_YAML:
+            raise ValueError(f"{len(data)} bytes")
+        text = data.decode("utf-8-sig")
+        # Aliases, which no data.yaml needs, can make a small file fill the memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("aliases")
+        values = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError, RecursionError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        found_text = f"what cannot be read ({shortened(' '.join(str(error).split()))})"
+        raise UserError(explain(path, found_text, "a plain YAML file", advice)) from None
+    if not isinstance(values, dict):
+        raise UserError(explain(path, f"a {type(values).__name__}", "keys and values", advice))
+    return {**values, "": path}
+
+
+def _class_names(root: Path, settings: dict[str, Any]) -> list[str]:
+    path = settings.get("", root / "data.yaml")
+    names = settings.get("names")
+    if names is None and (root / "classes.txt").is_file():
+        path = root / "classes.txt"
+        names = [line for line in read_bytes(path).decode("utf-8-sig", "replace").splitlines() if line.strip()]
+    if isinstance(names, dict):
+        if not all(type(key) is int for key in names) or sorted(names) != list(range(len(names))):
+            raise UserError(explain(path, "names that are not numbered 0, 1, 2, ...", "one for each class", "Number them so."))
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise UserError(explain(path, "no names of classes", "names: [first, second, ...]", "Add them to data.yaml."))
+    try:
+        found = [class_name(str(name) if isinstance(name, str | int | float) else None) for name in names]
+    except Invalid as fault:
+        raise UserError(explain(path, fault.found, fault.expected, "Correct the name.")) from None
+    if len(set(found)) < len(found):
+        raise UserError(explain(path, "two classes of one name", "different names", "Rename one."))
+    return found
+
+
+def _places(root: Path, settings: dict[str, Any]) -> Iterator[tuple[str, Path, Path]]:
+    """(subset, pictures, labels) of every part; as data.yaml says, and where that leads nowhere, as the folders do."""
+    base = root / str(settings["path"]) if isinstance(settings.get("path"), str) else root
+    seen: set[Path] = set()
+    told = [(key, settings.get(key)) for key in _KEYS]
+    single = len({str(value) for _, value in told if value}) == 1
+    for key, value in told:
+        for entry in value if isinstance(value, list) else [value]:
+            if not isinstance(entry, str) or not entry or "\0" in entry or len(entry) > 1000:
+                continue
+            bare = "/".join(part for part in entry.replace("\\", "/").split("/") if part not in ("..", ".", ""))
+            for pictures in (base / entry, root / entry, root / bare):
+                labels = _labels_of(pictures)
+                if pictures.is_dir() and labels.is_dir() and labels.resolve() not in seen:
+                    seen.add(labels.resolve())
+                    yield _subset(key, entry, single), pictures, labels
+                    break
+    if seen:
+        return
+    for subset, folder in subset_folders(root / "labels", _KEYS) and [(p.name, p) for p in sorted((root / "labels").iterdir())]:
+        if folder.is_dir():
+            yield subset, root / "images" / folder.name, folder
+            seen.add(folder)
+    if not seen and subset_folders(root, ("labels",)):
+        for subset, folder in subset_folders(root, ("labels",)):
+            yield subset, folder / "images" if (folder / "images").is_dir() else folder, folder / "labels"
+    elif not seen:
+        yield "", root, root
+
+
+def _subset(key: str, entry: str, single: bool) -> str:
+    """The key, or where all keys name one folder, that folder's own word: train, val, test or none."""
+    words = entry.replace("\\", "/").split("/")
+    return key if not single else next((name for name in _KEYS if name in words), "")
+
+
+def _labels_of(pictures: Path) -> Path:
+    """The folder of the labels of a folder of pictures: its last `images` becomes `labels`."""
+    parts = list(pictures.parts)
+    places = [index for index, part in enumerate(parts) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return Path(*parts) if parts else pictures
+
+
+def _read_one(path: Path, files: PictureFiles, subset: str, names: list[str], problems: Problems) -> tuple[Picture, int]:
+    name = picture_name(path.stem)
+    file = files.find(name, subset)
+    if file is None:
+        raise Invalid(
+            "no picture for these labels, whose coordinates are divided by its size", "the picture", "Add it or --images."
+        )
+    size = size_of(file, (0, 0), path, problems)
+    if size == (0, 0):
+        raise Invalid("labels of a picture that cannot be read", "a picture", "Replace it.")
+    shapes, reduced = Shapes(), 0
+    for line, text in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        if not text.strip():
+            continue
+        try:
+            corners, label, score, exact = _parse(text.decode("utf-8", "replace").split(), size, names)
+            shapes.add(corners, label, line, score=score)
+            reduced += not exact
+        except Invalid as fault:
+            problems.add(path, fault.found, fault.expected, fault.advice, line)
+    return shapes.picture(file.name, size, path, file, subset), reduced
+
+
+def _parse(fields: list[str], size: tuple[int, int], names: list[str]) -> tuple[np.ndarray, str, float, bool]:
+    """Corners `[4, 2]`, class, score, and whether the corners stand there as they are; raises `Invalid`."""
+    if len(fields) not in (5, 9, 10) and (len(fields) < 7 or len(fields) % 2 == 0):
+        raise Invalid(f"{len(fields)} fields", f"{_LINE} (nine fields)")
+    values = [number(field, "a coordinate divided by the picture's side", _MOST) for field in fields[1:]]
+    if not fields[0].isdecimal() or len(fields[0]) > 9 or int(fields[0]) >= len(names):
+        raise Invalid(f"the class {fields[0][:20]!r}", f"a number from 0 to {len(names) - 1}", "Correct it, or data.yaml's names.")
+    name, scale = names[int(fields[0])], np.array(size, np.float64)
+    if len(fields) == 5:
+        (cx, cy), (w, h) = np.array(values).reshape(2, 2) * scale
+        return turned(cx, cy, w, h, 0.0), name, float("nan"), True
+    score = values.pop() if len(fields) == 10 else float("nan")
+    if score > 1 or score < 0:
+        raise Invalid(f"a score of {score:g}", "a score from 0 to 1")
+    corners, exact = four_corners(np.array(values).reshape(-1, 2) * scale)
+    return corners, name, score, exact
+
+
+def write(target: Path, data: LabelSet) -> None:
+    """Write labels/ and data.yaml. Without subsets, data.yaml names the same pictures for training and validation, and says so."""
+    index = {name: number for number, name in enumerate(data.class_names)}
+    for picture in data.pictures:
+        folder = target / "labels" / picture.subset
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / f"{picture.stem}.txt", "".join(_lines(picture, index)).encode())
+    write_file(target / "data.yaml", _yaml(data).encode())
+
+
+def _lines(picture: Picture, index: dict[str, int]) -> Iterator[str]:
+    values = picture.objects.corners.reshape(-1, 8) / ([picture.width, picture.height] * 4) + 0.0
+    for row, name, score in zip(values.tolist(), picture.objects.names, picture.scores.tolist(), strict=True):
+        tail = "" if score != score else f" {score:.8g}"
+        yield f"{index[name]} {' '.join(f'{value:.10g}' for value in row)}{tail}\n"
+
+
+def _yaml(data: LabelSet) -> str:
+    import json
+
+    places: dict[str, list[str]] = {}
+    for subset in data.subsets:
+        key = "val" if is_validation(subset) else subset if subset in _KEYS else "train"
+        places.setdefault(key, []).append(f"images/{subset}" if subset else "images")
+    lines = ["# Paths are relative to this file."]
+    if "val" not in places:
+        places["val"] = places.get("train", []) or next(iter(places.values()), [])
+        lines.append("# There is no subset for validation: split the pictures before you believe a score.")
+    for key, folders in places.items():
+        lines.append(f"{key}: {folders[0] if len(folders) == 1 else json.dumps(folders)}")
+    names = [f"  {number}: {json.dumps(name, ensure_ascii=False)}" for number, name in enumerate(data.class_names)]
+    return "\n".join([*lines, "names:" if names else "names: []", *names, ""])
