@@ -148,23 +148,26 @@ def evaluate(
     strict: StrictOption = False,
 ) -> None:
     """Score a detector, or files of detections, by the DOTA protocol with true polygon IoU."""
-    from rotanext.evaluate import evaluate_files, evaluate_weights, write_report
+    from rotanext.evaluate import evaluate_files, evaluate_weights, write_page, write_report
 
     if (weights is None) == (detections is None):
         raise UserError("give either --weights (a detector) or --detections (a folder of Task1_*.txt)")
     problems = Problems(strict)
+    about: dict[str, object] = {"Weights" if detections is None else "Detections": detections or weights, "Data": data}
+    detector = None
     if detections is not None:
-        report = evaluate_files(detections, data, out, merge, problems)
+        done = evaluate_files(detections, data, out, merge, problems)
     else:
         assert weights is not None
         if merge is not None:
             raise UserError("--merge belongs to --detections; a detector merges its tiles itself")
         detector = _load(weights, device, anchors, classes, precision, compiled)
         detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
-        report = evaluate_weights(detector, data, out, batch, problems, console)
-    output.print(report.table())
-    write_report(report, out)
-    console.print(f"curves, confusion matrix and figures are in {out}")
+        done = evaluate_weights(detector, data, out, batch, problems, console)
+    output.print(done.report.table())
+    write_report(done.report, out)
+    write_page(done, out, about, detector and detector.config, detector and detector.device)
+    console.print(f"report.html (open it in a browser), curves, confusion matrix and figures are in {out}")
     _finish(problems)
 
 

@@ -75,7 +75,7 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     write_png(pictures / "validation_detections.png", sheet)
 
     if report is None:  # it had been trained before
-        report = evaluate_weights(detector, data / "val", folder / "evaluation", 1, Problems(strict=True), console)
+        report = evaluate_weights(detector, data / "val", folder / "evaluation", 1, Problems(strict=True), console).report
     figures = report.summary()
     console.print(
         f"\nmAP50 {figures['map50']:.3f}, mAP75 {figures['map75']:.3f}, mAP50:95 {figures['map50_95']:.3f} on "

@@ -5,14 +5,15 @@ from html import escape
 
 # Okabe and Ito's colours (2008), told apart with common colour deficiencies, darker on light ground.
 _STYLE = """
-:root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1b2430;--muted:#5b6775;--line:#dfe3e8;--accent:#0b63b0;--heat:11,99,176;
---c0:#0b6fb8;--c1:#d9660a;--c2:#0a8f68;--c3:#b8478f;--c4:#8a6d00;--c5:#3a3fb5;--c6:#c0272d;--c7:#177f95;--c8:#6b4fa3;--c9:#5c6b2a;
+:root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1b2430;--muted:#5b6775;--line:#dfe3e8;--accent:#0b63b0;
+--heat:11,99,176;--c0:#0b6fb8;--c1:#d9660a;--c2:#0a8f68;--c3:#b8478f;--c4:#8a6d00;--c5:#3a3fb5;--c6:#c0272d;--c7:#177f95;--c8:#6b4fa3;--c9:#5c6b2a;
 --good:#0a8f68;--bad:#d9660a}
 @media (prefers-color-scheme:dark){:root{--bg:#10141a;--card:#181e26;--ink:#e6eaf0;--muted:#9aa7b6;--line:#2b3440;--accent:#6cb6ff;
 --heat:70,150,235;--c0:#58b0f5;--c1:#ff9d4d;--c2:#35cf9d;--c3:#ee8cc8;--c4:#e6c84b;--c5:#9aa0ff;--c6:#ff7b7f;--c7:#4fd0e6;--c8:#c0a4f5;
 --c9:#b9cb7a;--good:#35cf9d;--bad:#ff9d4d}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
+body{margin:0;background:var(--bg);color:var(--ink);
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
 header,main,footer{max-width:1160px;margin:0 auto;padding:0 20px}
 header{padding-top:36px}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 4px;overflow-wrap:anywhere}
