@@ -245,8 +245,8 @@ def _angles(errors: AngleErrors, evidence: Evidence) -> str:
     caption = "Angle errors in degrees of the boxes that found an elongated object."
     note = (
         f"Detection minus truth, modulo 180 degrees, positive clockwise; of true positives at IoU 0.5. {square:,} matched objects "
-        f"are nearly square (aspect ratio below {LEAST_ASPECT:g}) and left out: they have no direction. A signed median far from 0, "
-        "or many errors near 90 degrees, points to a wrong angle convention."
+        f"are nearly square (aspect ratio below {LEAST_ASPECT:g}) and left out: they have no direction. A signed median far from "
+        "0, or many errors near 90 degrees, points to a wrong angle convention."
     )
     pair = f'<div class="pair">{figure("How large", one)}{figure("Which way", two)}</div>'
     return paragraph(note, muted=True) + pair + table(caption, headings, rows, ["all", *_angle_cells(whole)])

@@ -101,12 +101,12 @@ def _sections(contents: Contents) -> Iterator[Section]:
 
 
 def _method(report: Report) -> str:
+    areas, eleven = shown(report.summary()["map50"], 2), shown(report.summary("voc07")["map50"], 2)
     return paragraph(
         "DOTA task 1: per class, detections of all pictures by falling score; each looks at the object of its class that it "
-        "overlaps most, by the true IoU of the polygons as labelled. Above the threshold it is a true positive if it is the first "
-        "there, else a false positive; on a difficult object it is ignored. Average precision is the area under the monotone curve; "
-        f"means are over classes with objects. mAP50 over eleven recalls (VOC 2007): {shown(report.summary('voc07')['map50'], 2)} %; "
-        f"as area: {shown(report.summary()['map50'], 2)} %."
+        "overlaps most, by the true IoU of the polygons as labelled. Above the threshold it is a true positive if it is the "
+        "first there, else a false positive; on a difficult object it is ignored. Average precision is the area under the "
+        f"monotone curve; means are over classes with objects. mAP50 as area: {areas} %; over eleven recalls (VOC 2007): {eleven} %."
     )
 
 

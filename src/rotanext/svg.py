@@ -72,7 +72,7 @@ def line_chart(label: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
     """A line chart; `label` is what screen readers say of it."""
     parts = [_frame(x, y, x.ticks())]
     for line in lines:
-        points = _thin(*_finite(line.x, line.y))
+        points = _thin(_finite(line.x, line.y))
         if not len(points):
             continue
         places = [f"{_x(px, x):.1f},{_y(py, y):.1f}" for px, py in points]
