@@ -260,20 +260,37 @@ def reasons(matching: Matching) -> NDArray[np.int64]:
 
 
 def worst_false_positives(matching: Matching, count: int) -> Ints:
-    """Rows of the false positives with the highest scores, at most count; ties by row."""
+    """Rows of the false positives with the highest scores, at most count; ties by row. See `spread`."""
     wrong = np.flatnonzero(matching.outcome < 0)
-    return wrong[np.argsort(-matching.evidence.predictions.scores[wrong], kind="stable")][:count]
+    predictions = matching.evidence.predictions
+    wrong = wrong[np.argsort(-predictions.scores[wrong], kind="stable")]
+    return wrong[spread(predictions.labels[wrong], count)]
 
 
 def worst_misses(matching: Matching, count: int, score: float) -> Ints:
     """Rows of the objects that no detection of at least that score found, at most count.
 
-    First those found by nothing, then those by the lowest scores; among equals the largest. Difficult objects are no misses.
+    First those found by nothing, then those by the lowest scores; among equals the largest. Difficult objects are no misses. See
+    `spread`.
     """
     finder, scores = matching.finder, np.append(matching.evidence.predictions.scores, 0.0)
     reached = scores[finder]  # -1 picks the 0
     missed = np.flatnonzero(~matching.evidence.truths.difficult & (reached < score))
-    return missed[np.lexsort((missed, -side(matching.truth_boxes[missed]), reached[missed]))][:count]
+    missed = missed[np.lexsort((missed, -side(matching.truth_boxes[missed]), reached[missed]))]
+    return missed[spread(matching.evidence.truths.labels[missed], count)]
+
+
+def spread(labels: Ints, count: int) -> Ints:
+    """Places of the first `count` rows in an order, a third of them at most of one class as long as there are others.
+
+    Otherwise one class that fails often would be all there is to be seen.
+    """
+    most, taken = max(1, count // 3), dict[int, int]()
+    first, rest = [], []
+    for place, label in enumerate(labels.tolist()):
+        taken[label] = taken.get(label, 0) + 1
+        (first if taken[label] <= most else rest).append(place)
+    return np.array(sorted([*first[:count], *rest[: max(0, count - len(first))]]), np.int64)
 
 
 def worst_angles(errors: AngleErrors, scores: Floats, count: int, score: float) -> Ints:

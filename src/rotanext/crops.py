@@ -95,11 +95,12 @@ def _window(image: np.ndarray, corners: Floats) -> tuple[np.ndarray, float, Floa
 
 
 def _outline(canvas: np.ndarray, corners: Floats, colour: tuple[int, int, int], width: int, dashed: bool = False) -> None:
-    """A closed outline `[4, 2]` in place, on a dark one that keeps it visible on bright ground."""
+    """A closed outline `[4, 2]` in place; a thick one on a dark one that keeps it visible on bright ground."""
     if not np.isfinite(corners).all() or np.abs(corners).max() > 30_000:
         return
     fixed = np.rint((corners - 0.5) * (1 << _SHIFT)).astype(np.int32)
-    cv2.polylines(canvas, [fixed], True, _DARK, width + 2, cv2.LINE_AA, _SHIFT)
+    if width > 1:
+        cv2.polylines(canvas, [fixed], True, _DARK, width + 2, cv2.LINE_AA, _SHIFT)
     if not dashed:
         cv2.polylines(canvas, [fixed], True, colour, width, cv2.LINE_AA, _SHIFT)
         return

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import pairwise
 
 import numpy as np
 
@@ -140,7 +139,7 @@ def _confusion(report: Report) -> str:
         body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     many = f" Only the {_MOST_CLASSES} classes with most objects are shown." if len(report.class_names) > _MOST_CLASSES else ""
     html = (
-        f'<table class="matrix"><caption>{escape(caption + many)}</caption><thead><tr><td class="none"></td>{head}</tr></thead>'
+        f'<table class="matrix{" many" if len(columns) > 11 else ""}"><caption>{escape(caption + many)}</caption><thead><tr><td class="none"></td>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>"
     )
     return scrolling("Confusion matrix", html)
@@ -216,27 +215,13 @@ def _angles(errors: AngleErrors, evidence: Evidence) -> str:
     square = int((~errors.elongated).sum())
     if whole is None:
         return paragraph(f"No true positive is of an elongated object (aspect ratio of at least {LEAST_ASPECT:g}).")
-    edges = np.array([0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 90.0001])
-    sizes = np.abs(errors.degrees[errors.elongated])
-    counts = np.histogram(sizes, edges)[0]
-    share = counts / len(sizes)
-    labels = [f"{low:.0f}–{high:.0f}" for low, high in pairwise(edges)]
-    top = max(0.1, math.ceil(10 * share.max()) / 10)
-    texts = [f"{label}°: {count:,} ({100 * part:.1f} %)" for label, count, part in zip(labels, counts, share, strict=True)]
-    said = f"Angle errors: median {whole['median']:.1f} degrees, nine in ten below {whole['p90']:.1f} degrees."
-    every = Axis(0, top, "Share of the matched boxes", percent)
-    one = bar_chart(
-        said, labels, every, [Bars(share.tolist(), 0, "share", texts)], "Angle error in degrees (steps of unequal width)"
-    )
     signed = errors.degrees[errors.elongated]
-    fine = np.clip(signed, -19.99, 19.99)
-    parts = np.histogram(fine, np.linspace(-20, 20, 41))[0] / len(signed)
-    middle = [f"{low}°" for low in range(-20, 20)]
-    texts = [f"{low}° to {low + 1}°: {100 * part:.1f} %" for low, part in zip(range(-20, 20), parts, strict=True)]
-    top = max(0.05, math.ceil(20 * parts.max()) / 20)
-    axis = Axis(0, top, "Share of the matched boxes", percent)
+    # steps as fine as the errors are small; the last holds all beyond
+    step, most = (1, 20) if whole["p90"] < 15 else (5, 90)
+    said = f"Angle errors: median {whole['median']:.1f} degrees, nine in ten below {whole['p90']:.1f} degrees."
+    one = _histogram(said, np.abs(signed), 0, most, step, 0, "Angle error in degrees")
     said = f"Signed angle errors: median {whole['bias']:+.2f} degrees."
-    two = bar_chart(said, middle, axis, [Bars(parts.tolist(), 2, "share", texts)], "Signed error; the ends hold all beyond", True)
+    two = _histogram(said, signed, -most, most, step, 2, "Signed angle error in degrees")
     rows = []
     for label, name in enumerate(evidence.class_names):
         found = errors.summary(errors.elongated & (evidence.predictions.labels[errors.rows] == label))
@@ -250,6 +235,17 @@ def _angles(errors: AngleErrors, evidence: Evidence) -> str:
     )
     pair = f'<div class="pair">{figure("How large", one)}{figure("Which way", two)}</div>'
     return paragraph(note, muted=True) + pair + table(caption, headings, rows, ["all", *_angle_cells(whole)])
+
+
+def _histogram(said: str, degrees: np.ndarray, low: int, high: int, step: int, colour: int, name: str) -> str:
+    """Shares of the values in equal steps; what lies beyond is in the first and the last."""
+    starts = list(range(low, high, step))
+    counts = np.histogram(np.clip(degrees, low, high - 1e-9), [*starts, high])[0]
+    share = counts / len(degrees)
+    axis = Axis(0, max(0.05, math.ceil(20 * share.max()) / 20), "Share of the matched boxes", percent)
+    texts = [f"{k}° to {k + step}°: {n:,} ({100 * part:.1f} %)" for k, n, part in zip(starts, counts, share, strict=True)]
+    ends = "" if high == 90 else f"; beyond {high} in the last"
+    return bar_chart(said, [f"{k}°" for k in starts], axis, [Bars(share.tolist(), colour, "", texts)], name + ends, True)
 
 
 def _angle_cells(found: Mapping[str, float] | None) -> list[str]:
@@ -321,6 +317,13 @@ def _cases(matching: Matching, errors: AngleErrors, score: float) -> Iterator[Se
         wanted.append(Wanted(int(truths.images[truth]), both, row, truth))
         captions.append((f"{_name(matching, row)} {predictions.scores[row]:.2f}", f"turned by {errors.degrees[place]:+.1f}°"))
     crops = cut_crops(evidence, wanted, score)
+    confident = int(((matching.outcome < 0) & (predictions.scores >= score)).sum())
+    unfound = len(worst_misses(matching, len(truths.labels), score))
+    notes = (
+        f"{confident:,} detections with a score of at least {score:g} are false; these have the highest scores.",
+        f"{unfound:,} objects have no detection with a score of at least {score:g}; these were missed most clearly, large ones first.",
+        "Boxes that count as found although they point elsewhere.",
+    )
     key = (
         '<p class="muted"><span class="key" style="border-color:#2ecc71"></span>truth '
         '<span class="key" style="border-color:#ff8c1a"></span>detection. Thick: the box in question; thin: the others about it, '
@@ -336,7 +339,8 @@ def _cases(matching: Matching, errors: AngleErrors, score: float) -> Iterator[Se
     ):
         chosen = range(ends[k], ends[k + 1])
         items = [_crop(evidence, wanted[at], captions[at], crops.get(at)) for at in chosen]
-        yield name, heading, f'{key}<ul class="crops">{"".join(items)}</ul>' if items else paragraph(nothing)
+        html = f'{paragraph(notes[k])}{key}<ul class="crops">{"".join(items)}</ul>'
+        yield name, heading, html if items else paragraph(nothing)
 
 
 def _name(matching: Matching, row: int) -> str:

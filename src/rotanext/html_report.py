@@ -15,7 +15,8 @@ from rotanext.page import cards, facts, figure, paragraph, table, whole_page
 from rotanext.svg import Axis, Line, line_chart, number, percent
 
 Floats = np.ndarray
-_SMOOTH = 40  # the moving average is over one part in so many
+_NOTES = {"map50": "at IoU 0.5", "map75": "at IoU 0.75", "map50_95": "mean over the IoUs from 0.5 to 0.95"}
+_SMOOTH = 25  # the moving average is over one part in so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +66,13 @@ def _headline(contents: Contents) -> Iterator[tuple[str, str, str]]:
     if report is not None:
         names = {"map50": "mAP50", "map75": "mAP75", "map50_95": "mAP50:95"}
         for key, value in report.summary().items():
-            yield names[key], shown(value), "%, area under the curve" if key == "map50" else "%"
+            yield names[key], f"{shown(value)} %", _NOTES[key]
         main = report.at(report.thresholds[0])
         yield "Objects", f"{sum(r.npos for r in main):,}", f"in {report.images:,} pictures, {len(report.class_names)} classes"
         counts = report.confusion
         seen, missed = int(counts[:-1].sum()), int(counts[:-1, -1].sum())
         if seen:
-            yield "Found", shown(1 - missed / seen), f"% of objects at score ≥ {report.confusion_score:g}, in any class"
+            yield "Found", f"{shown(1 - missed / seen)} %", f"of the objects, at score ≥ {report.confusion_score:g}, as any class"
     if contents.evidence is not None:
         errors = angle_errors(match(contents.evidence, report.thresholds[0] if report else 0.5))
         if found := errors.summary(errors.elongated):
@@ -106,7 +107,7 @@ def _method(report: Report) -> str:
         "DOTA task 1: per class, detections of all pictures by falling score; each looks at the object of its class that it "
         "overlaps most, by the true IoU of the polygons as labelled. Above the threshold it is a true positive if it is the "
         "first there, else a false positive; on a difficult object it is ignored. Average precision is the area under the "
-        f"monotone curve; means are over classes with objects. mAP50 as area: {areas} %; over eleven recalls (VOC 2007): {eleven} %."
+        f"monotone curve; means are over classes with objects. mAP50 as area: {areas} %; over eleven recalls (VOC07): {eleven} %."
     )
 
 

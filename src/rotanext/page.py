@@ -47,7 +47,7 @@ svg .grid line{stroke:var(--line);stroke-width:1}
 .legend i{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:6px;vertical-align:middle}
 .scroll{overflow-x:auto;margin-top:14px}
 .scroll:focus-visible,summary:focus-visible,a:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
-table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:min(100%,340px)}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:min(100%,460px)}
 caption{text-align:left;padding-bottom:6px}
 th,td{padding:5px 12px;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child,td:first-child{text-align:left;padding-left:0}
@@ -57,17 +57,21 @@ tr.total>*{font-weight:650}
 table.plain td{text-align:left;overflow-wrap:anywhere}
 table.matrix{border-collapse:separate;border-spacing:2px;min-width:0}
 .matrix td,.matrix thead th{padding:5px 6px;text-align:center;border:0;border-radius:4px;min-width:3.1em}
-.matrix thead th{vertical-align:bottom;font-size:.82rem;font-weight:400;overflow-wrap:anywhere;max-width:7em}
+.matrix thead th{vertical-align:bottom;font-size:.82rem;font-weight:400;overflow-wrap:anywhere;width:6.4em}
+.matrix.many thead th{writing-mode:vertical-rl;text-align:left;width:auto;padding-left:0}
 .matrix tbody th{border:0;text-align:right;vertical-align:middle;padding-right:8px}
 .matrix td:hover{outline:2px solid var(--ink)}
 .matrix td.strong{color:#fff}
+.matrix.many td{font-size:.82rem;padding:3px}
 .matrix small{display:block;opacity:.8;font-size:.74rem}
 .matrix .none{background:none}
 .crops{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:16px;list-style:none;margin:14px 0 0;padding:0}
 .crops img,.crops .nopicture{display:block;width:100%;aspect-ratio:1;border-radius:8px;background:var(--line)}
 .crops .nopicture{display:grid;place-items:center;color:var(--muted);font-size:.84rem;text-align:center;padding:8px}
+figcaption{margin-top:6px}
 .crops figcaption{font-size:.82rem;line-height:1.4;overflow-wrap:anywhere;margin-top:6px}
 .crops b{color:var(--ink)}
+.crops .muted{font-size:inherit}
 details{margin-top:14px}
 summary{cursor:pointer;font-weight:600}
 .key{display:inline-block;width:12px;height:12px;border:3px solid;border-radius:2px;vertical-align:-1px;margin-right:4px}

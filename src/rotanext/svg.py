@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 WIDTH, HEIGHT = 480, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 12, 44
 _MOST_POINTS = 400
 COLOURS = 10
 
@@ -24,7 +24,7 @@ def number(value: float) -> str:
     """A number as short as an axis needs it: 1,500, 0.25, 1e-05."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
 
 
 @dataclass(frozen=True)
