@@ -286,7 +286,8 @@ def spread(labels: Ints, count: int) -> Ints:
     Otherwise one class that fails often would be all there is to be seen.
     """
     most, taken = max(1, count // 3), dict[int, int]()
-    first, rest = [], []
+    first: list[int] = []
+    rest: list[int] = []
     for place, label in enumerate(labels.tolist()):
         taken[label] = taken.get(label, 0) + 1
         (first if taken[label] <= most else rest).append(place)

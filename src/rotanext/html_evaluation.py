@@ -139,7 +139,8 @@ def _confusion(report: Report) -> str:
         body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     many = f" Only the {_MOST_CLASSES} classes with most objects are shown." if len(report.class_names) > _MOST_CLASSES else ""
     html = (
-        f'<table class="matrix{" many" if len(columns) > 11 else ""}"><caption>{escape(caption + many)}</caption><thead><tr><td class="none"></td>{head}</tr></thead>'
+        f'<table class="matrix{" many" if len(columns) > 11 else ""}"><caption><span>{escape(caption + many)}</span></caption>'
+        f'<thead><tr><td class="none"></td>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>"
     )
     return scrolling("Confusion matrix", html)
@@ -301,10 +302,12 @@ def _cases(matching: Matching, errors: AngleErrors, score: float) -> Iterator[Se
     wanted: list[Wanted] = []
     captions: list[tuple[str, str]] = []
     for row in false.tolist():
-        wanted.append(Wanted(int(predictions.images[row]), predictions.corners[row], detection=row))
         of = REASONS[why[row]]
-        other = f" ({evidence.class_names[truths.labels[matching.other_object[row]]]})" if of == "wrong class" else ""
-        captions.append((f"{_name(matching, row)} {predictions.scores[row]:.2f}", f"{of}{other}"))
+        truth = {"nothing there": -1, "wrong class": int(matching.other_object[row])}.get(of, int(matching.best_object[row]))
+        wanted.append(Wanted(int(predictions.images[row]), predictions.corners[row], row, truth))
+        other = f": a {evidence.class_names[truths.labels[truth]]}" if of == "wrong class" else ""
+        near = f", IoU {matching.best_iou[row]:.2f}" if of == "badly placed" else ""
+        captions.append((f"{_name(matching, row)} {predictions.scores[row]:.2f}", f"{of}{other}{near}"))
     for row in missed.tolist():
         finder = int(matching.finder[row])
         wanted.append(Wanted(int(truths.images[row]), truths.corners[row], truth=row))
@@ -321,7 +324,7 @@ def _cases(matching: Matching, errors: AngleErrors, score: float) -> Iterator[Se
     unfound = len(worst_misses(matching, len(truths.labels), score))
     notes = (
         f"{confident:,} detections with a score of at least {score:g} are false; these have the highest scores.",
-        f"{unfound:,} objects have no detection with a score of at least {score:g}; these were missed most clearly, large ones first.",
+        f"{unfound:,} objects have no detection with a score of at least {score:g}; these were missed most clearly, large first.",
         "Boxes that count as found although they point elsewhere.",
     )
     key = (

@@ -9,7 +9,7 @@ _STYLE = """
 --heat:11,99,176;--c0:#0b6fb8;--c1:#d9660a;--c2:#0a8f68;--c3:#b8478f;--c4:#8a6d00;--c5:#3a3fb5;--c6:#c0272d;--c7:#177f95;--c8:#6b4fa3;--c9:#5c6b2a;
 --good:#0a8f68;--bad:#d9660a}
 @media (prefers-color-scheme:dark){:root{--bg:#10141a;--card:#181e26;--ink:#e6eaf0;--muted:#9aa7b6;--line:#2b3440;--accent:#6cb6ff;
---heat:70,150,235;--c0:#58b0f5;--c1:#ff9d4d;--c2:#35cf9d;--c3:#ee8cc8;--c4:#e6c84b;--c5:#9aa0ff;--c6:#ff7b7f;--c7:#4fd0e6;--c8:#c0a4f5;
+--heat:44,112,205;--c0:#58b0f5;--c1:#ff9d4d;--c2:#35cf9d;--c3:#ee8cc8;--c4:#e6c84b;--c5:#9aa0ff;--c6:#ff7b7f;--c7:#4fd0e6;--c8:#c0a4f5;
 --c9:#b9cb7a;--good:#35cf9d;--bad:#ff9d4d}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);
@@ -49,6 +49,7 @@ svg .grid line{stroke:var(--line);stroke-width:1}
 .scroll:focus-visible,summary:focus-visible,a:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:min(100%,460px)}
 caption{text-align:left;padding-bottom:6px}
+caption span{position:sticky;left:0;display:inline-block;max-width:min(75ch,calc(100vw - 64px))}
 th,td{padding:5px 12px;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 th{font-weight:600}
@@ -57,8 +58,8 @@ tr.total>*{font-weight:650}
 table.plain td{text-align:left;overflow-wrap:anywhere}
 table.matrix{border-collapse:separate;border-spacing:2px;min-width:0}
 .matrix td,.matrix thead th{padding:5px 6px;text-align:center;border:0;border-radius:4px;min-width:3.1em}
-.matrix thead th{vertical-align:bottom;font-size:.82rem;font-weight:400;overflow-wrap:anywhere;width:6.4em}
-.matrix.many thead th{writing-mode:vertical-rl;text-align:left;width:auto;padding-left:0}
+.matrix thead th{vertical-align:bottom;font-size:.82rem;font-weight:400;overflow-wrap:anywhere;min-width:5.4em;width:6.4em}
+.matrix.many thead th{min-width:0;writing-mode:vertical-rl;text-align:left;width:auto;padding-left:0}
 .matrix tbody th{border:0;text-align:right;vertical-align:middle;padding-right:8px}
 .matrix td:hover{outline:2px solid var(--ink)}
 .matrix td.strong{color:#fff}
@@ -117,7 +118,7 @@ def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]], 
     """A table of text; the first cell of a row is its heading, `total` a last row set apart."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in headings)
     lines = [_row(row) for row in rows] + ([_row(total, ' class="total"')] if total else [])
-    inner = f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    inner = f"<table><caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return scrolling(caption, inner)
 
 
@@ -129,7 +130,9 @@ def _row(cells: Sequence[str], attributes: str = "") -> str:
 def facts(caption: str, values: Mapping[str, object]) -> str:
     """A table of names and values."""
     rows = "".join(f'<tr><th scope="row">{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k, v in values.items())
-    return scrolling(caption, f'<table class="plain"><caption>{escape(caption)}</caption><tbody>{rows}</tbody></table>')
+    return scrolling(
+        caption, f'<table class="plain"><caption><span>{escape(caption)}</span></caption><tbody>{rows}</tbody></table>'
+    )
 
 
 def scrolling(name: str, html: str) -> str:

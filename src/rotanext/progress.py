@@ -1,5 +1,6 @@
 """What a long job shows: rich progress on a terminal, plain lines elsewhere, and TensorBoard files where a folder is given."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 _PLAIN_EVERY = 15.0  # seconds between plain lines
+_LATEST = 1000  # steps that a rate is measured on
 _SUMMARY_KEYS = ("loss", "loss_cls", "loss_box", "lr", "grad_norm")
 
 
@@ -22,6 +24,7 @@ class Reporter:
         self._folder = tensorboard
         self._writer: Any = None
         self._bar: Progress | None = None
+        self._steps: list[tuple[float, float]] = []  # times and steps of the latest rows
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -56,6 +59,17 @@ class Reporter:
         self.say(f"{self._folder}: TensorBoard's files could not be written ({error}); going on without them")
         self._folder = self._writer = None
 
+    def steps_per_second(self) -> float | None:
+        """How fast the training goes: the median over its latest steps, which pauses to validate and save do not change."""
+        pairs = zip(self._steps, self._steps[1:], strict=False)
+        each = [(later[0] - earlier[0]) / (later[1] - earlier[1]) for earlier, later in pairs if later[1] > earlier[1]]
+        middle = statistics.median(each) if each else 0.0
+        return 1 / middle if middle > 0 else None
+
+    def _note_step(self, step: float) -> None:
+        self._steps.append((time.monotonic(), step))
+        del self._steps[:-_LATEST]
+
     def _columns(self) -> Progress:
         return Progress(
             TextColumn("[bold]{task.description}"),
@@ -78,6 +92,7 @@ class Reporter:
                 task = bar.add_task("training", total=total, completed=done, note="")
 
                 def tick(row: dict[str, float]) -> None:
+                    self._note_step(row["step"])
                     rate = (row["step"] - done) / (time.monotonic() - start)
                     losses = f"loss {row['loss']:.3f} (cls {row['loss_cls']:.3f} box {row['loss_box']:.3f})"
                     note = f"{losses} lr {row['lr']:.1e} {rate:.2f} steps/s"
@@ -88,6 +103,7 @@ class Reporter:
 
             def tick(row: dict[str, float]) -> None:
                 nonlocal last
+                self._note_step(row["step"])
                 now = time.monotonic()
                 if now - last >= _PLAIN_EVERY or row["step"] == total:
                     last = now

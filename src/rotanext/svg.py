@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 WIDTH, HEIGHT = 480, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 12, 44
 _MOST_POINTS = 400
 COLOURS = 10
 

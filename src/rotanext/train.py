@@ -11,9 +11,12 @@ from rotanext.config import Config, flat_values, of_any_version, validate, with_
 from rotanext.errors import Problems, UserError, explain
 from rotanext.evaluate import write_report
 from rotanext.files import make_folder
+from rotanext.html_report import Contents, write_html_report
 from rotanext.metrics import Report
 from rotanext.processes import Processes, lost_contact
 from rotanext.progress import Reporter
+from rotanext.provenance import provenance
+from rotanext.runlog import read_rows
 from rotanext.state import State, newest_state, remove_leftovers, state_files
 from rotanext.trainer import Trainer
 
@@ -77,6 +80,8 @@ def start_training(
         if report is not None:
             write_report(report, folder / "evaluation")
             console.print(report.table())
+        if processes.is_main:
+            _write_page(trainer, report)
     except RuntimeError as error:
         if processes.count > 1 and lost_contact(error):
             raise UserError(
@@ -87,6 +92,29 @@ def start_training(
     finally:
         reporter.close()
     return report
+
+
+def _write_page(trainer: Trainer, report: Report | None) -> None:
+    """Write the run's `report.html`; one that knows more than this process, from before a resumption, stays."""
+    path, reporter, config = trainer.folder / "report.html", trainer.report, trainer.config
+    if report is None and path.exists():
+        return
+    speed: dict[str, float] = {}
+    if rate := reporter.steps_per_second():
+        batch = config.train.batch_size * config.train.accumulate * trainer.processes.count
+        speed = {"pictures/s, training": rate * batch, "steps/s, training": rate, "pictures a step": batch}
+    contents = Contents(
+        title=f"Training: {config.name}",
+        about={"Run": trainer.folder, "Data": ", ".join(config.data.train), "Validation": ", ".join(config.data.val) or "none"},
+        report=report,
+        evidence=trainer.evidence if report is not None else None,
+        rows=read_rows(trainer.folder / "metrics.jsonl"),
+        speed=speed,
+        config=flat_values(config),
+        environment=provenance(trainer.processes.device) | {"processes": str(trainer.processes.count)},
+    )
+    write_html_report(contents, path)
+    reporter.say(f"figures, curves and the worst failures on one page: {path}")
 
 
 def _train(trainer: Trainer, state: State | None) -> Report | None:
