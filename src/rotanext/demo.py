@@ -82,6 +82,7 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
         f"{VALIDATION_SCENES} scenes it was not trained on.\n"
         f"{time.monotonic() - start:.0f} s in all: {drawn - start:.0f} s to draw the data, {trained - drawn:.0f} s to train and "
         f"evaluate, {time.monotonic() - trained:.0f} s for the large scene and the pictures.\n\n"
+        f"report        {folder / 'report.html'} (open it in a browser)\n"
         f"pictures      {pictures}\ncurves        {folder / 'curves.png'}, {folder / 'evaluation'}\n"
         f"figures       {folder / 'evaluation' / 'metrics.json'}, {folder / 'metrics.jsonl'}\n"
         f"checkpoint    {folder / 'last.safetensors'}\n\n"

@@ -118,7 +118,8 @@ def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]], 
     """A table of text; the first cell of a row is its heading, `total` a last row set apart."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in headings)
     lines = [_row(row) for row in rows] + ([_row(total, ' class="total"')] if total else [])
-    inner = f"<table><caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    body = "".join(lines)
+    inner = f"<table><caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return scrolling(caption, inner)
 
 

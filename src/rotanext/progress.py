@@ -1,5 +1,6 @@
-"""What a long job shows: rich progress on a terminal, plain lines elsewhere, and TensorBoard files where a folder is given."""
+"""What a long job shows: rich progress on a terminal, plain lines elsewhere; TensorBoard files and trackers where wanted."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ class Reporter:
         self.console = console or Console(stderr=True)
         self._folder = tensorboard
         self._writer: Any = None
+        self.trackers: list[Any] = []  # accelerate's, started; see trackers.py
         self._bar: Progress | None = None
         self._steps: list[tuple[float, float]] = []  # times and steps of the latest rows
 
@@ -31,7 +33,9 @@ class Reporter:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def scalars(self, row: dict[str, float], step: int) -> None:
-        """Add the figures of a row to the TensorBoard files."""
+        """Add the figures of a row to the TensorBoard files and the trackers."""
+        figures = {key: value for key, value in row.items() if key not in ("step", "epoch") and math.isfinite(value)}
+        self._each_tracker(lambda tracker: tracker.log(figures, step=step))
         if self._folder is None:
             return
         try:
@@ -46,13 +50,24 @@ class Reporter:
             self._give_up(error)
 
     def close(self) -> None:
-        """Flush the TensorBoard files."""
+        """Flush the TensorBoard files, end the trackers' runs."""
+        self._each_tracker(lambda tracker: tracker.finish())
+        self.trackers = []
         writer, self._writer = self._writer, None
         try:
             if writer is not None:
                 writer.close()
         except OSError as error:
             self._give_up(error)
+
+    def _each_tracker(self, do: Callable[[Any], object]) -> None:
+        """Do something with each; one that fails, such as for want of a network, is let go of, and the training goes on."""
+        for tracker in list(self.trackers):
+            try:
+                do(tracker)
+            except Exception as error:  # a service of somebody else: any kind
+                self.trackers.remove(tracker)
+                self.say(f"{tracker.name}: the figures could not be sent ({error}); going on without it")
 
     def _give_up(self, error: OSError) -> None:
         """Go on without TensorBoard: a full disk must not end a training through its least important file."""

@@ -18,9 +18,10 @@ from rotanext.progress import Reporter
 from rotanext.provenance import provenance
 from rotanext.runlog import read_rows
 from rotanext.state import State, newest_state, remove_leftovers, state_files
+from rotanext.trackers import open_trackers
 from rotanext.trainer import Trainer
 
-CHANGEABLE = ("data.workers", "data.cache", "train.save_every", "train.keep", "train.shard")
+CHANGEABLE = ("data.workers", "data.cache", "train.save_every", "train.keep", "train.shard", "train.trackers")
 
 
 def holds_training(folder: Path) -> bool:
@@ -69,11 +70,15 @@ def start_training(
     cannot, and KeyboardInterrupt after Ctrl-C, when everything is saved; of several processes the first raises, the others exit.
     """
     processes = Processes(device, config.train.precision)
-    reporter = Reporter(console if processes.is_main else Console(quiet=True), tensorboard=folder / "tensorboard")
+    tensorboard = folder / "tensorboard" if "tensorboard" in config.train.trackers else None
+    reporter = Reporter(console if processes.is_main else Console(quiet=True), tensorboard)
     try:
         state = _open_folder(folder, resume, processes, reporter)
         if state is not None:
             config = _with_same_total(config, state, processes, reporter)
+        with processes.together():
+            if processes.is_main:
+                reporter.trackers = open_trackers(config, folder)
         keep_freed_memory()
         trainer = Trainer(config, folder, device, problems, reporter, pretrained=not resume, processes=processes)
         report = _train(trainer, state)
