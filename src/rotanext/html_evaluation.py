@@ -324,7 +324,7 @@ def _cases(matching: Matching, errors: AngleErrors, score: float) -> Iterator[Se
     unfound = len(worst_misses(matching, len(truths.labels), score))
     notes = (
         f"{confident:,} detections with a score of at least {score:g} are false; these have the highest scores.",
-        f"{unfound:,} objects have no detection with a score of at least {score:g}; these were missed most clearly, large first.",
+        f"{unfound:,} objects are found by no box of their class with a score of at least {score:g}; large ones first.",
         "Boxes that count as found although they point elsewhere.",
     )
     key = (

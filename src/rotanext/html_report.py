@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _head(contents: Contents) -> str:
     when = contents.environment.get("date", "")
     made = " · ".join(text for text in (when, f"rotanext {contents.environment.get('rotanext', '')}".strip()) if text)
     about = "; ".join(f"{name} {value}" for name, value in contents.about.items())
-    title = paragraph(contents.title).replace("<p>", "<h1>").replace("</p>", "</h1>")
+    title = f"<h1>{escape(contents.title)}</h1>"
     return title + paragraph(about) + paragraph(made, muted=True) + cards(_headline(contents))
 
 
