@@ -102,10 +102,11 @@ def start_training(
 def _write_page(trainer: Trainer, report: Report | None) -> None:
     """Write the run's `report.html`; one that knows more than this process, from before a resumption, stays."""
     path, reporter, config = trainer.folder / "report.html", trainer.report, trainer.config
-    if report is None and path.exists():
+    rate = reporter.steps_per_second()
+    if report is None and path.exists() and (trainer.validation or rate is None):
         return
     speed: dict[str, float] = {}
-    if rate := reporter.steps_per_second():
+    if rate:
         batch = config.train.batch_size * config.train.accumulate * trainer.processes.count
         speed = {"pictures/s, training": rate * batch, "steps/s, training": rate, "pictures a step": batch}
     contents = Contents(
