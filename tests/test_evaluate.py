@@ -13,7 +13,7 @@ from rotanext.data.dota import read_objects
 from rotanext.data.images import check_image
 from rotanext.errors import Problems, UserError
 
-FILES = {"metrics.json", "precision_recall.png", "confusion.png"}
+FILES = {"report.html", "metrics.json", "precision_recall.png", "confusion.png"}
 CLASSES = ("plane", "ship")
 
 

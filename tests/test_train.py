@@ -66,7 +66,7 @@ def test_a_run_leaves_its_files(tiny_run: Path) -> None:
     assert events
     assert names - events == {
         "config.json", "metrics.jsonl", "states/state-00000002.pt",
-        "states/state-00000004.pt", "last.safetensors", "best.safetensors", "curves.png",
+        "states/state-00000004.pt", "last.safetensors", "best.safetensors", "curves.png", "report.html",
         "evaluation/metrics.json", "evaluation/precision_recall.png", "evaluation/confusion.png",
     }  # fmt: skip
     rows = read_rows(tiny_run / "metrics.jsonl")
@@ -127,6 +127,7 @@ def test_the_best_of_the_validations_is_kept(tiny_dataset: Path, tmp_path: Path,
 
     monkeypatch.setattr(rotanext.trainer, "score", scored)
     monkeypatch.setattr(rotanext.train, "write_report", lambda report, out: None)
+    monkeypatch.setattr(rotanext.train, "_write_page", lambda trainer, report: None)
     config = tiny_config(tiny_dataset / "train", tiny_dataset / "val", "train.epochs=2", "train.validate_every=1")
     kept: list[bytes] = []
     plain_save = Trainer._save_detector

@@ -1,5 +1,6 @@
 """The command line: every command parses its options and calls one function."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -95,6 +96,9 @@ def train(
         bool,
         typer.Option("--go-on", help="Go on with the training in --run where there is one already: for jobs that are restarted."),
     ] = False,
+    tracker: Annotated[
+        list[str] | None, typer.Option("--tracker", help="tensorboard, wandb or mlflow: where the figures go (repeatable).")
+    ] = None,
     device: DeviceOption = "auto",
     strict: StrictOption = False,
 ) -> None:
@@ -102,16 +106,18 @@ def train(
     from rotanext.config import load_config, recipe_names
     from rotanext.train import holds_training, read_run_config, reconfigured, start_training
 
+    tracking = [f"train.trackers={json.dumps(tracker)}"] if tracker else []
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     console.quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0 and not alone  # one message a machine
     if resume is not None:
         if data or val or run or go_on or (recipe and "=" not in recipe):
             raise UserError("--resume takes everything from the run's folder; give no recipe, --data, --val, --run or --go-on")
-        config, folder = reconfigured(read_run_config(resume), [recipe, *(overrides or [])] if recipe else []), resume
+        changes = [recipe, *(overrides or [])] if recipe else []
+        config, folder = reconfigured(read_run_config(resume), [*changes, *tracking]), resume
     else:
         if recipe is None:
             raise UserError(f"a recipe is needed: {', '.join(recipe_names())}, or a file")
-        config = load_config(recipe, [*(overrides or []), *_paths("train", data), *_paths("val", val)])
+        config = load_config(recipe, [*(overrides or []), *_paths("train", data), *_paths("val", val), *tracking])
         folder = run or Path("runs") / config.name
         if go_on and holds_training(folder):
             config, resume = reconfigured(read_run_config(folder), wanted=config), folder
@@ -123,8 +129,6 @@ def train(
 
 def _paths(key: str, folders: list[str] | None) -> list[str]:
     """An override that sets a list of data folders, absolute: --resume may be called from anywhere."""
-    import json
-
     return [f"data.{key}={json.dumps([str(Path(folder).resolve()) for folder in folders])}"] if folders else []
 
 
@@ -150,23 +154,26 @@ def evaluate(
     strict: StrictOption = False,
 ) -> None:
     """Score a detector, or files of detections, by the DOTA protocol with true polygon IoU."""
-    from rotanext.evaluate import evaluate_files, evaluate_weights, write_report
+    from rotanext.evaluate import evaluate_files, evaluate_weights, write_page, write_report
 
     if (weights is None) == (detections is None):
         raise UserError("give either --weights (a detector) or --detections (a folder of Task1_*.txt)")
     problems = Problems(strict)
+    about: dict[str, object] = {"Weights" if detections is None else "Detections": detections or weights, "Data": data}
+    detector = None
     if detections is not None:
-        report = evaluate_files(detections, data, out, merge, problems)
+        done = evaluate_files(detections, data, out, merge, problems)
     else:
         assert weights is not None
         if merge is not None:
             raise UserError("--merge belongs to --detections; a detector merges its tiles itself")
         detector = _load(weights, device, anchors, classes, precision, compiled)
         detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
-        report = evaluate_weights(detector, data, out, batch, problems, console)
-    output.print(report.table())
-    write_report(report, out)
-    console.print(f"curves, confusion matrix and figures are in {out}")
+        done = evaluate_weights(detector, data, out, batch, problems, console)
+    output.print(done.report.table())
+    write_report(done.report, out)
+    write_page(done, out, about, detector and detector.config, detector and detector.device)
+    console.print(f"report.html (open it in a browser), curves, confusion matrix and figures are in {out}")
     _finish(problems)
 
 

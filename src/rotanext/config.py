@@ -135,6 +135,7 @@ class TrainConfig(_Section):
     validate_every: Natural  # epochs; 0: only at the end
     save_every: Natural  # steps from one saved state to the next, besides those at the end of every epoch; 0: only those
     keep: Count  # saved states that are kept, the newest ones
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]]  # where the figures go besides metrics.jsonl
     shard: Switch  # several processes share the parameters (FSDP) instead of each having them all (DDP)
     best_metric: Literal["map50", "map75", "map50_95"]
 
@@ -213,7 +214,7 @@ def _explain(error: ValidationError, origin: str) -> str:
 
 
 # Keys that came after the first checkpoints were saved, by section.
-_LATER: dict[str, dict[str, Any]] = {"train": {"save_every": 0, "keep": 1, "shard": False}}
+_LATER: dict[str, dict[str, Any]] = {"train": {"save_every": 0, "keep": 1, "shard": False, "trackers": ["tensorboard"]}}
 
 
 def validate(values: dict[str, Any], origin: str) -> Config:

@@ -75,13 +75,14 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     write_png(pictures / "validation_detections.png", sheet)
 
     if report is None:  # it had been trained before
-        report = evaluate_weights(detector, data / "val", folder / "evaluation", 1, Problems(strict=True), console)
+        report = evaluate_weights(detector, data / "val", folder / "evaluation", 1, Problems(strict=True), console).report
     figures = report.summary()
     console.print(
         f"\nmAP50 {figures['map50']:.3f}, mAP75 {figures['map75']:.3f}, mAP50:95 {figures['map50_95']:.3f} on "
         f"{VALIDATION_SCENES} scenes it was not trained on.\n"
         f"{time.monotonic() - start:.0f} s in all: {drawn - start:.0f} s to draw the data, {trained - drawn:.0f} s to train and "
         f"evaluate, {time.monotonic() - trained:.0f} s for the large scene and the pictures.\n\n"
+        f"report        {folder / 'report.html'} (open it in a browser)\n"
         f"pictures      {pictures}\ncurves        {folder / 'curves.png'}, {folder / 'evaluation'}\n"
         f"figures       {folder / 'evaluation' / 'metrics.json'}, {folder / 'metrics.jsonl'}\n"
         f"checkpoint    {folder / 'last.safetensors'}\n\n"

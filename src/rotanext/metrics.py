@@ -19,7 +19,20 @@ from rotanext.errors import Problems, UserError, explain
 from rotanext.merge import overlapping_pairs, parse_tile_name
 from rotanext.report import THRESHOLDS, ClassResult, Floats, Ints, Report
 
-__all__ = ["THRESHOLDS", "Predictions", "Report", "Truths", "confusion_matrix", "dota_map", "evaluate"]
+__all__ = [
+    "THRESHOLDS",
+    "Evidence",
+    "Predictions",
+    "Report",
+    "Truths",
+    "all_pairs",
+    "best_objects",
+    "confusion_matrix",
+    "dota_map",
+    "evaluate",
+    "hits_at",
+    "read_evidence",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +75,24 @@ class Truths:
         return cls(count, images, corners.reshape(-1, 4, 2), labels.astype(np.int64), difficult != 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What an evaluation is computed from: detections and labelled objects of the pictures stems, in their order.
+
+    pictures: the file of each, None where there is none. The labels of predictions and truths are indices into class_names.
+    """
+
+    class_names: tuple[str, ...]
+    predictions: Predictions
+    truths: Truths
+    stems: tuple[str, ...]
+    pictures: tuple[Path | None, ...]
+
+    def score(self, thresholds: Sequence[float] = THRESHOLDS) -> Report:
+        """`evaluate` of all this."""
+        return evaluate(self.predictions, self.truths, self.class_names, thresholds)
+
+
 def _join(items: Iterable[tuple[Any, Any, Any]]) -> tuple[int, Ints, tuple[Floats, Floats, Floats]]:
     rows = [tuple(np.asarray(part, np.float64) for part in item) for item in items]
     images = np.repeat(np.arange(len(rows)), [len(row[1]) for row in rows])
@@ -70,7 +101,7 @@ def _join(items: Iterable[tuple[Any, Any, Any]]) -> tuple[int, Ints, tuple[Float
     return len(rows), images.astype(np.int64), (columns[0], columns[1], columns[2])
 
 
-def _all_pairs(predictions: Predictions, truths: Truths) -> tuple[Ints, Ints, Floats]:
+def all_pairs(predictions: Predictions, truths: Truths) -> tuple[Ints, Ints, Floats]:
     """Overlapping (detection, object) rows of the same image, of any class, with their IoU."""
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     objects_of = _rows_per_image(truths.images)
@@ -88,7 +119,21 @@ def _rows_per_image(images: Ints) -> dict[int, Ints]:
     return dict(zip(values.tolist(), np.split(order, starts[1:]), strict=False))
 
 
-def _hits(order: Ints, best_iou: Floats, best_object: Ints, difficult: NDArray[np.bool_], iou: float) -> NDArray[np.int8]:
+def best_objects(predictions: Predictions, truths: Truths, pairs: tuple[Ints, Ints, Floats]) -> tuple[Floats, Ints]:
+    """The greatest IoU of each detection with an object of its class and image, and that object's row; 0 and 0 for none.
+
+    pairs: see `all_pairs`. Of equal IoUs the earlier object counts.
+    """
+    i, j, iou = pairs
+    same = predictions.labels[i] == truths.labels[j]
+    by_best = np.lexsort((j[same], -iou[same], i[same]))
+    detections, first = np.unique(i[same][by_best], return_index=True)
+    best_iou, best_object = np.zeros(len(predictions.scores)), np.zeros(len(predictions.scores), np.int64)
+    best_iou[detections], best_object[detections] = iou[same][by_best][first], j[same][by_best][first]
+    return best_iou, best_object
+
+
+def hits_at(order: Ints, best_iou: Floats, best_object: Ints, difficult: NDArray[np.bool_], iou: float) -> NDArray[np.int8]:
     """1, 0, -1 `[N]` for each detection in the given order (by class, then falling score); see `ClassResult`."""
     hits = np.full(len(order), -1, np.int8)
     over = np.flatnonzero(best_iou[order] > iou)
@@ -115,12 +160,8 @@ def evaluate(
     for rows in (predictions, truths):
         if len(rows.labels) and not (rows.labels.min() >= 0 and rows.labels.max() < len(class_names)):
             raise ValueError(f"labels {rows.labels.min()}..{rows.labels.max()} with {len(class_names)} class names")
-    i, j, iou = _all_pairs(predictions, truths)
-    same = predictions.labels[i] == truths.labels[j]
-    by_best = np.lexsort((j[same], -iou[same], i[same]))
-    detections, first = np.unique(i[same][by_best], return_index=True)
-    best_iou, best_object = np.zeros(len(predictions.scores)), np.zeros(len(predictions.scores), np.int64)
-    best_iou[detections], best_object[detections] = iou[same][by_best][first], j[same][by_best][first]
+    pairs = all_pairs(predictions, truths)
+    best_iou, best_object = best_objects(predictions, truths, pairs)
 
     order = np.lexsort((-predictions.scores, predictions.labels))  # stable: ties keep the input order
     ends = np.searchsorted(predictions.labels[order], np.arange(1, len(class_names)))
@@ -128,10 +169,10 @@ def evaluate(
     npos = np.bincount(truths.labels[~truths.difficult], minlength=len(class_names))
     results = []
     for threshold in thresholds:
-        hits = np.split(_hits(order, best_iou, best_object, truths.difficult, threshold), ends)
+        hits = np.split(hits_at(order, best_iou, best_object, truths.difficult, threshold), ends)
         rows_of = zip(class_names, npos.tolist(), hits, scores, strict=False)  # np.split makes a part of no class, too
         results.append(tuple(ClassResult(*row) for row in rows_of))
-    matrix = confusion_matrix(predictions, truths, len(class_names), confusion_score, thresholds[0], (i, j, iou))
+    matrix = confusion_matrix(predictions, truths, len(class_names), confusion_score, thresholds[0], pairs)
     names, levels = tuple(class_names), tuple(float(threshold) for threshold in thresholds)
     return Report(names, truths.image_count, levels, tuple(results), matrix, levels[0], confusion_score)
 
@@ -150,7 +191,7 @@ def confusion_matrix(
     (IoU greater than the threshold). Difficult objects are no row, and a detection left with nothing else than them is
     no column.
     """
-    i, j, value = _all_pairs(predictions, truths) if pairs is None else pairs
+    i, j, value = all_pairs(predictions, truths) if pairs is None else pairs
     wanted = predictions.scores >= score
     close = (value > iou) & wanted[i]
     i, j, value = i[close], j[close], value[close]
@@ -172,13 +213,21 @@ def confusion_matrix(
 def dota_map(detections_dir: str | Path, labels_dir: str | Path, iou: float = 0.5, problems: Problems | None = None) -> Report:
     """Evaluate `Task1_<class>.txt` files against a folder of DOTA labels (whole images, merged detections).
 
-    The images are the label files, the classes those of the file names and the labels. iou is evaluated beside 0.50,
-    0.55, ..., 0.95 and is the one of curves and confusion matrix. Invalid lines, and detections on images without
-    label, go to problems; UserError for a missing or empty folder, or where not one detection lies on a labelled image.
+    iou is evaluated beside 0.50, 0.55, ..., 0.95 and is the one of curves and confusion matrix. See `read_evidence` for what is
+    read and what is raised.
     """
-    problems = Problems() if problems is None else problems
     if not 0 < iou < 1:
         raise UserError(f"IoU threshold {iou} found; expected a number between 0 and 1. 0.5 is DOTA's.")
+    return read_evidence(detections_dir, labels_dir, problems).score(tuple(dict.fromkeys((iou, *THRESHOLDS))))
+
+
+def read_evidence(detections_dir: str | Path, labels_dir: str | Path, problems: Problems | None = None) -> Evidence:
+    """Read `Task1_<class>.txt` files and a folder of DOTA labels, or a DOTA folder whose pictures then are known, too.
+
+    The images are the label files, the classes those of the file names and the labels. Invalid lines, and detections on images
+    without label, go to problems; UserError for a missing or empty folder, or where not one detection lies on a labelled image.
+    """
+    problems = Problems() if problems is None else problems
     paths = _label_files(Path(labels_dir), problems)
     images = pictures_beside(paths[0].parent)
     objects = [read_objects(path, problems, image=images.get(path.stem)) for path in paths]
@@ -202,7 +251,8 @@ def dota_map(detections_dir: str | Path, labels_dir: str | Path, iou: float = 0.
         np.array([row[2] for row in rows], np.float64),
         np.array([row[3] for row in rows], np.int64),
     )
-    return evaluate(predictions, truths, names, tuple(dict.fromkeys((iou, *THRESHOLDS))))
+    stems = tuple(path.stem for path in paths)
+    return Evidence(names, predictions, truths, stems, tuple(images.get(stem) for stem in stems))
 
 
 def _label_files(folder: Path, problems: Problems) -> list[Path]:

@@ -1,5 +1,7 @@
-"""What a long job shows: rich progress on a terminal, plain lines elsewhere, and TensorBoard files where a folder is given."""
+"""What a long job shows: rich progress on a terminal, plain lines elsewhere; TensorBoard files and trackers where wanted."""
 
+import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 _PLAIN_EVERY = 15.0  # seconds between plain lines
+_LATEST = 1000  # steps that a rate is measured on
 _SUMMARY_KEYS = ("loss", "loss_cls", "loss_box", "lr", "grad_norm")
 
 
@@ -21,14 +24,18 @@ class Reporter:
         self.console = console or Console(stderr=True)
         self._folder = tensorboard
         self._writer: Any = None
+        self.trackers: list[Any] = []  # accelerate's, started; see trackers.py
         self._bar: Progress | None = None
+        self._steps: list[tuple[float, float]] = []  # times and steps of the latest rows
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def scalars(self, row: dict[str, float], step: int) -> None:
-        """Add the figures of a row to the TensorBoard files."""
+        """Add the figures of a row to the TensorBoard files and the trackers."""
+        figures = {key: value for key, value in row.items() if key not in ("step", "epoch") and math.isfinite(value)}
+        self._each_tracker(lambda tracker: tracker.log(figures, step=step))
         if self._folder is None:
             return
         try:
@@ -43,7 +50,9 @@ class Reporter:
             self._give_up(error)
 
     def close(self) -> None:
-        """Flush the TensorBoard files."""
+        """Flush the TensorBoard files, end the trackers' runs."""
+        self._each_tracker(lambda tracker: tracker.finish())
+        self.trackers = []
         writer, self._writer = self._writer, None
         try:
             if writer is not None:
@@ -51,10 +60,30 @@ class Reporter:
         except OSError as error:
             self._give_up(error)
 
+    def _each_tracker(self, do: Callable[[Any], object]) -> None:
+        """Do something with each; one that fails, such as for want of a network, is let go of, and the training goes on."""
+        for tracker in list(self.trackers):
+            try:
+                do(tracker)
+            except Exception as error:  # a service of somebody else: any kind
+                self.trackers.remove(tracker)
+                self.say(f"{tracker.name}: the figures could not be sent ({error}); going on without it")
+
     def _give_up(self, error: OSError) -> None:
         """Go on without TensorBoard: a full disk must not end a training through its least important file."""
         self.say(f"{self._folder}: TensorBoard's files could not be written ({error}); going on without them")
         self._folder = self._writer = None
+
+    def steps_per_second(self) -> float | None:
+        """How fast the training goes: the median over its latest steps, which pauses to validate and save do not change."""
+        pairs = zip(self._steps, self._steps[1:], strict=False)
+        each = [(later[0] - earlier[0]) / (later[1] - earlier[1]) for earlier, later in pairs if later[1] > earlier[1]]
+        middle = statistics.median(each) if each else 0.0
+        return 1 / middle if middle > 0 else None
+
+    def _note_step(self, step: float) -> None:
+        self._steps.append((time.monotonic(), step))
+        del self._steps[:-_LATEST]
 
     def _columns(self) -> Progress:
         return Progress(
@@ -78,6 +107,7 @@ class Reporter:
                 task = bar.add_task("training", total=total, completed=done, note="")
 
                 def tick(row: dict[str, float]) -> None:
+                    self._note_step(row["step"])
                     rate = (row["step"] - done) / (time.monotonic() - start)
                     losses = f"loss {row['loss']:.3f} (cls {row['loss_cls']:.3f} box {row['loss_box']:.3f})"
                     note = f"{losses} lr {row['lr']:.1e} {rate:.2f} steps/s"
@@ -88,6 +118,7 @@ class Reporter:
 
             def tick(row: dict[str, float]) -> None:
                 nonlocal last
+                self._note_step(row["step"])
                 now = time.monotonic()
                 if now - last >= _PLAIN_EVERY or row["step"] == total:
                     last = now

@@ -11,13 +11,17 @@ from rotanext.config import Config, flat_values, of_any_version, validate, with_
 from rotanext.errors import Problems, UserError, explain
 from rotanext.evaluate import write_report
 from rotanext.files import make_folder
+from rotanext.html_report import Contents, write_html_report
 from rotanext.metrics import Report
 from rotanext.processes import Processes, lost_contact
 from rotanext.progress import Reporter
+from rotanext.provenance import provenance
+from rotanext.runlog import read_rows
 from rotanext.state import State, newest_state, remove_leftovers, state_files
+from rotanext.trackers import open_trackers
 from rotanext.trainer import Trainer
 
-CHANGEABLE = ("data.workers", "data.cache", "train.save_every", "train.keep", "train.shard")
+CHANGEABLE = ("data.workers", "data.cache", "train.save_every", "train.keep", "train.shard", "train.trackers")
 
 
 def holds_training(folder: Path) -> bool:
@@ -66,17 +70,23 @@ def start_training(
     cannot, and KeyboardInterrupt after Ctrl-C, when everything is saved; of several processes the first raises, the others exit.
     """
     processes = Processes(device, config.train.precision)
-    reporter = Reporter(console if processes.is_main else Console(quiet=True), tensorboard=folder / "tensorboard")
+    tensorboard = folder / "tensorboard" if "tensorboard" in config.train.trackers else None
+    reporter = Reporter(console if processes.is_main else Console(quiet=True), tensorboard)
     try:
         state = _open_folder(folder, resume, processes, reporter)
         if state is not None:
             config = _with_same_total(config, state, processes, reporter)
+        with processes.together():
+            if processes.is_main:
+                reporter.trackers = open_trackers(config, folder)
         keep_freed_memory()
         trainer = Trainer(config, folder, device, problems, reporter, pretrained=not resume, processes=processes)
         report = _train(trainer, state)
         if report is not None:
             write_report(report, folder / "evaluation")
             console.print(report.table())
+        if processes.is_main:
+            _write_page(trainer, report)
     except RuntimeError as error:
         if processes.count > 1 and lost_contact(error):
             raise UserError(
@@ -87,6 +97,30 @@ def start_training(
     finally:
         reporter.close()
     return report
+
+
+def _write_page(trainer: Trainer, report: Report | None) -> None:
+    """Write the run's `report.html`; one that knows more than this process, from before a resumption, stays."""
+    path, reporter, config = trainer.folder / "report.html", trainer.report, trainer.config
+    rate = reporter.steps_per_second()
+    if report is None and path.exists() and (trainer.validation or rate is None):
+        return
+    speed: dict[str, float] = {}
+    if rate:
+        batch = config.train.batch_size * config.train.accumulate * trainer.processes.count
+        speed = {"pictures/s, training": rate * batch, "steps/s, training": rate, "pictures a step": batch}
+    contents = Contents(
+        title=f"Training: {config.name}",
+        about={"Run": trainer.folder, "Data": ", ".join(config.data.train), "Validation": ", ".join(config.data.val) or "none"},
+        report=report,
+        evidence=trainer.evidence if report is not None else None,
+        rows=read_rows(trainer.folder / "metrics.jsonl"),
+        speed=speed,
+        config=flat_values(config),
+        environment=provenance(trainer.processes.device) | {"processes": str(trainer.processes.count)},
+    )
+    write_html_report(contents, path)
+    reporter.say(f"figures, curves and the worst failures on one page: {path}")
 
 
 def _train(trainer: Trainer, state: State | None) -> Report | None:

@@ -15,10 +15,10 @@ from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader, 
 from rotanext.data.dota import find_class_names
 from rotanext.detector import Detector, build_model
 from rotanext.errors import Problems, UserError, explain
-from rotanext.evaluate import detect_shared, keep_readable, score
+from rotanext.evaluate import detect_shared, gather, keep_readable
 from rotanext.feeding import StepData, batches_of, load_window, vanished
 from rotanext.files import write_atomically
-from rotanext.metrics import Report
+from rotanext.metrics import Evidence, Report
 from rotanext.models.checkpoints import load_backbone, save_detector_file
 from rotanext.models.retinanet import RetinaNet
 from rotanext.optim import AveragedModel, build_optimizer, rate_factor, set_rate
@@ -63,6 +63,7 @@ class Trainer:
         self._distribute()
         seed_process(config.train.seed, self.processes.rank)
         self.progress = Progress()
+        self.evidence: Evidence | None = None  # of the last validation
         self.stop = False  # all processes know
         self._asked = False  # to stop, this process
         self._told: set[str] = set()  # unreadable pictures
@@ -306,7 +307,8 @@ class Trainer:
                     if gone := vanished(self.config.data.val):
                         raise UserError(f"{gone} Go on with: rotanext train --resume {self.folder}")
                     self.report.say(f"validating without {self.problems.count - known} pictures that cannot be read")
-                report = score(detections, read, self.class_names)
+                self.evidence = gather(detections, read, self.class_names)
+                report = self.evidence.score()
                 self._note_report(report, epoch, detector.model)
         self.progress.validated = epoch
         return report
