@@ -1,10 +1,11 @@
 """The command line: every command parses its options and calls one function.
 
-Results go to stdout, everything else to stderr: what is said on the way through `console`, which `--quiet` silences; errors and what
-was skipped through `alert`, which it does not. With `--json` stdout holds one JSON object and nothing else.
+Results go to stdout, everything else to stderr: what is said on the way through `console`, which `--quiet` silences; errors and
+what was skipped through `alert`, which it does not. With `--json` stdout holds one JSON object and nothing else.
 """
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -30,11 +31,22 @@ app = typer.Typer(
 # Messages hold paths, which neither line breaks nor "[...]" as markup may change.
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 alert = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-output = Console()
+
+
+class _Output(Console):
+    """Stdout; a reader that went away (`| head`) ends the program as a signal would."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+        raise SystemExit(141)
+
+
+output = _Output()
 
 
 def _hush(quiet: bool) -> bool:
     console.quiet = quiet
+    logging.getLogger("rotanext").setLevel(logging.ERROR if quiet else logging.NOTSET)
     return quiet
 
 
@@ -73,7 +85,7 @@ def _finish(problems: Problems) -> None:
 def _print_json(result: dict[str, Any], problems: Problems | None = None) -> None:
     """The result on stdout, with what was skipped."""
     skipped = {"skipped": problems.count, "problems": problems.first} if problems else {}
-    print(json.dumps(result | skipped, indent=1))
+    output.out(json.dumps(result | skipped, indent=1), highlight=False)
 
 
 def _load(
@@ -337,15 +349,13 @@ def main() -> None:
     """Run the command line; a user's mistake ends with one message and exit code 2, never a traceback. See `EXIT_CODES`."""
     console.quiet = alert.quiet = False
     try:
-        app()
+        app(prog_name="rotanext")  # completion goes by this name, however it was started
     except UserError as error:
         alert.print(f"error: {error}", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
         alert.print("interrupted", style="yellow")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
     except (OSError, MemoryError) as error:
         alert.print(f"error: {str(error) or 'out of memory'}", style="red")
         sys.exit(2)
