@@ -23,7 +23,9 @@ class Drawing:
     def __init__(self, scheme: str, width: int, height: int, title: str) -> None:
         self.colours, self.size, self.title, self.parts = SCHEMES[scheme], (width, height), title, list[str]()
 
-    def line(self, x1: float, y1: float, x2: float, y2: float, colour: str = "ink", arrow: bool = False, dashed: bool = False) -> None:
+    def line(
+        self, x1: float, y1: float, x2: float, y2: float, colour: str = "ink", arrow: bool = False, dashed: bool = False
+    ) -> None:
         style = f' marker-end="url(#{colour})"' * arrow + ' stroke-dasharray="4 4"' * dashed
         points = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
         self.parts.append(f'<line {points} stroke="{self.colours[colour]}" stroke-width="1.6"{style}/>')
@@ -57,7 +59,9 @@ class Drawing:
             f'<path d="M0 0 L8 4 L0 8 z" fill="{colour}"/></marker>'
             for name, colour in self.colours.items()
         )
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"'
+        head = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"'
+        )
         font = 'font-family="system-ui, sans-serif"'
         body = "\n".join(self.parts)
         path.write_text(f"{head} {font}>\n<title>{self.title}</title>\n<defs>{heads}</defs>\n{body}\n</svg>\n")
@@ -76,7 +80,7 @@ def convention(scheme: str) -> Drawing:
     d.line(cx, cy, cx + 190, cy, "soft", dashed=True)
     d.line(cx, cy, cx + 175 * math.cos(angle), cy + 175 * math.sin(angle), "mark", arrow=True)
     d.arc(cx, cy, 92, angle)
-    d.text(cx + 100, cy + 24, "angle = +28°", "mark")
+    d.text(cx + 182 * math.cos(angle), cy + 182 * math.sin(angle) + 8, "angle +28°", "mark")
     d.dot(cx, cy)
     d.text(cx - 10, cy - 10, "(cx, cy)", anchor="end")
     names = ("top-left", "top-right", "bottom-right", "bottom-left")
