@@ -63,7 +63,7 @@ def settings_table() -> str:
     for line in (ROOT / "src/rotanext/config.py").read_text().splitlines():
         if heading := re.match(r"class (\w+)Config\(_Section\)", line):
             section = heading[1].lower()
-        field = re.match(r"    (\w+): [^=#]*(?:#\s*(.*))?$", line)
+        field = re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line)
         if section and field and field[1] in values[0].get(section, {}):
             shown = [_shown(part[section][field[1]]) for part in values]
             rows.append(f"| `{section}.{field[1]}` | {shown[0]} | {shown[1]} | {(field[2] or '').replace('|', '/')} |")

@@ -290,7 +290,7 @@ def test_settings_that_pages_name_exist(page: Path) -> None:
     if page.name == "from-mmrotate.md":  # the left column holds MMRotate's names
         text = "\n".join(line.split("|")[2] for line in text.splitlines() if line.count("|") == 3)
     named = set(re.findall(rf"`'?((?:{sections})\.[a-z_0-9]+)(?==|`)", text))
-    assert named <= {*keys_of(), "model.py", "train.slurm"}
+    assert named <= {*keys_of(), "model.py", "model.names", "data.yaml", "train.slurm"}
 
 
 def test_every_setting_has_its_meaning() -> None:
@@ -329,7 +329,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_site_is_built_whole(site: Path) -> None:
-    for name in ("index", "api", "troubleshooting", "notebooks/first_detection", "benchmarks/README", "labels", "serve", "export"):
+    for name in ("index", "api", "troubleshooting", "notebooks/first_detection", "benchmarks/index", "labels", "serve", "export"):
         assert (site / f"{name}.html").stat().st_size > 2000
     assert "Where tiles overlap, boxes of one class compete" in (site / "api.html").read_text().replace("\n", " ").replace(
         "  ", " "
