@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-gpu install clean
+.PHONY: demo test lint docs bench bench-gpu install clean
 
 demo: $(STAMP)
 	$(BIN)/rotanext demo --run runs/demo
@@ -16,9 +16,15 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
+	git ls-files '*.md' '*.py' '*.toml' '*.yml' '*.yaml' '*.ipynb' | xargs $(BIN)/codespell
+
+docs: $(STAMP)
+	$(BIN)/python docs/drawings.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html"
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/operators.py
@@ -48,4 +54,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache

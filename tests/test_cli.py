@@ -205,13 +205,22 @@ def test_exit_codes(error: BaseException, code: int, message: str, cli: Callable
     assert message in done.err
 
 
-def test_a_fault_of_the_program_shows_where(monkeypatch: pytest.MonkeyPatch, cli: Callable) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyError("a bug")], ids=["runtime", "key"])
+def test_a_fault_of_the_program_shows_where(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail() -> None:
-        raise RuntimeError("a bug")
+        raise error
 
     monkeypatch.setattr("rotanext.info.environment", fail)
-    with pytest.raises(RuntimeError, match="a bug"):
-        cli("info")
+    monkeypatch.setattr("sys.argv", ["rotanext", "info"])
+    with pytest.raises(SystemExit) as stop:
+        rotanext.cli.main()
+    assert stop.value.code == 3
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "a bug" in said
+    assert "rotanext info --json" in said
 
 
 def test_usage_errors_name_the_option(cli: Callable) -> None:

@@ -1,20 +1,29 @@
-"""The command line: every command parses its options and calls one function."""
+"""The command line: every command parses its options and calls one function.
+
+Results go to stdout, everything else to stderr: what is said on the way through `console`, which `--quiet` silences; errors and
+what was skipped through `alert`, which it does not. With `--json` stdout holds one JSON object and nothing else.
+"""
 
 import json
+import logging
 import os
 import sys
+import traceback
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from rotanext.errors import Problems, UserError
+from rotanext.errors import EXIT_CODES, Problems, UserError
 from rotanext.labels.commands import labels_app
 
 app = typer.Typer(
     name="rotanext",
     help="Oriented object detection with ConvNeXt backbones: train, evaluate, predict.",
+    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
@@ -23,9 +32,31 @@ app = typer.Typer(
 app.add_typer(labels_app)
 # Messages hold paths, which neither line breaks nor "[...]" as markup may change.
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-output = Console()
+alert = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+class _Output(Console):
+    """Stdout; a reader that went away (`| head`) ends the program as a signal would."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+        raise SystemExit(141)
+
+
+output = _Output()
+
+
+def _hush(quiet: bool) -> bool:
+    console.quiet = quiet
+    logging.getLogger("rotanext").setLevel(logging.ERROR if quiet else logging.NOTSET)
+    return quiet
+
 
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_hush, help="Say nothing on the way; only results, errors and what was skipped.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout, for other programs.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse invalid input instead of skipping and counting it.")]
 WeightsOption = Annotated[Path, typer.Option("--weights", "-w", help="A checkpoint: ours, or of MMRotate 0.x or 1.x.")]
 AnchorsOption = Annotated[
@@ -49,8 +80,14 @@ def _finish(problems: Problems) -> None:
     """Say what was skipped; exit code 1 then: everything else is done."""
     summary = problems.summary()
     if summary:
-        console.print(summary, style="yellow")
+        alert.print(summary, style="yellow")
         raise typer.Exit(1)
+
+
+def _print_json(result: dict[str, Any], problems: Problems | None = None) -> None:
+    """The result on stdout, with what was skipped."""
+    skipped = {"skipped": problems.count, "problems": problems.first} if problems else {}
+    output.out(json.dumps(result | skipped, indent=1), highlight=False)
 
 
 def _load(
@@ -77,6 +114,7 @@ def _load(
 def demo(
     run: Annotated[Path, typer.Option("--run", help="Where pictures, curves, figures and the checkpoint go.")] = Path("runs/demo"),
     device: DeviceOption = "cpu",
+    quiet: QuietOption = False,
 ) -> None:
     """Draw a synthetic aerial data set, train on it, evaluate, detect on a large scene: a few minutes on two CPU cores."""
     from rotanext.demo import run_demo
@@ -101,6 +139,7 @@ def train(
     ] = None,
     device: DeviceOption = "auto",
     strict: StrictOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train a detector, in one process or (torchrun, accelerate launch) in several."""
     from rotanext.config import load_config, recipe_names
@@ -108,7 +147,8 @@ def train(
 
     tracking = [f"train.trackers={json.dumps(tracker)}"] if tracker else []
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    console.quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0 and not alone  # one message a machine
+    alert.quiet = int(os.environ.get("LOCAL_RANK", "0")) > 0 and not alone  # one message a machine
+    console.quiet = quiet or alert.quiet
     if resume is not None:
         if data or val or run or go_on or (recipe and "=" not in recipe):
             raise UserError("--resume takes everything from the run's folder; give no recipe, --data, --val, --run or --go-on")
@@ -123,6 +163,8 @@ def train(
             config, resume = reconfigured(read_run_config(folder), wanted=config), folder
     problems = Problems(strict)
     start_training(config, folder, device, problems, console, resume=resume is not None)
+    if quiet and problems.count:
+        alert.print(problems.summary(), style="yellow")
     if problems.count and alone:  # they were named at the start; launchers take every code but 0 for a failure
         raise typer.Exit(1)
 
@@ -152,6 +194,8 @@ def evaluate(
     anchors: AnchorsOption = None,
     classes: ClassesOption = None,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Score a detector, or files of detections, by the DOTA protocol with true polygon IoU."""
     from rotanext.evaluate import evaluate_files, evaluate_weights, write_page, write_report
@@ -170,9 +214,12 @@ def evaluate(
         detector = _load(weights, device, anchors, classes, precision, compiled)
         detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
         done = evaluate_weights(detector, data, out, batch, problems, console)
-    output.print(done.report.table())
     write_report(done.report, out)
     write_page(done, out, about, detector and detector.config, detector and detector.device)
+    if as_json:
+        _print_json(done.report.to_json() | {"out": str(out)}, problems)
+    else:
+        output.print(done.report.table())
     console.print(f"report.html (open it in a browser), curves, confusion matrix and figures are in {out}")
     _finish(problems)
 
@@ -216,6 +263,8 @@ def predict(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --ray: one per GPU, or per cores.")] = None,
     cores: Annotated[int | None, typer.Option("--cores-per-worker", min=1, help="With --ray, without GPUs: up to 4.")] = None,
     chunk: Annotated[int | None, typer.Option("--chunk", min=1, help="With --ray: tiles a worker computes at a time, 32.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Detect objects in pictures and rasters of any size; write DOTA text and zip, JSON, GeoJSON and drawn pictures."""
     from rotanext.data.raster import raster_options
@@ -237,10 +286,15 @@ def predict(
         cluster = ClusterOptions(ray, workers, cores, chunk or ClusterOptions.chunk, device)
         summary = predict_archive(detector, source, out, options, cluster, problems, Reporter(console))
         console.print(summary.text(out))
+        if as_json:
+            _print_json(asdict(summary) | {"out": out}, problems)
         return _finish(problems)
     found = run(detector, source, Path(out), options, problems, Reporter(console))
     total = sum(int((d.scores >= draw).sum()) for d in found.values())
     console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")
+    if as_json:
+        names = Counter(name for d in found.values() for name in d.above(draw).names)
+        _print_json({"pictures": len(found), "objects": total, "score": draw, "classes": dict(names), "out": out}, problems)
     _finish(problems)
 
 
@@ -292,6 +346,8 @@ def split(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; one per core by default.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Cut a data set into tiles, pictures and labels."""
     from rotanext.data.split import split_dataset
@@ -301,12 +357,16 @@ def split(
     except ValueError:
         raise UserError(f"--rates is '{rates}'; expected numbers with commas between, as in 0.5,1.0,1.5") from None
     problems = Problems(strict)
-    report = split_dataset(source, target, size, gap, scales, workers=workers, problems=problems, overwrite=overwrite)
+    report = split_dataset(
+        source, target, size, gap, scales, workers=workers, problems=problems, overwrite=overwrite, progress=not quiet
+    )
     labels = "" if report.labelled else " (no labels: pictures only)"
     console.print(
         f"{report.tiles} tiles of {report.images} pictures, {report.empty_tiles} without objects, {report.objects} objects, "
         f"in {report.seconds:.1f} s: {target}{labels}"
     )
+    if as_json:
+        _print_json(asdict(report) | {"out": str(target)}, problems)
     _finish(problems)
 
 
@@ -316,6 +376,7 @@ def convert(
     target: Annotated[Path, typer.Argument(help="The file to write, ending in .safetensors.")],
     anchors: AnchorsOption = None,
     classes: ClassesOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Turn a checkpoint of MMRotate, mmpretrain, the ConvNeXt authors, timm or torchvision into ours."""
     from rotanext.convert import convert_checkpoint
@@ -325,33 +386,43 @@ def convert(
 
 
 @app.command()
-def info() -> None:
-    """Print versions, devices and active kernels."""
-    from rotanext.info import environment
+def info(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Print versions, devices and active kernels; with --json all that a bug report needs, without names and paths."""
+    from rotanext.info import bug_report, environment
 
+    if as_json:
+        return _print_json(bug_report())
     for key, value in environment().items():
         output.print(f"{key:>14}  {value}", highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with one message and exit code 2, never a traceback."""
+    """Run the command line; a user's mistake ends with one message and exit code 2, never a traceback. See `EXIT_CODES`."""
+    console.quiet = alert.quiet = False
     try:
-        app()
+        app(prog_name="rotanext")  # completion goes by this name, however it was started
     except UserError as error:
-        console.print(f"error: {error}", style="red")
+        alert.print(f"error: {error}", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
-        console.print("interrupted", style="yellow")
+        alert.print("interrupted", style="yellow")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
     except (OSError, MemoryError) as error:
-        console.print(f"error: {str(error) or 'out of memory'}", style="red")
+        alert.print(f"error: {str(error) or 'out of memory'}", style="red")
         sys.exit(2)
     except RuntimeError as error:
         # torch's; importing it here would slow every start
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
-            raise
+            _own_fault()
         advice = "Use a smaller train.batch_size, --batch, tile or picture size, or --device cpu."
-        console.print(f"error: {str(error).splitlines()[0]} {advice}", style="red")
+        alert.print(f"error: {str(error).splitlines()[0]} {advice}", style="red")
         sys.exit(2)
+    except Exception:
+        _own_fault()
+
+
+def _own_fault() -> NoReturn:
+    """A fault of the program: the traceback, and where to take it; an exit code that stands for nothing else."""
+    traceback.print_exc()
+    alert.print("This is a fault of rotanext. Report it with the lines above and what `rotanext info --json` prints.", style="red")
+    sys.exit(3)

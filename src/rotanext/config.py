@@ -37,13 +37,13 @@ class ModelConfig(_Section):
 
     backbone: str  # a name of models/convnext.py, or timm:NAME
     weights: str  # backbone weights: "" for none, a local file of any known layout, or a name on the Hugging Face hub
-    drop_path: Fraction
-    layer_scale: Annotated[float, Field(ge=0, strict=True)]
-    frozen_stages: Annotated[int, Field(ge=0, le=4, strict=True)]
-    frozen_norm: Switch
-    gradient_checkpointing: Switch
-    fpn_channels: Count
-    tower_depth: Count
+    drop_path: Fraction  # chance that a block is left out, rising linearly to this
+    layer_scale: Annotated[float, Field(ge=0, strict=True)]  # first value of the blocks' gains (our ConvNeXt)
+    frozen_stages: Annotated[int, Field(ge=0, le=4, strict=True)]  # timm: 0 none; k: the stem and the first k stages
+    frozen_norm: Switch  # timm: BatchNorm keeps its stored statistics
+    gradient_checkpointing: Switch  # less memory, a third more work
+    fpn_channels: Count  # of the pyramid and the head
+    tower_depth: Count  # convolutions before each output of the head
     anchors: Literal["v0", "v1"]  # see anchors.py
     anchor_scale: Annotated[float, Field(ge=0.1, le=100, strict=True)]  # side of the smallest square anchor, in strides
     anchor_octaves: Annotated[int, Field(ge=1, le=8, strict=True)]  # sizes between one level and the next

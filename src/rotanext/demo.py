@@ -49,9 +49,9 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     """
     start = time.monotonic()
     data = folder / "data"
-    _once(data / "val", partial(_draw, count=VALIDATION_SCENES, seed=SEEDS["val"]))
-    _once(data / "scenes", partial(_draw, count=TRAINING_SCENES, seed=SEEDS["train"]))
-    _once(data / "train", partial(_cut, scenes=data / "scenes"))
+    _once(data / "val", partial(_draw, count=VALIDATION_SCENES, seed=SEEDS["val"], console=console))
+    _once(data / "scenes", partial(_draw, count=TRAINING_SCENES, seed=SEEDS["train"], console=console))
+    _once(data / "train", partial(_cut, scenes=data / "scenes", progress=not console.quiet))
     drawn = time.monotonic()
 
     begun = bool(state_files(folder))
@@ -102,11 +102,12 @@ def _once(folder: Path, make: Callable[[Path], None]) -> None:
     part.rename(folder)
 
 
-def _draw(folder: Path, count: int, seed: int) -> None:
-    make_dataset(folder, count, SCENE_SIDE, seed, workers=os.cpu_count() or 1, scale=SCALE, classes=CLASSES)
+def _draw(folder: Path, count: int, seed: int, console: Console) -> None:
+    workers = os.cpu_count() or 1
+    make_dataset(folder, count, SCENE_SIDE, seed, workers=workers, scale=SCALE, classes=CLASSES, console=console)
 
 
-def _cut(folder: Path, scenes: Path) -> None:
+def _cut(folder: Path, scenes: Path, progress: bool) -> None:
     """Cut scenes into tiles and keep the fullest."""
-    split_dataset(scenes, folder, size=TILE, gap=GAP)
+    split_dataset(scenes, folder, size=TILE, gap=GAP, progress=progress)
     thin_out(folder, TRAINING_TILES, CLASSES, BACKGROUND)

@@ -3,6 +3,15 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+EXIT_CODES = {
+    0: "all done",
+    1: "done, but invalid input was skipped, counted and named",
+    2: "refused, with one message",
+    3: "a fault of rotanext itself, with a traceback",
+    130: "interrupted",
+    141: "the reader of the output went away",
+}
+
 
 class UserError(Exception):
     """A mistake outside the program (input, option, machine); the command line prints it and exits non-zero."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rotanext.data.dota import Objects, write_objects
@@ -218,11 +219,12 @@ def make_dataset(
     density: float = 1.0,
     scale: float = 1.0,
     classes: Collection[str] = CLASS_NAMES,
+    console: Console | None = None,
 ) -> int:
     """Write a DOTA folder (`images/scene_00000.png`, `labelTxt/scene_00000.txt`, ...); returns the number of objects.
 
     `size` is a side or (height, width) in pixels. Scene i depends on (seed, i) only, however many processes draw.
-    Raises UserError where the folder cannot be written.
+    The bar is drawn on `console`, stderr by default. Raises UserError where the folder cannot be written.
     """
     root = Path(root)
     size = (size, size) if isinstance(size, int) else size
@@ -233,7 +235,7 @@ def make_dataset(
         raise UserError(explain(root, str(error), "a folder that can be written", "Choose another folder.")) from error
     write = partial(_write_scene, root=root, size=size, seed=seed, density=density, scale=scale, classes=classes)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, transient=True, console=console or Console(stderr=True)) as progress:
         if workers <= 1 or count < 8:
             return sum(progress.track(map(write, range(count)), total=count, description="Drawing scenes"))
         # Spawned, not forked: the caller may hold threads (torch, OpenCV) that a fork would break.
