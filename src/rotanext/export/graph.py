@@ -18,6 +18,7 @@ from rotanext.models.retinanet import SIZE_DIVISOR, RetinaNet, flatten_levels
 
 INPUT = "pictures"
 OUTPUTS = ("logits", "boxes")
+_MOST_BLOCKS = 1 << 17
 EXAMPLE = (2, 200, 264, 3)  # only traced: no number of it is kept
 
 
@@ -30,6 +31,18 @@ def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
         else:  # a convolution of stride 2 on the level before
             sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
     return [(rows, columns) for rows, columns in sizes]
+
+
+def _blocks(side: int) -> int:
+    """How many multiples of the divisor a side takes; while traced a number of its own.
+
+    Otherwise all later sizes are formulas of the side, which take the tracer minutes, and which it cannot follow for small ones.
+    """
+    # nothing negative: engines' integer division rounds towards zero
+    blocks = torch.full((), (side + SIZE_DIVISOR - 1) // SIZE_DIVISOR, dtype=torch.int64, device="cpu").item()
+    torch._check(blocks >= 1)
+    torch._check(blocks <= _MOST_BLOCKS)
+    return blocks  # type: ignore[return-value]
 
 
 class DecodedNetwork(nn.Module):
@@ -53,8 +66,7 @@ class DecodedNetwork(nn.Module):
         """
         height, width = pictures.shape[1], pictures.shape[2]
         batch = (pictures.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        # engines' integer division rounds towards zero: nothing negative here
-        right, bottom = ((side + SIZE_DIVISOR - 1) // SIZE_DIVISOR * SIZE_DIVISOR - side for side in (width, height))
+        right, bottom = (_blocks(side) * SIZE_DIVISOR - side for side in (width, height))
         logits, deltas = self.network(F.pad(batch, (0, right, 0, bottom)).to(self.dtype))
         flat_logits, flat_deltas = flatten_levels(logits, deltas, self.network.num_classes)
         anchors = torch.cat(self.anchors.grid([(level.shape[2], level.shape[3]) for level in logits], pictures.device))
@@ -68,10 +80,6 @@ def trace(network: DecodedNetwork) -> ExportedProgram:
     """The network as a graph for any number of pictures of any size."""
     example = torch.zeros(EXAMPLE, dtype=torch.uint8)
     dynamic = {INPUT: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
-    with (
-        torch.no_grad(),
-        warnings.catch_warnings(),
-        torch.fx.experimental._config.patch(backed_size_oblivious=True),  # sides and batches of 1 are no other case
-    ):
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(network.eval(), (example,), dynamic_shapes=dynamic)
