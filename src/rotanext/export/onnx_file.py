@@ -117,8 +117,8 @@ def check_onnx(path: Path) -> tuple[bytes, Metadata]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        found = f"that it cannot be read ({error.strerror or error})"
-        raise UserError(explain(path, found, "an exported file", "Check the path.")) from None
+        reason = f"that it cannot be read ({error.strerror or error})"
+        raise UserError(explain(path, reason, "an exported file", "Check the path.")) from None
     try:
         found = inspect(content)
     except ValueError as error:  # also texts that are none

@@ -1,7 +1,7 @@
 """As much of an ONNX file as can be said without an ONNX library: metadata, checksum, operators; nothing of it is run.
 
-Checked before a runtime sees the file, as runtimes are not made for hostile ones. A protobuf message is a sequence of fields, each a
-number, a kind (0: integer, 1: 8 bytes, 2: bytes of a stated length, 5: 4 bytes) and a value.
+Checked before a runtime sees the file, as runtimes are not made for hostile ones. A protobuf message is a sequence of fields,
+each a number, a kind (0: integer, 1: 8 bytes, 2: bytes of a stated length, 5: 4 bytes) and a value.
 """
 
 import hashlib

@@ -48,7 +48,7 @@ def open_exported(
 ) -> tuple[Detector, Metadata]:
     """A detector from a file of `SUFFIXES`, and what the file says of itself; `class_names` replace its own.
 
-    Precision and compiling are for .pt2 files alone: the others were exported in a precision. Raises UserError for a damaged file, a
+    Precision and compiling are for .pt2 files alone: the others were exported in a precision. UserError for a damaged file, a
     runtime that is not installed, or a device it cannot use.
     """
     kind = SUFFIXES[path.suffix.lower()]

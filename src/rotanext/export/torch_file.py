@@ -1,8 +1,8 @@
 """torch.export programs (.pt2): written by torch, read by ourselves.
 
 torch.export.load unpickles parts of a file (`weights_only=False`) and evaluates expressions in it (`sympy.sympify`), so a file can
-make it run anything. We never call it on a file that somebody else may have written: we take weights and metadata, which are bytes and
-JSON, and compute with our own network. The program is for those who deploy with torch and trust the file.
+make it run anything. We never call it on a file that somebody else may have written: we take weights and metadata, which are bytes
+and JSON, and compute with our own network. The program is for those who deploy with torch and trust the file.
 """
 
 import json
