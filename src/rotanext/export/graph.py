@@ -3,7 +3,10 @@
 Thresholds, top-k and the exact rotated NMS stay outside: benchmarks/export_nms.py shows by how much that is faster.
 """
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +23,19 @@ INPUT = "pictures"
 OUTPUTS = ("logits", "boxes")
 _MOST_BLOCKS = 1 << 17
 EXAMPLE = (2, 200, 264, 3)  # only traced: no number of it is kept
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the remarks of exporters on their own inner workings."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
@@ -80,6 +96,5 @@ def trace(network: DecodedNetwork) -> ExportedProgram:
     """The network as a graph for any number of pictures of any size."""
     example = torch.zeros(EXAMPLE, dtype=torch.uint8)
     dynamic = {INPUT: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), quiet():
         return torch.export.export(network.eval(), (example,), dynamic_shapes=dynamic)

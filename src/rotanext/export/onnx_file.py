@@ -1,9 +1,7 @@
 """ONNX files: written by torch's dynamo exporter, quantised by ONNX Runtime, checked by our own reader, run by ONNX Runtime."""
 
 import importlib.util
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 from torch.export import ExportedProgram
 
 from rotanext.errors import UserError, explain, shortened
-from rotanext.export.graph import EXAMPLE, INPUT, OUTPUTS
+from rotanext.export.graph import EXAMPLE, INPUT, OUTPUTS, quiet
 from rotanext.export.metadata import Metadata, read_metadata
 from rotanext.export.protobuf import CHECKSUM, Inspection, inspect, text_entry
 
@@ -28,28 +26,13 @@ def need(extra: str, *modules: str) -> None:
         raise UserError(f"{', '.join(missing)} is not installed, which this needs: pip install 'rotanext[{extra}]'")
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the remarks of exporters on their own inner workings."""
-    import logging
-
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
 def write_onnx(program: ExportedProgram, path: Path) -> None:
     """Write a traced network as ONNX, weights included, without metadata; raises UserError where it is too large for the format."""
     need("export", "onnx", "onnxscript")
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     if size > _LARGEST:
         raise UserError(explain(path, f"{size >> 20} MB of weights", "at most 2 GB in an ONNX file", "Take --precision fp16."))
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         exported = torch.onnx.export(
             program,
             (torch.zeros(EXAMPLE, dtype=torch.uint8),),
@@ -84,7 +67,7 @@ def quantise(source: Path, target: Path, tiles: list[np.ndarray]) -> None:
             tile = next(self.left, None)
             return None if tile is None else {INPUT: tile[None]}
 
-    with _quiet():
+    with quiet():
         quantize_static(
             source,
             target,
