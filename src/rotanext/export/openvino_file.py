@@ -95,4 +95,5 @@ def _texts(model: Any) -> dict[str, str]:
     """The metadata in a model that was read."""
     if not model.has_rt_info(["rotanext"]):
         return {}
-    return {f"{PREFIX}{name}": str(value.value) for name, value in model.get_rt_info(["rotanext"]).value.items()}
+    entries = model.get_rt_info(["rotanext"])
+    return {f"{PREFIX}{name}": text for name, text in getattr(entries, "value", entries).items() if isinstance(text, str)}
