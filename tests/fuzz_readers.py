@@ -26,6 +26,7 @@ from PIL import Image
 from rich.console import Console
 
 import fuzz_checkpoints as checkpoints
+import fuzz_exported as exported
 from conftest import draw_dataset, tiny_config
 from fuzz import Reader
 from fuzz_inputs import mutate_bytes, mutate_json, mutate_picture, mutate_text, mutate_toml
@@ -500,6 +501,8 @@ READERS = (
     Reader("geopackage", lambda: footprint_seeds(".gpkg"), mutate_bytes, read_footprints_checked, "scene.gpkg", share=0.5),
     Reader("tensors", checkpoints.backbone_seeds, _CHECKPOINT, read_any_tensors, "any.pth", share=0.5),
     Reader("detectors", checkpoints.detector_seeds, _CHECKPOINT, read_detector_checked, "model.pth", share=0.6),
+    Reader("onnx", exported.onnx_seeds, exported.mutate_onnx, exported.read_onnx_checked, "model.onnx"),
+    Reader("pt2", exported.program_seeds, exported.mutate_program, exported.read_program_checked, "model.pt2", share=0.5),
     Reader("backbones", checkpoints.backbone_seeds, _CHECKPOINT, read_backbone_checked, "backbone.pth", share=0.4),
     Reader(
         "training state", state_seeds, checkpoints.mutate_zip_or_bytes, read_state, "state.pt", named="state-00000000.pt", share=0.2

@@ -44,17 +44,19 @@ class AnchorRule:
         Those of position (x, y) are centred on `(x, y) * stride`.
         """
         sizes = self.base_sizes(stride).to(index.device)[index % self.per_position]
-        return self._placed(sizes, index // self.per_position, width, stride)
+        position = index // self.per_position
+        return self._placed(sizes, position % width, position // width, stride)
 
     def of_levels(self, level: Tensor, index: Tensor, widths: list[int]) -> Tensor:
         """Anchors `[..., 5]` as `at` gives them, each of a level of its own; `widths` are those of all levels' maps."""
         tables = torch.stack([self.base_sizes(stride) for stride in STRIDES]).to(index.device)
         width, stride = (torch.tensor(values, device=index.device)[level] for values in (widths, STRIDES))
-        return self._placed(tables[level, index % self.per_position], index // self.per_position, width, stride)
+        position = index // self.per_position
+        return self._placed(tables[level, index % self.per_position], position % width, position // width, stride)
 
-    def _placed(self, sizes: Tensor, position: Tensor, width: int | Tensor, stride: int | Tensor) -> Tensor:
-        """Boxes of sizes `[..., 2]` at positions `[...]` of maps of those widths and strides."""
-        x, y = (position % width).float() * stride, (position // width).float() * stride
+    def _placed(self, sizes: Tensor, column: Tensor, row: Tensor, stride: int | Tensor) -> Tensor:
+        """Boxes of sizes `[..., 2]` at columns and rows `[...]` of maps of those strides; shapes may be broadcast."""
+        x, y = column.float() * stride, row.float() * stride
         half_w, half_h = sizes[..., 0] / 2, sizes[..., 1] / 2
         # The reference keeps its anchors as float32 corners. What rounding leaves of w and h on the way back decides ties between
         # anchors of equal area, and whether a square counts as tall, so the trip is made here, too.
@@ -65,11 +67,13 @@ class AnchorRule:
             turned = w <= h
             angle = torch.where(turned, angle - math.pi / 2, angle)
             w, h = torch.where(turned, h, w), torch.where(turned, w, h)
-        return torch.stack([cx, cy, w, h, angle], -1)
+        return torch.stack(torch.broadcast_tensors(cx, cy, w, h, angle), -1)
 
     def level(self, height: int, width: int, stride: int, device: torch.device | None = None) -> Tensor:
         """Anchors `[height * width * per_position, 5]` (pixels) of one level's map."""
-        return self.at(torch.arange(height * width * self.per_position, device=device), width, stride)
+        columns = torch.arange(width, device=device)[None, :, None]
+        rows = torch.arange(height, device=device)[:, None, None]
+        return self._placed(self.base_sizes(stride).to(columns.device), columns, rows, stride).flatten(0, 2)
 
     def grid(self, sizes: list[tuple[int, int]], device: torch.device | None = None) -> list[Tensor]:
         """Anchors of every level, given each map's (height, width); 196,416 of the published ones for 1024 x 1024."""

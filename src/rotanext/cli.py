@@ -58,7 +58,9 @@ QuietOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout, for other programs.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse invalid input instead of skipping and counting it.")]
-WeightsOption = Annotated[Path, typer.Option("--weights", "-w", help="A checkpoint: ours, or of MMRotate 0.x or 1.x.")]
+WeightsOption = Annotated[
+    Path, typer.Option("--weights", "-w", help="A checkpoint: ours, or of MMRotate 0.x or 1.x; or an exported file.")
+]
 AnchorsOption = Annotated[
     str | None, typer.Option("--anchors", help="v0 or v1: the anchors of an MMRotate checkpoint that does not tell.")
 ]
@@ -383,6 +385,39 @@ def convert(
 
     for line in convert_checkpoint(source, target, anchors, classes):
         console.print(line)
+
+
+@app.command()
+def export(
+    weights: WeightsOption,
+    out: Annotated[Path, typer.Option("--out", help="The file to write: .onnx, .xml (OpenVINO, with a .bin) or .pt2 (torch).")],
+    form: Annotated[str, typer.Option("--format", help="onnx, openvino or torch.")] = "onnx",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8.")] = "fp32",
+    calibrate: Annotated[
+        Path | None, typer.Option("--calibrate", help="For int8: a folder of pictures like those it will see.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", help="Pictures to compare it with PyTorch on; drawn ones by default.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--eval", help="A DOTA folder: score both, PyTorch's and the exported.")] = None,
+    anchors: AnchorsOption = None,
+    classes: ClassesOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a detector for ONNX Runtime, OpenVINO or torch.export, compared with PyTorch; exit code 1 where they differ."""
+    from rotanext.export.job import ExportOptions, check_options, written
+    from rotanext.export.job import export as run
+    from rotanext.progress import Reporter
+
+    options = ExportOptions(form, out, precision, calibrate, check, data)
+    check_options(options)
+    detector = _load(weights, "cpu", anchors, classes)
+    parity, target = run(detector, options, Reporter(console))
+    output.print(parity.text(), highlight=False, markup=False, soft_wrap=True)
+    if parity.faults:
+        alert.print(f"the exported detector differs from PyTorch's beyond tolerance; it was kept as {target}", style="red")
+        raise typer.Exit(1)
+    console.print(f"{target} ({sum(f.stat().st_size for f in written(target)) / 1e6:.1f} MB); the report is {target}.parity.json")
 
 
 @app.command()

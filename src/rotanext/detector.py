@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from rotanext.errors import UserError
 from rotanext.inference import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.retinanet import RetinaNet
-from rotanext.postprocess import detect
+from rotanext.postprocess import detect, detect_decoded
 from rotanext.scene import Crop, Picture, Scene, Tick, Tiling, detect_scene, detect_tiles, shrunk, unheard
 from rotanext.stitch import MergeRule
 
@@ -52,6 +53,17 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+class ExportedNetwork(Protocol):
+    """A network in a file that another engine computes, normalising and decoding included; see export/runtime.py."""
+
+    num_classes: int
+    device: torch.device
+
+    def __call__(self, pictures: np.ndarray) -> tuple[list[Tensor], Tensor]:
+        """Per level logits `[B, A_l, C]` and boxes `[B, A, 5]` (le90, pixels) of uint8 RGB pictures `[B, H, W, 3]`."""
+        ...
+
+
 class Detector:
     """Finds oriented objects in pictures of any size; keeps nothing of one picture for the next.
 
@@ -60,17 +72,37 @@ class Detector:
 
     It computes with a copy of the model, made at the first call (later changes of `model` do not reach it), in a precision of
     `inference.PRECISIONS`, and compiled by torch.compile if wanted (a warning says why where that fails; it goes on without).
+    In place of the model there may be an exported network, which has its precision and engine in itself.
     """
 
     def __init__(
-        self, model: RetinaNet, config: Config, class_names: tuple[str, ...], *, precision: str = "fp32", compiled: bool = False
+        self,
+        model: RetinaNet | ExportedNetwork,
+        config: Config,
+        class_names: tuple[str, ...],
+        *,
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> None:
         if model.num_classes != len(class_names):
             raise UserError(f"the model has {model.num_classes} classes, but {len(class_names)} class names were given")
         if precision not in PRECISIONS:
             raise UserError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-        self.model, self.config, self.class_names = model.eval(), config, class_names
+        self.config, self.class_names = config, class_names
         self.precision, self.compiled = precision, compiled
+        self._model: RetinaNet | None = None
+        self.exported: ExportedNetwork | None = None
+        if isinstance(model, RetinaNet):
+            self._model = model.eval()
+        else:
+            self.exported = model
+
+    @property
+    def model(self) -> RetinaNet:
+        """The network in PyTorch; UserError where the detector was loaded from an exported file."""
+        if self._model is None:
+            raise UserError("an exported detector can only detect; for anything else load the checkpoint it was exported from")
+        return self._model
 
     @cached_property
     def network(self) -> Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]:
@@ -83,12 +115,12 @@ class Detector:
         changed = {key: value for key, value in values.items() if value is not None}
         whole = self.config.model_dump()
         config = validate(whole | {"predict": whole["predict"] | changed}, "prediction options")
-        return Detector(self.model, config, self.class_names, precision=self.precision, compiled=self.compiled)
+        return Detector(self.exported or self.model, config, self.class_names, precision=self.precision, compiled=self.compiled)
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self.model.mean.device
+        return self.model.mean.device if self.exported is None else self.exported.device
 
     def __call__(
         self,
@@ -173,6 +205,8 @@ class Detector:
 
     def _fill(self, scene: Scene, tiling: Tiling) -> int:
         """To how many pictures a batch is filled up: a smaller last one would be compiled anew."""
+        if self.exported is not None:
+            return 0
         several = len(tiling.windows(scene.width, scene.height)) > tiling.batch_size
         return tiling.batch_size if several and isinstance(self.network, CompiledNetwork) and self.network.works else 0
 
@@ -180,27 +214,41 @@ class Detector:
         """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` pictures."""
         options = self.config.predict
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            batch = self.model.prepare([torch.from_numpy(np.require(c, requirements=["C", "W"])) for c in crops])
-            if len(crops) < fill:
-                batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, fill - len(crops)))
-            logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
-            # A CPU rounds an array's last elements in another way than the rest, so there each picture is settled by itself:
-            # its detections then do not depend on those it shares a batch with.
-            parts = [slice(i, i + 1) for i in range(len(crops))] if self.device.type == "cpu" else [slice(0, len(crops))]
-            found = [
-                one
-                for part in parts
-                for one in detect(
-                    [level[part] for level in logits],
-                    [level[part] for level in deltas],
-                    [crop.shape[:2] for crop in crops[part]],
-                    num_classes=len(self.class_names),
-                    anchors=self.config.model.anchor_rule,
+            if self.exported is not None:
+                found = detect_decoded(
+                    *self.exported(np.stack(crops)),
                     score_threshold=threshold,
                     top_k=options.top_k,
                     iou_threshold=options.iou_threshold,
                     max_detections=options.max_detections,
                 )
-            ]
+            else:
+                found = self._compute(crops, threshold, fill)
         # cloned outside of inference mode, they are ordinary tensors
         return [Detections(b.clone().cpu(), s.clone().cpu(), c.clone().cpu(), self.class_names) for b, s, c in found]
+
+    def _compute(self, crops: list[np.ndarray], threshold: float, fill: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Boxes, scores and labels of each crop by the network in PyTorch."""
+        options = self.config.predict
+        batch = self.model.prepare([torch.from_numpy(np.require(c, requirements=["C", "W"])) for c in crops])
+        if len(crops) < fill:
+            batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, fill - len(crops)))
+        logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
+        # A CPU rounds an array's last elements in another way than the rest, so there each picture is settled by itself:
+        # its detections then do not depend on those it shares a batch with.
+        parts = [slice(i, i + 1) for i in range(len(crops))] if self.device.type == "cpu" else [slice(0, len(crops))]
+        return [
+            one
+            for part in parts
+            for one in detect(
+                [level[part] for level in logits],
+                [level[part] for level in deltas],
+                [crop.shape[:2] for crop in crops[part]],
+                num_classes=len(self.class_names),
+                anchors=self.config.model.anchor_rule,
+                score_threshold=threshold,
+                top_k=options.top_k,
+                iou_threshold=options.iou_threshold,
+                max_detections=options.max_detections,
+            )
+        ]

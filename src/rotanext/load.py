@@ -10,6 +10,7 @@ from rotanext.detector import Detector, build_model, find_device
 from rotanext.errors import Problems, UserError, explain
 from rotanext.models.checkpoints import Anchors, DetectorFile, check_strict, load_strict, read_detector_file, save_detector_file
 
+EXPORTED = (".onnx", ".xml", ".pt2")  # what `rotanext export` writes
 PUBLISHED = {
     True: "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota",
     False: "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota",
@@ -75,6 +76,8 @@ def read_detector(
 ) -> tuple[Detector, DetectorFile]:
     """A detector and what its file said; see `load_detector`."""
     path = Path(path)
+    if path.suffix.lower() in EXPORTED:
+        return _read_exported(path, device, anchors, classes, precision, compiled)
     file = read_detector_file(path, anchors)
     names = _names(file, path, classes)
     config = _config(file, path, classes)
@@ -86,6 +89,33 @@ def read_detector(
     return Detector(model.to(where), config, names, precision=precision, compiled=compiled), file
 
 
+def _read_exported(
+    path: Path, device: str, anchors: Anchors | None, classes: str | None, precision: str, compiled: bool
+) -> tuple[Detector, DetectorFile]:
+    """The same of a file that `rotanext export` wrote; its anchors are within its graph."""
+    from rotanext.export.runtime import open_exported
+
+    if not path.is_file():
+        raise UserError(explain(path, "nothing there", "a file written by rotanext export", "Check the path."))
+    if anchors is not None:
+        raise UserError(explain(path, "an exported file", "a checkpoint where anchors are given", "Leave --anchors away."))
+    names = find_class_names([], classes, Problems()) if classes not in (None, "auto") else None
+    detector, metadata = open_exported(path, device=device, class_names=names, precision=precision, compiled=compiled)
+    model = metadata.config.model
+    file = DetectorFile(
+        layout="exported",
+        state_dict={},
+        backbone=model.backbone,
+        num_classes=len(detector.class_names),
+        fpn_channels=model.fpn_channels,
+        tower_depth=model.tower_depth,
+        anchors=model.anchors,
+        class_names=metadata.class_names,
+        notes=[f"exported by rotanext {metadata.version}: {metadata.precision}, {len(metadata.class_names)} classes"],
+    )
+    return detector, file
+
+
 def load_detector(
     path: str | Path,
     device: str = "auto",
@@ -95,7 +125,9 @@ def load_detector(
     precision: str = "fp32",
     compiled: bool = False,
 ) -> Detector:
-    """Load a detector: our own file, or a checkpoint of MMRotate 0.x or 1.x. Nothing in the file is executed.
+    """Load a detector: our own file, a checkpoint of MMRotate 0.x or 1.x, or what `rotanext export` wrote (.onnx, .xml, .pt2).
+
+    Nothing in the file is executed; graphs of exported files are computed by ONNX Runtime or OpenVINO.
 
     anchors ("v0" or "v1") and classes (a DOTA list or a text file of names) replace what the file's metadata says or lacks;
     precision (fp32, bf16 or fp16) and compiled (torch.compile) say how it computes. Raises UserError for a damaged file, another

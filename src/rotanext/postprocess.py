@@ -74,7 +74,23 @@ def detect(
     limits = torch.tensor([(width - 1, height - 1) for height, width in sizes], dtype=boxes.dtype, device=boxes.device)
     picture, boxes, scores, labels = _finite(picture, boxes, scores, labels)
     boxes[:, :2] = torch.minimum(boxes[:, :2].clamp_min(0), limits[picture])
-    counts = torch.searchsorted(picture, torch.arange(used + 1, device=picture.device)).tolist()
+    return _suppressed(picture, boxes, scores, labels, used, iou_threshold, max_detections)
+
+
+def detect_decoded(
+    logits: list[Tensor], boxes: Tensor, *, score_threshold: float, top_k: int, iou_threshold: float, max_detections: int
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What `detect` gives, of a network that decodes by itself: per level logits `[B, A_l, C]`, and all boxes `[B, A, 5]`."""
+    picture, _, anchor, labels, scores = best_candidates(logits, score_threshold, top_k)
+    found = _finite(picture, boxes[picture, anchor], scores, labels)
+    return _suppressed(*found, len(boxes), iou_threshold, max_detections)
+
+
+def _suppressed(
+    picture: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, pictures: int, iou_threshold: float, max_detections: int
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Boxes, scores and labels of each of so many pictures after rotated NMS; `picture [K]` says, in order, whose they are."""
+    counts = torch.searchsorted(picture, torch.arange(pictures + 1, device=picture.device)).tolist()
     results = []
     for start, end in pairwise(counts):
         part = slice(start, end)

@@ -94,6 +94,6 @@ class RetinaNet(nn.Module):
 
 def flatten_levels(logits: list[Tensor], deltas: list[Tensor], num_classes: int) -> tuple[list[Tensor], list[Tensor]]:
     """Per level logits `[B, A_l, classes]` and deltas `[B, A_l, 5]`, in the order of the anchors."""
-    flat_logits = [x.permute(0, 2, 3, 1).reshape(len(x), -1, num_classes) for x in logits]
-    flat_deltas = [x.permute(0, 2, 3, 1).reshape(len(x), -1, 5) for x in deltas]
+    flat_logits = [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, num_classes) for x in logits]
+    flat_deltas = [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 5) for x in deltas]
     return flat_logits, flat_deltas

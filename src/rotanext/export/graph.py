@@ -1,0 +1,100 @@
+"""The graph that is exported: from pictures as they are decoded to logits and boxes; what follows is in the runtime wrapper.
+
+Thresholds, top-k and the exact rotated NMS stay outside: benchmarks/export_nms.py shows by how much that is faster.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from rotanext.anchors import STRIDES
+from rotanext.coding import decode
+from rotanext.config import Config
+from rotanext.inference import PRECISIONS, for_inference
+from rotanext.models.retinanet import SIZE_DIVISOR, RetinaNet, flatten_levels
+
+INPUT = "pictures"
+OUTPUTS = ("logits", "boxes")
+_MOST_BLOCKS = 1 << 17
+EXAMPLE = (2, 200, 264, 3)  # only traced: no number of it is kept
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the remarks of exporters on their own inner workings."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """(height, width) of each level's map for pictures of that size in pixels."""
+    sizes = []
+    for stride in STRIDES:
+        if stride <= SIZE_DIVISOR:
+            sizes.append(tuple(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR // stride for side in (height, width)))
+        else:  # a convolution of stride 2 on the level before
+            sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
+    return [(rows, columns) for rows, columns in sizes]
+
+
+def _blocks(side: int) -> int:
+    """How many multiples of the divisor a side takes; while traced a number of its own.
+
+    Otherwise all later sizes are formulas of the side, which take the tracer minutes, and which it cannot follow for small ones.
+    """
+    # nothing negative: engines' integer division rounds towards zero
+    blocks = torch.full((), (side + SIZE_DIVISOR - 1) // SIZE_DIVISOR, dtype=torch.int64, device="cpu").item()
+    torch._check(blocks >= 1)
+    torch._check(blocks <= _MOST_BLOCKS)
+    return blocks  # type: ignore[return-value]
+
+
+class DecodedNetwork(nn.Module):
+    """The trained network with normalisation before and decoding after it, computing in a precision of `inference.PRECISIONS`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: RetinaNet, config: Config, precision: str = "fp32") -> None:
+        super().__init__()
+        self.network = for_inference(model, precision, winograd=False)
+        self.dtype = PRECISIONS[precision]
+        self.anchors = config.model.anchor_rule
+        self.register_buffer("mean", model.mean.detach().float().clone())
+        self.register_buffer("std", model.std.detach().float().clone())
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, A, C]` and boxes `[B, A, 5]` (le90, pixels, centres inside) of uint8 RGB pictures `[B, H, W, 3]` of any size.
+
+        Anchors are counted level by level, row by row, position by position; the score of a class is its logit's sigmoid.
+        """
+        height, width = pictures.shape[1], pictures.shape[2]
+        batch = (pictures.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        right, bottom = (_blocks(side) * SIZE_DIVISOR - side for side in (width, height))
+        logits, deltas = self.network(F.pad(batch, (0, right, 0, bottom)).to(self.dtype))
+        flat_logits, flat_deltas = flatten_levels(logits, deltas, self.network.num_classes)
+        anchors = torch.cat(self.anchors.grid([(level.shape[2], level.shape[3]) for level in logits], pictures.device))
+        boxes = decode(anchors, torch.cat(flat_deltas, 1).float())
+        last = torch.stack([torch.full((), side - 1.0, device=boxes.device) for side in (width, height)])
+        centres = torch.minimum(boxes[..., :2].clamp_min(0), last)
+        return torch.cat(flat_logits, 1).float(), torch.cat([centres, boxes[..., 2:]], -1)
+
+
+def trace(network: DecodedNetwork) -> ExportedProgram:
+    """The network as a graph for any number of pictures of any size."""
+    example = torch.zeros(EXAMPLE, dtype=torch.uint8)
+    dynamic = {INPUT: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
+    with torch.no_grad(), quiet():
+        return torch.export.export(network.eval(), (example,), dynamic_shapes=dynamic)

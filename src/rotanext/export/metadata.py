@@ -1,0 +1,92 @@
+"""What an exported file says of itself, as names and texts: every format can hold those."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rotanext.boxes import CONVENTION
+from rotanext.config import Config, validate
+from rotanext.errors import UserError, explain, shortened
+from rotanext.models.retinanet import MEAN, STD
+
+FORMAT = "1"
+PREFIX = "rotanext."
+PRECISIONS = ("fp32", "fp16", "int8")
+_NORMALISATION = {"mean": MEAN, "std": STD, "where": "in the graph: (RGB - mean) / std, then zeros up to a multiple of 32"}
+_INPUT = "pictures: uint8 [B, H, W, 3], RGB, 0 to 255, any B, H and W"
+_OUTPUT = (
+    "logits: float32 [B, A, C], whose sigmoid is the score; boxes: float32 [B, A, 5] in pixels, see box_convention; "
+    "A anchors level by level (strides 8 to 128); then a score threshold, top-k per level and rotated NMS per class"
+)
+_LONGEST = 1_000_000  # characters
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Class names, the whole configuration, and what the file computes in."""
+
+    class_names: tuple[str, ...]
+    config: Config
+    precision: str
+    version: str = ""
+
+    def to_texts(self) -> dict[str, str]:
+        """Names and texts for a file."""
+        return {
+            f"{PREFIX}format": FORMAT,
+            f"{PREFIX}version": _version(),
+            f"{PREFIX}class_names": json.dumps(list(self.class_names)),
+            f"{PREFIX}box_convention": CONVENTION,
+            f"{PREFIX}normalisation": json.dumps(_NORMALISATION),
+            f"{PREFIX}input": _INPUT,
+            f"{PREFIX}output": _OUTPUT,
+            f"{PREFIX}precision": self.precision,
+            f"{PREFIX}config": json.dumps(self.config.model_dump(mode="json")),
+        }
+
+
+def _version() -> str:
+    try:
+        return version("rotanext")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def read_metadata(texts: Mapping[str, str], path: Path) -> Metadata:
+    """Metadata from a file's texts; raises UserError where they are missing, wrong, or of another convention."""
+    names = ("format", "class_names", "box_convention", "precision", "config")
+    missing = [name for name in names if f"{PREFIX}{name}" not in texts]
+    if missing:
+        found = f"no {', '.join(PREFIX + name for name in missing)} in its metadata"
+        raise UserError(explain(path, found, "a file written by rotanext export", "Export the checkpoint again."))
+    values = {name: texts[f"{PREFIX}{name}"] for name in names}
+    _expect(path, "format", values["format"], FORMAT)
+    _expect(path, "box_convention", values["box_convention"], CONVENTION)
+    if values["precision"] not in PRECISIONS:
+        _expect(path, "precision", values["precision"], " or ".join(PRECISIONS))
+    classes, config = _json(path, "class_names", values["class_names"]), _json(path, "config", values["config"])
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
+        _expect(path, "class_names", values["class_names"], "a list of names")
+    if not isinstance(config, dict):
+        _expect(path, "config", values["config"], "a configuration")
+    checked = validate(config, f"{path} (configuration)")
+    return Metadata(tuple(classes), checked, values["precision"], texts.get(f"{PREFIX}version", ""))
+
+
+def _expect(path: Path, name: str, found: str, expected: str) -> None:
+    if found != expected:
+        advice = "The file is damaged, or of another version of rotanext; export the checkpoint again."
+        raise UserError(explain(path, f"{name} = {shortened(found)!r}", f"{expected!r}", advice))
+
+
+def _json(path: Path, name: str, text: str) -> Any:
+    try:
+        if len(text) > _LONGEST:
+            raise ValueError(f"{len(text)} characters")
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        found = f"{name} that cannot be read ({shortened(str(error))})"
+        raise UserError(explain(path, found, "JSON", "The file is damaged; export the checkpoint again.")) from None
