@@ -267,6 +267,11 @@ def test_exported_detectors_only_detect(written: Path, tmp_path: Path) -> None:
     assert load_detector(written / "model.onnx", classes=str(tmp_path / "names.txt")).class_names == ("a", "b")
 
 
+def test_pt2_files_become_checkpoints_again(written: Path, detector: Detector, tmp_path: Path) -> None:
+    save_detector(load_detector(written / "model.pt2", "cpu"), tmp_path / "x.safetensors")
+    assert_same(load_detector(tmp_path / "x.safetensors", "cpu")(image(96, 96)), detector(image(96, 96)))
+
+
 def _flip(content: bytes, at: float) -> bytes:
     place = int(len(content) * at)
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
