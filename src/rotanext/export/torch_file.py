@@ -19,7 +19,6 @@ from rotanext.config import Config
 from rotanext.detector import Detector, build_model
 from rotanext.errors import UserError, explain, shortened
 from rotanext.export.metadata import Metadata, read_metadata
-from rotanext.inference import for_inference
 from rotanext.models.checkpoints import check_strict
 
 _EXTRA = "rotanext.json"
@@ -111,9 +110,13 @@ def open_program(
     config, metadata, weights = read_program(path)
     names = class_names or metadata.class_names
     with torch.device("meta"):  # shapes alone, without memory
-        check_strict(for_inference(build_model(config, len(names)), winograd=False), weights, path, "torch.export")
+        shapes = build_model(config, len(names))
+    for name, value in shapes.state_dict().items():
+        if name.endswith(".gamma") and ".grn." not in name:  # layer scale, which the exported weights have in themselves
+            weights.setdefault(name, torch.ones(value.shape))
+    check_strict(shapes, weights, path, "torch.export")
     if not all(bool(value.isfinite().all()) for value in weights.values()):
         raise UserError(explain(path, "weights that are no numbers", "finite weights", _DAMAGED))
-    model = for_inference(build_model(config, len(names)), winograd=False)  # layer scale is folded in the file, too
+    model = build_model(config, len(names))
     model.load_state_dict(weights)
     return Detector(model.to(device), config, names, precision=precision, compiled=compiled), metadata
