@@ -230,8 +230,8 @@ def predict(
         console.print(summary.text(out))
         return _finish(problems)
     found = run(detector, source, Path(out), options, problems, Reporter(console))
-    total = sum(int((d.scores >= draw).sum()) for d in found.values())
-    console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")
+    total, sure = sum(map(len, found.values())), sum(int((d.scores >= draw).sum()) for d in found.values())
+    console.print(f"{total} objects in {len(found)} pictures, {sure} with a score of at least {draw}; results are in {out}")
     _finish(problems)
 
 
