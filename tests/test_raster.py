@@ -276,3 +276,33 @@ def test_without_the_extra_a_message_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
     with pytest.raises(UserError, match=r"pip install 'rotanext\[geo\]'"):
         Raster(tmp_path / "a.jp2")
+
+
+def test_handles_are_used_again(tmp_path: Path) -> None:
+    """However many threads come and go, no more files are open than threads read at once."""
+    with Raster(write(tmp_path / "a.tif", noise(3))) as raster:
+        for _ in range(5):
+            with ThreadPoolExecutor(4) as pool:
+                crops = list(pool.map(lambda k: raster.read(k, 0, 10, 10)[0], range(40)))
+        assert 1 <= len(raster._free) <= 5
+        whole = raster.read(0, 0, 50, 40)[0]
+    assert all(np.array_equal(crop, whole[:10, k : k + 10]) for k, crop in enumerate(crops))
+    assert not raster._free
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_strips_are_decoded_once_for_a_row_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    path = write(tmp_path / "a.tif", noise(1), blockysize=rows, compress="deflate", nodata=3)
+    asked: list[Any] = []
+    read = Raster._values
+    monkeypatch.setattr(Raster, "_values", lambda self, **how: (asked.append(how["window"]), read(self, **how))[1])
+    with Raster(path) as raster:
+        windows = [(x, y, 20, 20) for y in (0, 10, 20) for x in (0, 15, 30)]
+        found = [raster.read(*window) for window in windows]
+    assert asked == [(0, y, 50, 20) for y in (0, 10, 20)]
+    whole, valid = read_whole(path)[:2]
+    assert valid is not None
+    for (x, y, width, height), (crop, shown) in zip(windows, found, strict=True):
+        np.testing.assert_array_equal(crop, whole[y : y + height, x : x + width])
+        part = valid[y : y + height, x : x + width]
+        np.testing.assert_array_equal(part.all() if shown is None else shown, True if shown is None else part)

@@ -144,6 +144,18 @@ def test_tiles_without_anything_to_see_are_skipped() -> None:
     image[299, 150] = image[299, 160] = 9  # two pixels of one colour, the rest of this tile holds no data
     assert count_crops(Masked(image, valid), tiling) == 3
     assert count_crops(Picture(np.zeros((100, 100, 3), np.uint8)), tiling) == 1  # the only tile of a picture
+    assert count_crops(Masked(image[:100, :100], np.zeros((100, 100), bool)), tiling) == 0
+
+
+def test_boxes_where_there_is_no_data_are_dropped() -> None:
+    valid = np.ones((100, 100), bool)
+    valid[:, 50:] = False
+    centres = torch.tensor([[49.9, 20.0], [50.1, 20.0], [99.0, 99.0], [-3.0, 20.0], [103.0, 20.0]])
+    boxes = torch.cat([centres, torch.tensor([[8.0, 4.0, 0.1]]).expand(5, 3)], 1)
+    found = Detections(boxes, torch.arange(5, 0, -1) / 10, torch.zeros(5, dtype=torch.long), NAMES)
+    scene = Masked(np.full((100, 100, 3), 9, np.uint8), valid)
+    kept = detect_scene(scene, lambda crops: [found], NAMES, Tiling(100, 0), RULE)
+    assert kept.scores.tolist() == pytest.approx([0.5, 0.2, 0.1])  # what lies outside the tile is not judged
 
 
 def test_a_scene_smaller_than_a_tile() -> None:
@@ -212,14 +224,23 @@ def test_few_windows_are_read_in_advance() -> None:
     assert 0 < max(ahead) <= 5  # a batch, one for each reader, and the one just asked for
 
 
+class OnDisk:
+    """A scene that is not in memory."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self._picture = Picture(image)
+        self.height, self.width = image.shape[:2]
+        self.read, self.overview, self.close = self._picture.read, self._picture.overview, self._picture.close
+
+
 @pytest.mark.parametrize("pixels", [1, 10**9], ids=["by an overview", "whole"])
 def test_resizing(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rotanext.scene._WHOLE", pixels)
     image = np.full((300, 900, 3), 100, np.uint8)
     image[:, 450:] = 200
-    small, scale = shrunk(Picture(image), 90)
+    small, scale = shrunk(OnDisk(image), 90)
     assert (small.width, small.height, scale) == (90, 30, 0.1)
     assert small.image[:, :44].max() == 100
     assert small.image[:, 46:].min() == 200
-    large, scale = shrunk(Picture(image), 1800)
+    large, scale = shrunk(OnDisk(image), 1800)
     assert (large.width, large.height, scale) == (1800, 600, 2.0)

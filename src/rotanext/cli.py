@@ -292,11 +292,11 @@ def predict(
             _print_json(asdict(summary) | {"out": out}, problems)
         return _finish(problems)
     found = run(detector, source, Path(out), options, problems, Reporter(console))
-    total = sum(int((d.scores >= draw).sum()) for d in found.values())
-    console.print(f"{total} objects with a score of at least {draw} in {len(found)} pictures; results are in {out}")
+    total, sure = sum(map(len, found.values())), sum(int((d.scores >= draw).sum()) for d in found.values())
+    console.print(f"{total} objects in {len(found)} pictures, {sure} with a score of at least {draw}; results are in {out}")
     if as_json:
         names = Counter(name for d in found.values() for name in d.above(draw).names)
-        _print_json({"pictures": len(found), "objects": total, "score": draw, "classes": dict(names), "out": out}, problems)
+        _print_json({"pictures": len(found), "objects": sure, "score": draw, "classes": dict(names), "out": out}, problems)
     _finish(problems)
 
 

@@ -35,7 +35,10 @@ class Detections:
 
     def above(self, score: float) -> "Detections":
         """Only the detections with a score of at least `score`."""
-        keep = self.scores >= score
+        return self.where(self.scores >= score)
+
+    def where(self, keep: Tensor) -> "Detections":
+        """Only those for which `keep` `[N]` bool says so."""
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], self.class_names)
 
     def scaled(self, factor: float) -> "Detections":

@@ -27,6 +27,7 @@ JPEG_ABOVE = 4_000_000  # pixels; smaller pictures are written as PNG
 DRAWN_SIDE = 4096  # larger scenes are drawn shrunk to this
 DECODED_AT_ONCE = 64_000_000  # pixels; larger pictures are read in windows, as rasters are
 _UNLOCATED = "a geotransform without CRS: coordinates in its own units, no GeoJSON, no metres, no headings"
+_NO_PLACE = "its geotransform or GCPs give no place on the ground: no GeoJSON, GeoPackage, GeoParquet"
 _SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 
 
@@ -134,6 +135,8 @@ def _detect_each(
             if shown is not None:
                 scale = shown.shape[1] / scene.width
                 _write_picture(target / "pictures", path.stem, shown, detections.scaled(scale), options.draw_threshold)
+            if georeference is None and isinstance(scene, Raster) and scene.claims_place:
+                reporter.say(f"{path.name}: {_NO_PLACE}")
             if georeference is not None:
                 from rotanext.geo.vectors import write_vectors
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from rotanext.data.readahead import read_ahead
 from rotanext.data.resize import resize_to_fit
@@ -16,6 +17,7 @@ from rotanext.errors import UserError
 from rotanext.stitch import MergeRule, SceneMerger, Window
 
 Crop = np.ndarray  # uint8 RGB [H, W, 3]
+Tile = tuple[Crop, np.ndarray | None]  # and which pixels hold data (None: all)
 Tick = Callable[[int, int], None]  # hears how many tiles are done, and of how many
 _WHOLE = 32_000_000  # pixels: a scene on disk up to this size is read whole where it is resized
 
@@ -96,8 +98,8 @@ def detect_scene(
 ) -> Detections:
     """Detections of a scene, best first, in its pixels; `detect` takes up to `batch_size` crops of one size.
 
-    Reading, computing and merging overlap, and only a strip of the scene is held. Tiles without data, or of one colour, are
-    skipped, but for a scene's only one. `tick` hears how many tiles are done.
+    Reading, computing and merging overlap. Tiles without data are skipped, and those of one colour unless it is a scene's only one;
+    boxes whose centre lies where there is no data are dropped. `tick` hears how many tiles are done.
     """
     windows = tiling.windows(scene.width, scene.height)
     merger = SceneMerger(scene.width, scene.height, class_names, rule)
@@ -123,8 +125,19 @@ def detect_tiles(
     """
     windows = tiling.windows(scene.width, scene.height)
     for batch in _batches(_shown(scene, windows, tiling, part), tiling.batch_size):
-        found = detect([crop for _, crop in batch])
-        yield [(index, detections) for (index, _), detections in zip(batch, found, strict=True)]
+        found = detect([crop for _, (crop, _) in batch])
+        yield [(index, _on_data(detections, valid)) for (index, (_, valid)), detections in zip(batch, found, strict=True)]
+
+
+def _on_data(found: Detections, valid: np.ndarray | None) -> Detections:
+    """The detections whose centre is a pixel with data, or lies outside the tile."""
+    if valid is None or not len(found):
+        return found
+    x, y = found.boxes[:, :2].long().unbind(1)
+    height, width = valid.shape
+    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    shown = torch.from_numpy(valid)[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+    return found.where(shown | ~inside)
 
 
 def _merge(merger: SceneMerger, tiles: list[tuple[Window, Detections]]) -> None:
@@ -132,26 +145,24 @@ def _merge(merger: SceneMerger, tiles: list[tuple[Window, Detections]]) -> None:
         merger.add(found, window)
 
 
-def _shown(scene: Scene, windows: list[Window], tiling: Tiling, part: range) -> Iterator[tuple[int, Crop]]:
+def _shown(scene: Scene, windows: list[Window], tiling: Tiling, part: range) -> Iterator[tuple[int, Tile]]:
     """The tiles of a part that show something, with indices, in order; a batch and one for each reader are read in advance."""
     read = partial(_read, scene, windows, len(windows) > 1)
-    for index, crop in read_ahead(part, read, threads=tiling.readers, ahead=tiling.batch_size + tiling.readers):
-        if isinstance(crop, UserError):
-            raise crop
-        if crop is not None:
-            yield index, crop
+    for index, tile in read_ahead(part, read, threads=tiling.readers, ahead=tiling.batch_size + tiling.readers):
+        if isinstance(tile, UserError):
+            raise tile
+        if tile is not None:
+            yield index, tile
 
 
-def _read(scene: Scene, windows: list[Window], may_skip: bool, index: int) -> Crop | None:
-    """A tile, or None where nothing is to be seen in it; the only tile of a picture always goes to the model."""
+def _read(scene: Scene, windows: list[Window], several: bool, index: int) -> Tile | None:
+    """A tile and which of its pixels hold data, or None where nothing is to be seen in it."""
     crop, valid = scene.read(*windows[index])
-    if not may_skip:
-        return crop
-    if valid is None:
-        return None if _of_one_colour(crop) else crop
-    if not valid.any():
+    if valid is not None and not valid.any():
         return None
-    return None if _of_one_colour(crop[valid][:, None]) else crop
+    if several and _of_one_colour(crop if valid is None else crop[valid][:, None]):
+        return None
+    return crop, valid
 
 
 def _of_one_colour(pixels: np.ndarray) -> bool:
@@ -161,8 +172,8 @@ def _of_one_colour(pixels: np.ndarray) -> bool:
     return bool((pixels[1:] == pixels[:-1]).all())
 
 
-def _batches(tiles: Iterable[tuple[int, Crop]], size: int) -> Iterator[list[tuple[int, Crop]]]:
-    batch: list[tuple[int, Crop]] = []
+def _batches(tiles: Iterable[tuple[int, Tile]], size: int) -> Iterator[list[tuple[int, Tile]]]:
+    batch: list[tuple[int, Tile]] = []
     for tile in tiles:
         batch.append(tile)
         if len(batch) == size:

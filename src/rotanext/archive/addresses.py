@@ -96,7 +96,12 @@ def list_scenes(source: str) -> list[str]:
 def _read_list(source: str) -> list[str]:
     files, path = file_system(source)
     with answering(source, "read"):
-        text = files.cat_file(path).decode("utf-8-sig")
+        data = files.cat_file(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(explain(source, "text that is no UTF-8", "an address a line", "Save it as UTF-8.", line)) from None
     lines = (line.split("#")[0].strip() if line.lstrip().startswith("#") else line.strip() for line in text.splitlines())
     found = [line if is_remote(line) else os.path.abspath(line) for line in lines if line]  # noqa: PTH100  (no links followed)
     if not found:

@@ -18,6 +18,7 @@ from rotanext.archive.results import SCENES, Journal, Record, Target, claim, res
 from rotanext.archive.work import Finisher, Gate, Job, Row, Worker, load_weights, plan
 from rotanext.detector import Detector
 from rotanext.errors import Problems, UserError, explain
+from rotanext.files import make_folder
 from rotanext.predict import PredictOptions
 from rotanext.progress import Reporter
 from rotanext.stitch import MergeRule
@@ -86,6 +87,8 @@ def predict_archive(
     addresses = list_scenes(source)
     out = Target(target if is_remote(target) else os.path.abspath(target))  # noqa: PTH100  (links are left alone)
     job = _job(detector, out, options, cluster, load)
+    if not is_remote(out.address):
+        make_folder(Path(out.address))
     claim(out, _settings(detector, options))
     finished = out.names(SCENES)
     todo = [address for address in addresses if result_name(address) not in finished]
@@ -258,12 +261,12 @@ def _run(
         _PLANNERS * _PLANNED, _AHEAD * workers
     )  # with fewer, planning tasks would wait for scenes that they hold themselves
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    gate = ray.remote(num_cpus=0, scheduling_strategy=here)(Gate).remote()
+    gate = ray.remote(num_cpus=0, scheduling_strategy=here)(Gate).remote(weights)
     # a few processes that last: tasks would each start one of their own, and all of them import torch
     merger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=cluster.tries, scheduling_strategy="SPREAD")(Finisher)
     mergers = [merger.remote(job, gate) for _ in range(-(-workers // _WORKERS_A_MERGER))]
     gathered, merging = Gathering(), dict[Any, str]()
-    rows = _rows(ray, todo, job, (workers, gpus), weights, gate, ahead)
+    rows = _rows(ray, todo, job, (workers, gpus), gate, ahead)
     with closing(rows):
         for row in rows:
             scene = gathered.add(row)
@@ -292,9 +295,7 @@ def _merged(ray: Any, merging: dict[Any, str], most: int) -> Iterator[Record]:
                 yield Record(spelt(address), "failed", f"{address}: could not be merged ({describe(error)})")
 
 
-def _rows(
-    ray: Any, todo: list[str], job: Job, pool: tuple[int, float], weights: bytes, gate: Any, ahead: int
-) -> Generator[Row, None, None]:
+def _rows(ray: Any, todo: list[str], job: Job, pool: tuple[int, float], gate: Any, ahead: int) -> Generator[Row, None, None]:
     """The rows of all chunks, as workers finish them: plan -> a block for each chunk -> compute, by Ray Data."""
     data = ray.data
     context = data.DataContext.get_current().copy()
@@ -310,7 +311,7 @@ def _rows(
         chunks = scenes.flat_map(plan, fn_kwargs={"job": job, "gate": gate, "ahead": ahead}, num_cpus=0, compute=several)
         computed = chunks.map(
             Worker,
-            fn_constructor_args=(job, ray.put(weights), gate),
+            fn_constructor_args=(job, gate),
             # few are enough to go on with: actors of a machine that died need not come back
             compute=data.ActorPoolStrategy(
                 min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=_IN_FLIGHT

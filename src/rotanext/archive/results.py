@@ -131,11 +131,20 @@ def claim(target: Target, settings: dict[str, Any]) -> None:
         before = json.loads(found)
     except ValueError:
         before = {}
-    differing = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
+    flat, now = _flat(before), _flat(settings)
+    differing = sorted(key for key in flat.keys() | now.keys() if flat.get(key) != now.get(key))
     if differing:
         said = f"results with another {' and another '.join(differing)}"
         advice = "Choose another --out, or the same weights and options as before."
         raise UserError(explain(f"{target.address}/{RUN}", said, "those of this run", advice))
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Sections' keys as section.key."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 class Journal:

@@ -57,10 +57,10 @@ class Job:
 
 
 class Gate:
-    """Keeps planning from running far ahead of results, and knows what workers died of; an actor beside the driver."""
+    """An actor beside the driver: holds planning back, knows what workers died of, has the weights."""
 
-    def __init__(self) -> None:
-        self._finished = 0
+    def __init__(self, weights: bytes) -> None:
+        self._weights, self._finished = weights, 0
         self._begun: dict[tuple[str, int], int] = {}
 
     def begin(self, address: str, chunk: int) -> int:
@@ -72,6 +72,10 @@ class Gate:
     def end(self, address: str, chunk: int) -> None:
         """A chunk was computed, or its error is known."""
         self._begun.pop((address, chunk), None)
+
+    def weights(self) -> bytes:
+        """A detector's file."""
+        return self._weights
 
     def finish(self) -> None:
         """One more scene is finished."""
@@ -121,12 +125,12 @@ def _wait_for_turn(index: int, gate: Any, ahead: int) -> None:
 class Worker:
     """Computes chunks: an actor that holds the detector, and the scene it was last asked about."""
 
-    def __init__(self, job: Job, weights: Any, gate: Any) -> None:
+    def __init__(self, job: Job, gate: Any) -> None:
         import ray
 
         torch.set_num_threads(job.cores)
         self.job, self._gate, self._ask = job, gate, ray.get
-        self.detector = job.load(ray.get(weights), job)
+        self.detector = job.load(ray.get(gate.weights.remote()), job)
         self._address = ""
         self._scene: Scene | None = None
         self._name = f"{ray.get_runtime_context().get_node_id()[:8]}/{ray.get_runtime_context().get_worker_id()[:8]}"

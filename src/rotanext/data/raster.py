@@ -105,6 +105,7 @@ class Raster:
         self._all_valid = all(flags[0].name == "all_valid" for flags in file.mask_flag_enums)
         self._has_overviews = bool(file.overviews(1))
         self._in_strips = file.block_shapes[0][1] >= self.width
+        self.claims_place = bool(file.gcps[0]) or not file.transform.is_identity
         self._found = self._find_stretch(options.stretch)
 
     def __enter__(self) -> "Raster":

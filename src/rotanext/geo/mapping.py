@@ -29,7 +29,8 @@ class Affine:
 
     def backward(self, ground: np.ndarray) -> np.ndarray:
         """Pixels `[N, 2]` of ground coordinates."""
-        return (ground - self.offset) @ np.linalg.inv(self.matrix).T
+        with np.errstate(invalid="ignore"):  # from coordinates that are no numbers
+            return (ground - self.offset) @ np.linalg.inv(self.matrix).T
 
     @property
     def invertible(self) -> bool:
