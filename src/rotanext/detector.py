@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rotanext.config import Config, validate
 from rotanext.detections import Detections
-from rotanext.errors import UserError
+from rotanext.errors import UserError, first_line
 from rotanext.inference import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.retinanet import RetinaNet
@@ -46,7 +46,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" and the like make tensors, but hold no numbers
     except Exception as error:  # each backend raises its own kind, import errors among them
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"device '{name}' cannot be used: {reason}. Use cpu, cuda, cuda:1, mps or auto.") from None
     return device
 

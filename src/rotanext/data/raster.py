@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rotanext.errors import UserError, explain
+from rotanext.errors import UserError, explain, first_line
 
 if TYPE_CHECKING:
     from rotanext.geo.georeference import Georeference
@@ -325,7 +325,7 @@ def _refusing(path: str | Path, found: str, expected: str, advice: str) -> Itera
         yield
     except kinds as error:
         cause = error.__cause__ or error  # rasterio hides GDAL's reason behind "Read failed"
-        why = re.sub(r"/vsiriopener_[0-9a-f]+/", "", (str(cause).strip().splitlines() or [type(cause).__name__])[0])
+        why = re.sub(r"/vsiriopener_[0-9a-f]+/", "", first_line(cause))
         raise UserError(explain(path, f"{found} ({why})", expected, advice)) from None
 
 
