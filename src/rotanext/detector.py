@@ -162,7 +162,8 @@ class Detector:
     def tiling(self, batch_size: int = 1) -> Tiling:
         """How scenes are cut where they are not resized."""
         options = self.config.predict
-        return Tiling(options.tile, options.gap, batch_size, readers=1 if self.device.type == "cpu" else READERS)
+        elsewhere = self.device.type != "cpu"  # so that the CPU's cores are free meanwhile
+        return Tiling(options.tile, options.gap, batch_size, readers=READERS if elsewhere else 1, merge_aside=elsewhere)
 
     def _fill(self, scene: Scene, tiling: Tiling) -> int:
         """To how many pictures a batch is filled up: a smaller last one would be compiled anew."""
