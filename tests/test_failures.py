@@ -93,11 +93,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    draw_dataset(root / "train", 4)
-    draw_dataset(root / "val", 2, seed=1)
-    return root
+def data(tiny_dataset: Path) -> Path:
+    return tiny_dataset
 
 
 def options(data: Path, run: Path, epochs: int = SHORT) -> tuple[object, ...]:

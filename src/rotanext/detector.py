@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rotanext.config import Config, validate
 from rotanext.detections import Detections
-from rotanext.errors import UserError
+from rotanext.errors import UserError, first_line
 from rotanext.inference import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.retinanet import RetinaNet
@@ -48,7 +48,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" and the like make tensors, but hold no numbers
     except Exception as error:  # each backend raises its own kind, import errors among them
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"device '{name}' cannot be used: {reason}. Use cpu, cuda, cuda:1, mps or auto.") from None
     return device
 
@@ -201,7 +201,8 @@ class Detector:
     def tiling(self, batch_size: int = 1) -> Tiling:
         """How scenes are cut where they are not resized."""
         options = self.config.predict
-        return Tiling(options.tile, options.gap, batch_size, readers=1 if self.device.type == "cpu" else READERS)
+        elsewhere = self.device.type != "cpu"  # so that the CPU's cores are free meanwhile
+        return Tiling(options.tile, options.gap, batch_size, readers=READERS if elsewhere else 1, merge_aside=elsewhere)
 
     def _fill(self, scene: Scene, tiling: Tiling) -> int:
         """To how many pictures a batch is filled up: a smaller last one would be compiled anew."""

@@ -1,5 +1,7 @@
 """Errors a user can act on, and the one way invalid input is reported."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,3 +69,19 @@ class Problems:
         if self.count > len(self.first):
             lines.append(f"  ... and {self.count - len(self.first)} more")
         return "\n".join(lines)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def extra(name: str, purpose: str) -> Iterator[None]:
+    """Wraps lazy imports of an optional extra's libraries: the core runs without them. `UserError` where one is missing."""
+    try:
+        yield
+    except ImportError as error:
+        found = f"that {error.name or 'a library'} cannot be imported ({error})"
+        advice = f"Run: pip install 'rotanext[{name}]'"
+        raise UserError(explain(purpose, found, f"the libraries of the extra `{name}`", advice)) from error

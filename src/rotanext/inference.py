@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rotanext.errors import first_line
 from rotanext.models.convnext import Block
 from rotanext.models.retinanet import RetinaNet
 from rotanext.ops.cpu import convolve
@@ -80,7 +81,7 @@ class CompiledNetwork:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # no compiler, no Triton, an unsupported device: torch raises many kinds
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
                 warnings.warn(f"torch.compile does not work here ({reason}); going on without it", stacklevel=2)
                 self.works = False
         return self.network(batch)

@@ -131,21 +131,21 @@ def _detect_each(
             except UserError as error:
                 problems.note(str(error))
                 continue
-            named[path.stem], found[path.stem] = path, detections
-            if shown is not None:
-                scale = shown.shape[1] / scene.width
-                _write_picture(target / "pictures", path.stem, shown, detections.scaled(scale), options.draw_threshold)
-            if georeference is None and isinstance(scene, Raster) and scene.claims_place:
-                reporter.say(f"{path.name}: {_NO_PLACE}")
-            if georeference is not None:
-                from rotanext.geo.vectors import write_vectors
+        named[path.stem], found[path.stem] = path, detections  # with the scene closed, whose blocks need not be held any longer
+        if shown is not None:
+            scale = shown.shape[1] / scene.width
+            _write_picture(target / "pictures", path.stem, shown, detections.scaled(scale), options.draw_threshold)
+        if georeference is None and isinstance(scene, Raster) and scene.claims_place:
+            reporter.say(f"{path.name}: {_NO_PLACE}")
+        if georeference is not None:
+            from rotanext.geo.vectors import write_vectors
 
-                written = write_vectors(target / "vectors", path.stem, detections, georeference)
-                if not any(file.suffix == ".gpkg" for file in written):
-                    problems.note(f"{path}: its coordinate system cannot be written to GeoPackage; the other files are there")
-                if not georeference.located and _UNLOCATED not in said:
-                    said.add(_UNLOCATED)
-                    reporter.say(f"{path.name}: {_UNLOCATED}")
+            written = write_vectors(target / "vectors", path.stem, detections, georeference)
+            if not any(file.suffix == ".gpkg" for file in written):
+                problems.note(f"{path}: its coordinate system cannot be written to GeoPackage; the other files are there")
+            if not georeference.located and _UNLOCATED not in said:
+                said.add(_UNLOCATED)
+                reporter.say(f"{path.name}: {_UNLOCATED}")
 
 
 def _write_picture(folder: Path, stem: str, image: np.ndarray, detections: Detections, threshold: float) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -74,12 +75,17 @@ def shrunk(scene: Scene, size: int) -> tuple[Picture, float]:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a scene is cut: square tiles that overlap by `gap`, computed `batch_size` at a time, read by `readers` threads."""
+    """How a scene is cut: square tiles that overlap by `gap`, computed `batch_size` at a time, read by `readers` threads.
+
+    They are merged in a thread of its own if `merge_aside`. With a model on the CPU they should not be: once torch's operators
+    are used by a second thread, the model's own threads wait for each other asleep (0.4 s a tile become 0.5; docs/log.md).
+    """
 
     tile: int
     gap: int
     batch_size: int = 1
     readers: int = 1
+    merge_aside: bool = False
 
     def windows(self, width: int, height: int) -> list[Window]:
         """The tiles of a scene, row by row; the last of a row or column moves back to the edge."""
@@ -98,20 +104,15 @@ def detect_scene(
 ) -> Detections:
     """Detections of a scene, best first, in its pixels; `detect` takes up to `batch_size` crops of one size.
 
-    Reading, computing and merging overlap. Tiles without data are skipped, and those of one colour unless it is a scene's only one;
-    boxes whose centre lies where there is no data are dropped. `tick` hears how many tiles are done.
+    Reading and computing overlap, and merging where the `Tiling` says so. Tiles without data are skipped, and those of one colour
+    unless it is a scene's only one; boxes whose centre has no data are dropped. `tick` hears how many tiles are done.
     """
     windows = tiling.windows(scene.width, scene.height)
     merger = SceneMerger(scene.width, scene.height, class_names, rule)
-    with ThreadPoolExecutor(1) as merging:
-        merged: Future[None] | None = None
+    with _merging(merger, tiling.merge_aside) as merge:
         for found in detect_tiles(scene, detect, tiling, range(len(windows))):
-            if merged is not None:
-                merged.result()
-            merged = merging.submit(_merge, merger, [(windows[index], detections) for index, detections in found])
+            merge([(windows[index], detections) for index, detections in found])
             tick(found[-1][0] + 1, len(windows))
-        if merged is not None:
-            merged.result()
     tick(len(windows), len(windows))
     return merger.finish()
 
@@ -140,9 +141,27 @@ def _on_data(found: Detections, valid: np.ndarray | None) -> Detections:
     return found.where(shown | ~inside)
 
 
-def _merge(merger: SceneMerger, tiles: list[tuple[Window, Detections]]) -> None:
-    for window, found in tiles:
-        merger.add(found, window)
+@contextmanager
+def _merging(merger: SceneMerger, aside: bool) -> Iterator[Callable[[list[tuple[Window, Detections]]], None]]:
+    """A function that merges tiles, at once or aside: then it returns while they are merged, and waits for those before."""
+
+    def merge(tiles: list[tuple[Window, Detections]]) -> None:
+        for window, found in tiles:
+            merger.add(found, window)
+
+    if not aside:
+        yield merge
+        return
+    with ThreadPoolExecutor(1) as pool:
+        last: Future[None] = pool.submit(merge, [])
+
+        def merge_aside(tiles: list[tuple[Window, Detections]]) -> None:
+            nonlocal last
+            last.result()
+            last = pool.submit(merge, tiles)
+
+        yield merge_aside
+        last.result()
 
 
 def _shown(scene: Scene, windows: list[Window], tiling: Tiling, part: range) -> Iterator[tuple[int, Tile]]:

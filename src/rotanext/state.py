@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rotanext.errors import UserError, explain, shortened
+from rotanext.errors import UserError, explain, first_line, shortened
 from rotanext.files import write_atomically
 from rotanext.models.unpickle import read_tensors
 
@@ -68,7 +68,7 @@ def newest_state(folder: Path, say: Callable[[str], object]) -> State:
         try:
             return _read(path)
         except Exception as error:  # a damaged file fails in a dozen ways
-            reason = shortened((str(error).splitlines() or [type(error).__name__])[0])
+            reason = shortened(first_line(error))
             if number < len(files):
                 say(f"{path}: damaged ({reason}); going on from the one before")
     advice = f"It cannot be resumed; weights to start from may be in {folder / 'last.safetensors'}."

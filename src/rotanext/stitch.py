@@ -120,10 +120,10 @@ class SceneMerger:
 
     def _rivals(self, corners: Tensor, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of which the first suppresses the second, if it is kept itself."""
-        one, other, iou = (values.numpy() for values in overlapping_polygons(corners, corners))
         boxes, _, labels, cut, tile = (values.numpy() for values in self._held)
+        one, other, iou = _overlapping(corners, tile, within_tiles=self.rule.across_classes)
         of_one_class, of_one_tile = labels[one] == labels[other], tile[one] == tile[other]
-        rivals = (one < other) & np.where(of_one_class, ~of_one_tile, self.rule.across_classes)
+        rivals = np.where(of_one_class, ~of_one_tile, self.rule.across_classes)
         one, other, iou = one[rivals], other[rivals], iou[rivals]
         first = rank[one] < rank[other]
         stronger, weaker = np.where(first, one, other), np.where(first, other, one)
@@ -132,3 +132,27 @@ class SceneMerger:
         covered = cut[weaker] & ~cut[stronger] & (shared > _COVERED * area[weaker])
         suppresses = (iou > self.rule.iou_threshold) | covered
         return stronger[suppresses], weaker[suppresses]
+
+
+def _overlapping(corners: Tensor, tile: np.ndarray, within_tiles: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices (the first the smaller) and IoU of boxes that overlap and come from two tiles, or also from one.
+
+    Two tiles' boxes meet only where what the boxes of each extend over does; `tile` is ascending.
+    """
+    low, high = corners.amin(1).numpy(), corners.amax(1).numpy()
+    members = np.split(np.arange(len(tile)), np.flatnonzero(np.diff(tile)) + 1) if len(tile) else []
+    extents = [(low[boxes].min(0), high[boxes].max(0)) for boxes in members]
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for first, (low_first, high_first) in enumerate(extents):
+        for second in range(first + (not within_tiles), len(extents)):
+            low_second, high_second = extents[second]
+            if (low_first > high_second).any() or (low_second > high_first).any():
+                continue
+            a, b = members[first], members[second]
+            a = a[((low[a] <= high_second) & (high[a] >= low_second)).all(1)]
+            b = b[((low[b] <= high_first) & (high[b] >= low_first)).all(1)]
+            i, j, iou = (values.numpy() for values in overlapping_polygons(corners[a], corners[b]))
+            one, other = a[i], b[j]
+            found.append((one[one < other], other[one < other], iou[one < other]))
+    one, other, iou = (np.concatenate(values) for values in zip(*found, strict=True))
+    return one, other, iou

@@ -14,7 +14,7 @@ from rotanext.criterion import batch_losses, make_targets
 from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader, read_entries
 from rotanext.data.dota import find_class_names
 from rotanext.detector import Detector, build_model
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, explain, first_line
 from rotanext.evaluate import detect_shared, gather, keep_readable
 from rotanext.feeding import StepData, batches_of, load_window, vanished
 from rotanext.files import write_atomically
@@ -391,7 +391,7 @@ class Trainer:
                     self.accelerator.scaler.load_state_dict(state["scaler"])
                 self.progress = Progress(**state["progress"])
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
                 advice = "Has the run's config.json been changed? Restore it, or start a new training in another --run folder."
                 found = f"a state that does not fit ({reason})"
                 raise UserError(explain(self.folder / "states", found, "this training's", advice)) from None

@@ -11,23 +11,13 @@ from typing import Any
 
 from rotanext.data.images import IMAGE_SUFFIXES
 from rotanext.data.raster import RASTER_SUFFIXES, Raster, RasterOptions
-from rotanext.errors import UserError, explain
+from rotanext.errors import UserError, explain, extra
 from rotanext.predict import open_scene
 from rotanext.scene import Scene
 
 SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 # A read that does not follow the one before takes this much more: headers come at once, and blocks of pixels hardly grow.
 _AHEAD = 1 << 15
-
-
-@contextmanager
-def ray_extra(purpose: str) -> Iterator[None]:
-    """Wraps the lazy imports of ray, fsspec and its file systems; `UserError` where one is missing."""
-    try:
-        yield
-    except ImportError as error:
-        found = f"that {error.name or 'a library'} cannot be imported ({error})"
-        raise UserError(explain(purpose, found, "the libraries of the extra `ray`", "Run: pip install 'rotanext[ray]'")) from error
 
 
 def is_remote(address: str) -> bool:
@@ -37,7 +27,7 @@ def is_remote(address: str) -> bool:
 
 def file_system(address: str) -> tuple[Any, str]:
     """The fsspec file system of an address and the path within it; raises UserError where there is none of that kind."""
-    with ray_extra(address):
+    with extra("ray", address):
         from fsspec.core import url_to_fs
 
         try:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rotanext.archive.addresses import describe, is_remote, list_scenes, ray_extra
+from rotanext.archive.addresses import describe, is_remote, list_scenes
 from rotanext.archive.results import SCENES, Journal, Record, Target, claim, result_name, spelt
 from rotanext.archive.work import Finisher, Gate, Job, Row, Worker, load_weights, plan
 from rotanext.detector import Detector
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, explain, extra
 from rotanext.files import make_folder
 from rotanext.predict import PredictOptions
 from rotanext.progress import Reporter
@@ -95,15 +95,18 @@ def predict_archive(
     if len(todo) < len(addresses):
         reporter.say(f"{len(addresses) - len(todo)} of {len(addresses)} scenes have their results in {out.address}")
     counts = _Counts()
-    with closing(_Recorder(Journal(out))) as recorder:
+    journal = Journal(out)
+    try:
         if todo:
             with session(cluster.address) as ray, reporter.archive(len(todo)) as tick:
                 for record in _told(ray, _run(ray, todo, job, cluster, _weights(detector), tick)):
-                    recorder.journal.add(record)
+                    journal.add(record)
                     counts.add(record)
                     tick(counts.done + counts.failed, None)
                     if record.status == "failed":
                         problems.note(record.error if record.address in record.error else f"{record.address}: {record.error}")
+    finally:  # Ctrl-C and refusals keep what is finished
+        journal.compact()
     left = len(addresses) - len(todo)
     seconds = time.perf_counter() - begun
     return Summary(len(addresses), left, counts.done, counts.failed, counts.detections, counts.tiles, seconds)
@@ -121,16 +124,6 @@ class _Counts:
         self.failed += record.status == "failed"
         self.detections += record.detections
         self.tiles += record.tiles * (record.status == "done")
-
-
-@dataclass
-class _Recorder:
-    """Closes a journal, whatever happened: Ctrl-C and refusals keep what is finished."""
-
-    journal: Journal
-
-    def close(self) -> None:
-        self.journal.compact()
 
 
 def _told(ray: Any, records: Iterator[Record]) -> Iterator[Record]:
@@ -195,7 +188,7 @@ def _weights(detector: Detector) -> bytes:
 @contextmanager
 def session(address: str) -> Iterator[Any]:
     """Ray, in this process or joined; one that runs in this process already is used and left running."""
-    with ray_extra("--ray"):
+    with extra("ray", "--ray"):
         import ray
         import ray.data
     if address.startswith("ray://"):
@@ -257,9 +250,8 @@ def _run(
 ) -> Iterator[Record]:
     """Records of all scenes, in the order in which they are finished."""
     job, workers, gpus = _resources(ray, job, cluster)
-    ahead = max(
-        _PLANNERS * _PLANNED, _AHEAD * workers
-    )  # with fewer, planning tasks would wait for scenes that they hold themselves
+    # with fewer, planning tasks would wait for scenes that they hold themselves
+    ahead = max(_PLANNERS * _PLANNED, _AHEAD * workers)
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     gate = ray.remote(num_cpus=0, scheduling_strategy=here)(Gate).remote(weights)
     # a few processes that last: tasks would each start one of their own, and all of them import torch

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rotanext.archive.addresses import answering, file_system, ray_extra
+from rotanext.archive.addresses import answering, file_system
 from rotanext.boxes import CONVENTION
 from rotanext.detections import Detections
-from rotanext.errors import UserError, explain
+from rotanext.errors import UserError, explain, extra
 from rotanext.files import write_atomically
 from rotanext.geo.georeference import Georeference
 from rotanext.geo.vectors import DECIMALS, detections_frame
@@ -53,7 +53,7 @@ def spelt(name: str) -> str:
 
 def to_parquet(record: Record, detections: Detections, georeference: Georeference | None) -> bytes:
     """A scene's result as a file: GeoParquet with the columns of `geo.vectors` where it has a place, otherwise plain Parquet."""
-    with ray_extra("results of an archive"):
+    with extra("ray", "results of an archive"):
         import pyarrow as pa
         import pyarrow.parquet as pq
     if georeference is None:

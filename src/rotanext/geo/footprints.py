@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rotanext.data.dota import Fault, Labelled
-from rotanext.errors import UserError, explain
-from rotanext.geo.extra import geo_extra
+from rotanext.errors import UserError, explain, extra
 from rotanext.geo.georeference import Georeference
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def least_rectangle(points: np.ndarray) -> np.ndarray | Fault:
     """
     if not np.isfinite(points).all():
         return Fault("coordinates that have no place in the picture's coordinate system", "a polygon near the picture", _CORRECT)
-    with geo_extra("footprints"):
+    with extra("geo", "footprints"):
         import shapely
     origin = points.mean(0)
     hull = shapely.convex_hull(shapely.multipoints(points - origin))
@@ -97,7 +96,7 @@ def _class_name(properties: Mapping[str, object]) -> str | Fault:
 
 def _to_ground(path: Path, crs: "CRS | None", georeference: Georeference) -> Callable[[np.ndarray], np.ndarray]:
     """From the file's CRS to the picture's; raises `UserError` where no path leads there."""
-    with geo_extra(str(path)):
+    with extra("geo", str(path)):
         from pyproj import Transformer
         from pyproj.exceptions import ProjError
     if crs == georeference.crs:
@@ -140,7 +139,7 @@ def _read_geojson(path: Path) -> tuple["CRS", Iterator[Feature]]:
 
 
 def _geojson_crs(path: Path, member: Any) -> "CRS":
-    with geo_extra(str(path)):
+    with extra("geo", str(path)):
         from pyproj import CRS
         from pyproj.exceptions import CRSError
     if member is None:
@@ -177,7 +176,7 @@ def _geojson_points(geometry: Any) -> np.ndarray | Fault:
 
 def _read_geopackage(path: Path) -> Iterator[tuple["CRS | None", Iterator[Feature]]]:
     """CRS and features of each layer that has geometries; the numbers go on from layer to layer."""
-    with geo_extra(str(path)):
+    with extra("geo", str(path)):
         import pyogrio
         from pyproj import CRS
         from pyproj.exceptions import CRSError
@@ -196,7 +195,7 @@ def _read_geopackage(path: Path) -> Iterator[tuple["CRS | None", Iterator[Featur
 
 
 def _geopackage_features(geometries: np.ndarray, columns: Mapping[str, np.ndarray], start: int) -> Iterator[Feature]:
-    with geo_extra("a GeoPackage"):
+    with extra("geo", "a GeoPackage"):
         import shapely
     for row, binary in enumerate(geometries):
         with np.errstate(invalid="ignore"):  # from NaN coordinates

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from rotanext.errors import UserError, explain
-from rotanext.geo.extra import geo_extra
+from rotanext.errors import UserError, explain, extra
 from rotanext.geo.mapping import Affine, Mapping, fit_gcps
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Georeference:
 
         Raises `UserError` where the file cannot be opened or the extra is missing.
         """
-        with geo_extra(str(path)):
+        with extra("geo", str(path)):
             import rasterio
             from rasterio.errors import NotGeoreferencedWarning, RasterioError
         try:
@@ -167,7 +166,7 @@ def _crs(code: Any, name: str) -> "CRS | None":
     """Pyproj's CRS of rasterio's, of the raster `name`; None where there is none."""
     if not code:
         return None
-    with geo_extra("a raster with a coordinate system"):
+    with extra("geo", "a raster with a coordinate system"):
         from pyproj import CRS
         from pyproj.exceptions import CRSError
     try:
@@ -180,7 +179,7 @@ def _crs(code: Any, name: str) -> "CRS | None":
 
 def _transformer(source: Any, target: Any) -> "Transformer | None":
     """From one CRS to another, x before y in both; None where no path leads there."""
-    with geo_extra("coordinates on the ground"):
+    with extra("geo", "coordinates on the ground"):
         from pyproj import Transformer
         from pyproj.exceptions import ProjError
     try:

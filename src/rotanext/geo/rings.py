@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rotanext.geo.extra import geo_extra
+from rotanext.errors import extra
 
 
 def close(rings: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def cut(ring: np.ndarray, polar: bool = False) -> list[np.ndarray]:
 
     A ring round a pole becomes the cap between its outline and the pole, as a map in longitude and latitude shows it.
     """
-    with geo_extra("a polygon across the 180th meridian"):
+    with extra("geo", "a polygon across the 180th meridian"):
         import shapely
     if polar:
         pole = np.copysign(90.0, ring[:, 1].mean())

@@ -11,8 +11,8 @@ import numpy as np
 
 from rotanext.boxes import boxes_to_corners
 from rotanext.detections import Detections
+from rotanext.errors import extra
 from rotanext.files import write_atomically
-from rotanext.geo.extra import geo_extra
 from rotanext.geo.georeference import Georeference
 from rotanext.geo.rings import close, cut, unroll, wind
 
@@ -41,7 +41,7 @@ def write_vectors(folder: Path, stem: str, detections: Detections, georeference:
     GeoPackage where that cannot hold the CRS (one with a rotated pole). Each file
     appears whole or not at all; raises `UserError` where it cannot be written or the extra `geo` is missing.
     """
-    with geo_extra("georeferenced results"):
+    with extra("geo", "georeferenced results"):
         import pyogrio
     corners, fields = _measured(detections, georeference)
     frame = _frame(detections.names, fields, corners, georeference)
@@ -105,7 +105,7 @@ def _fields(detections: Detections, boxes: np.ndarray, corners: np.ndarray, geor
 
 def _frame(names: list[str], fields: dict[str, np.ndarray], corners: np.ndarray, georeference: Georeference) -> "GeoDataFrame":
     """A table with one polygon a detection in the raster's CRS, its types the same with and without rows."""
-    with geo_extra("georeferenced results"):
+    with extra("geo", "georeferenced results"):
         import geopandas
         import pandas
         import shapely

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from rotanext.errors import UserError
+from rotanext.errors import UserError, first_line
 from rotanext.models.convnext import VARIANTS, ConvNeXt
 
 OUTPUT_STRIDES = (4, 8, 16, 32)
@@ -35,7 +35,7 @@ class TimmBackbone(nn.Module):
         try:
             body: Any = timm.create_model(name, features_only=True, pretrained=False, **arguments)
         except Exception as error:  # each family of timm's refuses options, or maps, in its own way
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             with_options = f" with {arguments}" if arguments else ""
             raise UserError(f"timm:{name} gives no maps of features{with_options}: {reason}. Choose another backbone.") from None
         self.body = body
