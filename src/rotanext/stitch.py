@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rotanext.boxes import boxes_to_corners
 from rotanext.detections import Detections
@@ -32,15 +31,16 @@ class MergeRule(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """Boxes that later tiles may still change."""
+    """Boxes that later tiles may still change. In NumPy: torch in a second thread slows a model's (docs/log.md)."""
 
-    boxes: Tensor  # [N, 5] in the scene's pixels
-    scores: Tensor  # [N]
-    labels: Tensor  # [N]
-    cut: Tensor  # [N] bool: an inner border of its tile may have cut it
-    tile: Tensor  # [N] which tile it comes from
+    boxes: np.ndarray  # [N, 5] in the scene's pixels
+    scores: np.ndarray  # [N]
+    labels: np.ndarray  # [N]
+    corners: np.ndarray  # [N, 4, 2] of the boxes, float64
+    cut: np.ndarray  # [N] bool: an inner border of its tile may have cut it
+    tile: np.ndarray  # [N] which tile it comes from, ascending
 
-    def take(self, keep: Tensor) -> "_Held":
+    def take(self, keep: np.ndarray) -> "_Held":
         return _Held(*(values[keep] for values in self))
 
 
@@ -55,8 +55,8 @@ class SceneMerger:
 
     def __init__(self, width: int, height: int, class_names: tuple[str, ...], rule: MergeRule) -> None:
         self.width, self.height, self.class_names, self.rule = width, height, class_names, rule
-        boxes, whole = torch.zeros(0, 5, dtype=torch.float32), torch.zeros(0, dtype=torch.int64)
-        self._held = _Held(boxes, boxes[:, 0], whole, whole.bool(), whole)
+        boxes, whole = np.zeros((0, 5), np.float32), np.zeros(0, np.int64)
+        self._held = _Held(boxes, boxes[:, 0], whole, np.zeros((0, 4, 2)), whole.astype(bool), whole)
         self._decided: list[Detections] = []
         self._tiles = self._row = 0
 
@@ -74,13 +74,14 @@ class SceneMerger:
         self._row = window.y
         boxes = found.boxes.clone()
         boxes[:, :2] += boxes.new_tensor([window.x, window.y])
-        corners = boxes_to_corners(boxes)
-        low, high = corners.amin(1), corners.amax(1)
+        corners = boxes_to_corners(boxes.double()).numpy()
+        low, high = corners.min(1), corners.max(1)
         right, bottom = window.x + window.width, window.y + window.height
         cut = (low[:, 0] < window.x + _REACH) & (window.x > 0) | (low[:, 1] < window.y + _REACH) & (window.y > 0)
         cut |= (high[:, 0] > right - _REACH) & (right < self.width) | (high[:, 1] > bottom - _REACH) & (bottom < self.height)
-        added = _Held(boxes, found.scores, found.labels, cut, torch.full((len(boxes),), self._tiles))
-        self._held = _Held(*(torch.cat(pair) for pair in zip(self._held, added, strict=True)))
+        tile = np.full(len(boxes), self._tiles)
+        added = _Held(boxes.numpy(), found.scores.numpy(), found.labels.numpy(), corners, cut, tile)
+        self._held = _Held(*(np.concatenate(pair) for pair in zip(self._held, added, strict=True)))
         self._tiles += 1
 
     def finish(self) -> Detections:
@@ -94,10 +95,9 @@ class SceneMerger:
     def _decide(self, line: float) -> None:
         """Settle boxes above the line (y of the scene) that nothing undecided can suppress; whatever is settled is let go."""
         held = self._held
-        corners = boxes_to_corners(held.boxes.double())
         rank = self._rank()
-        stronger, weaker = self._rivals(corners, rank)
-        open_ = (corners[..., 1].amax(1) >= line).numpy()
+        stronger, weaker = self._rivals(rank)
+        open_ = held.corners[..., 1].max(1) >= line
         kept = np.ones(len(open_), bool)
         # The strongest first, so that whoever suppresses has been decided upon, or is known to be open.
         order = np.argsort(rank[stronger], kind="stable")
@@ -107,20 +107,20 @@ class SceneMerger:
                     open_[loser] = True
                 else:
                     kept[loser] = False
-        chosen = torch.from_numpy(np.flatnonzero(kept & ~open_))
-        self._decided.append(Detections(held.boxes[chosen], held.scores[chosen], held.labels[chosen], self.class_names))
-        self._held = held.take(torch.from_numpy(np.flatnonzero(kept & open_)))
+        boxes, scores, labels, *_ = (torch.from_numpy(values) for values in held.take(kept & ~open_))
+        self._decided.append(Detections(boxes, scores, labels, self.class_names))
+        self._held = held.take(kept & open_)
 
     def _rank(self) -> np.ndarray:
         """Places in the order in which boxes compete, 0 the best; ties go to the earlier one."""
-        worth = torch.where(self._held.cut, self._held.scores * _CUT_WORTH, self._held.scores)
+        worth = np.where(self._held.cut, self._held.scores * np.float32(_CUT_WORTH), self._held.scores)
         rank = np.empty(len(worth), np.int64)
-        rank[torch.argsort(worth, descending=True, stable=True).numpy()] = np.arange(len(worth))
+        rank[np.argsort(-worth, kind="stable")] = np.arange(len(worth))
         return rank
 
-    def _rivals(self, corners: Tensor, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _rivals(self, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of which the first suppresses the second, if it is kept itself."""
-        boxes, _, labels, cut, tile = (values.numpy() for values in self._held)
+        boxes, _, labels, corners, cut, tile = self._held
         one, other, iou = _overlapping(corners, tile, within_tiles=self.rule.across_classes)
         of_one_class, of_one_tile = labels[one] == labels[other], tile[one] == tile[other]
         rivals = np.where(of_one_class, ~of_one_tile, self.rule.across_classes)
@@ -134,12 +134,12 @@ class SceneMerger:
         return stronger[suppresses], weaker[suppresses]
 
 
-def _overlapping(corners: Tensor, tile: np.ndarray, within_tiles: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _overlapping(corners: np.ndarray, tile: np.ndarray, within_tiles: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices (the first the smaller) and IoU of boxes that overlap and come from two tiles, or also from one.
 
     Two tiles' boxes meet only where what the boxes of each extend over does; `tile` is ascending.
     """
-    low, high = corners.amin(1).numpy(), corners.amax(1).numpy()
+    low, high = corners.min(1), corners.max(1)
     members = np.split(np.arange(len(tile)), np.flatnonzero(np.diff(tile)) + 1) if len(tile) else []
     extents = [(low[boxes].min(0), high[boxes].max(0)) for boxes in members]
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
@@ -151,7 +151,7 @@ def _overlapping(corners: Tensor, tile: np.ndarray, within_tiles: bool) -> tuple
             a, b = members[first], members[second]
             a = a[((low[a] <= high_second) & (high[a] >= low_second)).all(1)]
             b = b[((low[b] <= high_first) & (high[b] >= low_first)).all(1)]
-            i, j, iou = (values.numpy() for values in overlapping_polygons(corners[a], corners[b]))
+            i, j, iou = (x.numpy() for x in overlapping_polygons(torch.from_numpy(corners[a]), torch.from_numpy(corners[b])))
             one, other = a[i], b[j]
             found.append((one[one < other], other[one < other], iou[one < other]))
     one, other, iou = (np.concatenate(values) for values in zip(*found, strict=True))
