@@ -11,8 +11,6 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-# Pages that belong to parts of the program which come on their own; a stub stands in for one that is not there yet.
-ELSEWHERE = {"labels.md": "Label formats", "serve.md": "A web page", "export.md": "Export"}
 OUT_OF_DOCS = re.compile(r"\]\((?:\.\./)?(benchmarks|src|tests)/([^)#]*)(#[^)]*)?\)")
 
 
@@ -21,9 +19,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "benchmarks").rglob("*.md"))}
     for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
         pages[f"notebooks/{path.stem}.md"] = notebook_page(path)
-    for name, title in ELSEWHERE.items():
-        if not (ROOT / "docs" / name).is_file():
-            pages[name] = f"# {title}\n\nThis page is still to be written; `rotanext --help` lists the commands there are.\n"
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files

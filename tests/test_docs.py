@@ -29,12 +29,13 @@ from rotanext.cli import app
 from rotanext.config import keys_of, load_config, recipe_names
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.data.images import write_png
+from rotanext.labels.convert import convert_labels
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks/README.md"])
 # Pages whose commands are run one after the other in a folder of their own; those of the others are parsed.
 JOURNEYS = ("README.md", "docs/own-data.md", "docs/first-detection.md", "docs/commands.md", "docs/settings.md", "docs/extending.md")
-JOURNEYS += ("docs/from-mmrotate.md",)
+JOURNEYS += ("docs/from-mmrotate.md", "docs/labels.md")
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -195,6 +196,7 @@ def sandbox(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A folder with everything that the pages' commands name."""
     draw_dataset(tmp_path / "mydata/train", 4)
     draw_dataset(tmp_path / "mydata/val", 2, seed=1)
+    convert_labels(tmp_path / "mydata", tmp_path / "yolodata", "dota", "yolo-obb", pictures="copy")
     (tmp_path / "pictures").mkdir()
     image = cv2.imread(str(tmp_path / "mydata/val/images/p0.png"))[..., ::-1]
     cv2.imwrite(str(tmp_path / "pictures/a.jpg"), np.ascontiguousarray(image[..., ::-1]))

@@ -58,3 +58,18 @@ def test_every_refusal_is_described(server: Server) -> None:
     assert "Retry-After" in described["429"]["headers"]
     for status in set(described) - {"200"}:
         assert list(described[status]["content"]) == ["application/problem+json"]
+
+
+def test_a_fault_of_the_server_is_told_and_guarded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = dict(server.client.get("/health").headers)
+
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(server.service, "compute", broken)
+    answer = server.post(encoded(noise(20, 20)))
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret" not in answer.text
+    for name in ("content-security-policy", "x-content-type-options", "x-frame-options", "cache-control"):
+        assert answer.headers[name] == expected[name]

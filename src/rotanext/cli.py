@@ -1,11 +1,6 @@
-"""The command line: every command parses its options and calls one function.
-
-Results go to stdout, everything else to stderr: what is said on the way through `console`, which `--quiet` silences; errors and
-what was skipped through `alert`, which it does not. With `--json` stdout holds one JSON object and nothing else.
-"""
+"""The command line: every command parses its options and calls one function."""
 
 import json
-import logging
 import os
 import sys
 import traceback
@@ -15,10 +10,29 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from rotanext.errors import EXIT_CODES, Problems, UserError
 from rotanext.labels.commands import labels_app
+from rotanext.terminal import (
+    AnchorsOption,
+    ClassesOption,
+    CompileOption,
+    DeviceOption,
+    GapOption,
+    ImageSizeOption,
+    JsonOption,
+    PrecisionOption,
+    QuietOption,
+    StrictOption,
+    TileOption,
+    WeightsOption,
+    alert,
+    console,
+    finish,
+    output,
+    print_json,
+    print_result,
+)
 
 app = typer.Typer(
     name="rotanext",
@@ -30,66 +44,6 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stderr.isatty() else None,  # no frames around lines that go to a file
 )
 app.add_typer(labels_app)
-# Messages hold paths, which neither line breaks nor "[...]" as markup may change.
-console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-alert = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-
-
-class _Output(Console):
-    """Stdout; a reader that went away (`| head`) ends the program as a signal would."""
-
-    def on_broken_pipe(self) -> NoReturn:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
-        raise SystemExit(141)
-
-
-output = _Output()
-
-
-def _hush(quiet: bool) -> bool:
-    console.quiet = quiet
-    logging.getLogger("rotanext").setLevel(logging.ERROR if quiet else logging.NOTSET)
-    return quiet
-
-
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps or auto.")]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_hush, help="Say nothing on the way; only results, errors and what was skipped.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout, for other programs.")]
-StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse invalid input instead of skipping and counting it.")]
-WeightsOption = Annotated[
-    Path, typer.Option("--weights", "-w", help="A checkpoint: ours, or of MMRotate 0.x or 1.x; or an exported file.")
-]
-AnchorsOption = Annotated[
-    str | None, typer.Option("--anchors", help="v0 or v1: the anchors of an MMRotate checkpoint that does not tell.")
-]
-ClassesOption = Annotated[
-    str | None,
-    typer.Option("--classes", help="dota1.0, dota1.5, dota2.0 or a text file, where the checkpoint has no names."),
-]
-
-PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16: what the network computes in.")]
-CompileOption = Annotated[bool, typer.Option("--compile", help="Through torch.compile: slower to start, then faster.")]
-ImageSizeOption = Annotated[
-    int | None, typer.Option("--image-size", help="Shrink or enlarge pictures to this size; 0: as they are, in tiles.")
-]
-TileOption = Annotated[int | None, typer.Option("--tile", help="Side of the tiles larger pictures are cut into.")]
-GapOption = Annotated[int | None, typer.Option("--gap", help="Overlap of neighbouring tiles.")]
-
-
-def _finish(problems: Problems) -> None:
-    """Say what was skipped; exit code 1 then: everything else is done."""
-    summary = problems.summary()
-    if summary:
-        alert.print(summary, style="yellow")
-        raise typer.Exit(1)
-
-
-def _print_json(result: dict[str, Any], problems: Problems | None = None) -> None:
-    """The result on stdout, with what was skipped."""
-    skipped = {"skipped": problems.count, "problems": problems.first} if problems else {}
-    output.out(json.dumps(result | skipped, indent=1), highlight=False)
 
 
 def _load(
@@ -219,11 +173,11 @@ def evaluate(
     write_report(done.report, out)
     write_page(done, out, about, detector and detector.config, detector and detector.device)
     if as_json:
-        _print_json(done.report.to_json() | {"out": str(out)}, problems)
+        print_json(done.report.to_json() | {"out": str(out)}, problems)
     else:
         output.print(done.report.table())
     console.print(f"report.html (open it in a browser), curves, confusion matrix and figures are in {out}")
-    _finish(problems)
+    finish(problems)
 
 
 @app.command()
@@ -289,15 +243,15 @@ def predict(
         summary = predict_archive(detector, source, out, options, cluster, problems, Reporter(console))
         console.print(summary.text(out))
         if as_json:
-            _print_json(asdict(summary) | {"out": out}, problems)
-        return _finish(problems)
+            print_json(asdict(summary) | {"out": out}, problems)
+        return finish(problems)
     found = run(detector, source, Path(out), options, problems, Reporter(console))
     total, sure = sum(map(len, found.values())), sum(int((d.scores >= draw).sum()) for d in found.values())
     console.print(f"{total} objects in {len(found)} pictures, {sure} with a score of at least {draw}; results are in {out}")
     if as_json:
         names = Counter(name for d in found.values() for name in d.above(draw).names)
-        _print_json({"pictures": len(found), "objects": sure, "score": draw, "classes": dict(names), "out": out}, problems)
-    _finish(problems)
+        print_json({"pictures": len(found), "objects": sure, "score": draw, "classes": dict(names), "out": out}, problems)
+    finish(problems)
 
 
 @app.command()
@@ -324,6 +278,7 @@ def serve(
     precision: PrecisionOption = "fp32",
     anchors: AnchorsOption = None,
     classes: ClassesOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Serve a detector over HTTP: a page to drop pictures on, POST /predict, /health, /metrics (extra `serve`)."""
     try:
@@ -368,8 +323,8 @@ def split(
         f"in {report.seconds:.1f} s: {target}{labels}"
     )
     if as_json:
-        _print_json(asdict(report) | {"out": str(target)}, problems)
-    _finish(problems)
+        print_json(asdict(report) | {"out": str(target)}, problems)
+    finish(problems)
 
 
 @app.command()
@@ -413,7 +368,7 @@ def export(
     check_options(options)
     detector = _load(weights, "cpu", anchors, classes)
     parity, target = run(detector, options, Reporter(console))
-    output.print(parity.text(), highlight=False, markup=False, soft_wrap=True)
+    print_result(parity.text())
     if parity.faults:
         alert.print(f"the exported detector differs from PyTorch's beyond tolerance; it was kept as {target}", style="red")
         raise typer.Exit(1)
@@ -426,9 +381,9 @@ def info(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     from rotanext.info import bug_report, environment
 
     if as_json:
-        return _print_json(bug_report())
+        return print_json(bug_report())
     for key, value in environment().items():
-        output.print(f"{key:>14}  {value}", highlight=False, markup=False, soft_wrap=True)
+        print_result(f"{key:>14}  {value}")
 
 
 def main() -> None:

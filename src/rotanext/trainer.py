@@ -391,9 +391,8 @@ class Trainer:
                     self.accelerator.scaler.load_state_dict(state["scaler"])
                 self.progress = Progress(**state["progress"])
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                reason = first_line(error)
                 advice = "Has the run's config.json been changed? Restore it, or start a new training in another --run folder."
-                found = f"a state that does not fit ({reason})"
+                found = f"a state that does not fit ({first_line(error)})"
                 raise UserError(explain(self.folder / "states", found, "this training's", advice)) from None
             if self.processes.is_main:
                 keep_rows(self.folder / "metrics.jsonl", state["rows"])

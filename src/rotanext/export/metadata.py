@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rotanext.boxes import CONVENTION
-from rotanext.config import Config, validate
+from rotanext.config import Config, of_any_version, validate
 from rotanext.errors import UserError, explain, shortened
 from rotanext.models.retinanet import MEAN, STD
 
@@ -72,7 +72,7 @@ def read_metadata(texts: Mapping[str, str], path: Path) -> Metadata:
         _expect(path, "class_names", values["class_names"], "a list of names")
     if not isinstance(config, dict):
         _expect(path, "config", values["config"], "a configuration")
-    checked = validate(config, f"{path} (configuration)")
+    checked = validate(of_any_version(config), f"{path} (configuration)")
     return Metadata(tuple(classes), checked, values["precision"], texts.get(f"{PREFIX}version", ""))
 
 

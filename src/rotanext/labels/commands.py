@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rotanext.errors import Problems, UserError
+from rotanext.terminal import JsonOption, QuietOption, console, finish, print_json, print_result
 
 labels_app = typer.Typer(name="labels", help="Labels of other tools: convert and check them.", no_args_is_help=True)
 _FORMATS = "dota, yolo-obb, coco, coco-rbox, rolabelimg, hrsc, dior-r, cvat, labelme, label-studio or voc."
@@ -28,12 +29,12 @@ def convert(
     copied: Annotated[bool, typer.Option("--copy", help="The same as --pictures copy.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
     strict: StrictOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Turn labels of one format into another, and say what the other cannot hold.
 
     Exit code 0: done; 1: done but for what was skipped; 2: refused.
     """
-    from rotanext.cli import _finish, console
     from rotanext.labels.convert import convert_labels
 
     pictures = "copy" if copied else pictures
@@ -55,7 +56,7 @@ def convert(
         console.print(f"  {line}" if line.startswith("note: ") else f"  lost: {line}", style="yellow")
     if all(line.startswith("note: ") for line in done.lost):
         console.print("  nothing was lost", style="dim")
-    _finish(problems)
+    finish(problems)
 
 
 @labels_app.command()
@@ -72,15 +73,13 @@ def check(
     ] = None,
     images: ImagesOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="A folder for report.html and report.json.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Look for faults in labels, leaks between training and validation, and objects no anchor matches.
 
     Exit code 0: clean (perhaps with notices); 1: problems were found; 2: refused.
     """
-    import json
-
-    from rotanext.cli import console, output
     from rotanext.labels.check import check_labels, choose, write_check
     from rotanext.labels.findings import KINDS
 
@@ -90,17 +89,17 @@ def check(
         for path in write_check(found, out):
             console.print(f"wrote {path}", style="dim")
     if as_json:
-        output.print(json.dumps(found.to_json(), ensure_ascii=False), markup=False, highlight=False, soft_wrap=True)
+        print_json(found.to_json())
     else:
         shown = f"{len(found.data.pictures)} pictures, {found.data.count} objects, {len(found.data.class_names)} classes"
-        output.print(f"{shown}: {found.problems} problems", markup=False, highlight=False, soft_wrap=True)
+        print_result(f"{shown}: {found.problems} problems")
         for kind, count in found.counts.items():
             first = next(finding for finding in found.findings if finding.kind == kind)
             where = first.path if first.place is None else f"{first.path}:{first.place}"
             word = "problem" if KINDS[kind][0] else "notice"
-            output.print(f"  {word:7} {count:6} {kind}: {where}: {first.text}", markup=False, highlight=False, soft_wrap=True)
+            print_result(f"  {word:7} {count:6} {kind}: {where}: {first.text}")
         for line in found.advice:
-            output.print(f"  advice: {line}", markup=False, highlight=False, soft_wrap=True)
+            print_result(f"  advice: {line}")
     if found.problems:
         raise typer.Exit(1)
 
@@ -110,15 +109,13 @@ def submission(
     path: Annotated[Path, typer.Argument(metavar="ZIP", help="What DOTA's test server is to get.")],
     images: Annotated[Path | None, typer.Option("--images", help="The test set's pictures, whose names must be those.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="dota1.0, dota1.5 or dota2.0; guessed otherwise.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Check a zip of Task1 files before the server does.
 
     Exit code 0: fine; 1: the server would refuse or misread something; 2: no zip.
     """
-    import json
-
-    from rotanext.cli import output
     from rotanext.data.dota import CLASS_LISTS
     from rotanext.labels.submission import check_submission
 
@@ -126,11 +123,11 @@ def submission(
         raise UserError(f"--version is '{version}'; expected {', '.join(CLASS_LISTS)}")
     found = check_submission(path, images, version)
     if as_json:
-        output.print(json.dumps(found.to_json(), ensure_ascii=False), markup=False, highlight=False, soft_wrap=True)
+        print_json(found.to_json())
     else:
         lines = [f"  problem: {text}" for text in found.problems] + [f"  notice: {text}" for text in found.notices]
         total = sum(found.counts.values())
         first = f"{total} detections of {len(found.counts)} classes in {found.pictures} pictures: {len(found.problems)} problems"
-        output.print("\n".join([first, *lines]), markup=False, highlight=False, soft_wrap=True)
+        print_result("\n".join([first, *lines]))
     if found.problems:
         raise typer.Exit(1)

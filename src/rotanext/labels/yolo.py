@@ -73,7 +73,7 @@ def _settings(root: Path, source: Path) -> dict[str, Any]:
         path = found[0] if len(found) == 1 else None
     if path is None:
         return {}
-    import yaml  # comes with huggingface-hub
+    import yaml
 
     data = read_bytes(path)
     advice = "Write names: {0: first, 1: second} and train, val."

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,9 +24,10 @@ from rotanext import __version__
 from rotanext.boxes import CONVENTION
 from rotanext.detector import Detector
 from rotanext.errors import UserError
+from rotanext.scene import Picture
 from rotanext.serve.answers import About, Class, Health, Prediction, geojson, prediction_json, says_no
 from rotanext.serve.batching import Abandoned, Batcher
-from rotanext.serve.guard import Guard
+from rotanext.serve.guard import HEADERS, Guard
 from rotanext.serve.limits import PROBLEM, Gate, Limits, Refused, problem
 from rotanext.serve.metrics import Metrics
 from rotanext.serve.receive import FIELD, receive_upload
@@ -69,6 +71,12 @@ class Service:
         self.pool = ThreadPoolExecutor(limits.concurrency, "rotanext-request")
         self.metrics.in_flight.set_function(lambda: self.gate.inside)
         self.metrics.tiles_waiting.set_function(lambda: self.batcher.waiting)
+
+    def warm_up(self) -> None:
+        """Detect once as requests do: only the batcher's thread may use the network (docs/log.md says what two threads cost)."""
+        side = min(64, self.detector.config.predict.tile)
+        noise = Picture(np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(np.uint8))
+        self.detector.on_scene(noise, score_threshold=0.0, detect_crops=partial(self.batcher.detect, abandoned=threading.Event()))
 
     def close(self) -> None:
         """Stop computing."""
@@ -230,7 +238,9 @@ def _answer_mistakes(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return _refusal(500, "the server made a mistake; its log says more")
+        return _refusal(
+            500, "the server made a mistake; its log says more", {**HEADERS, "Cache-Control": "no-store"}
+        )  # outside of the guard
 
 
 def _add_predict(app: FastAPI, service: Service, token: str | None) -> None:

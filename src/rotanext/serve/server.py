@@ -4,7 +4,6 @@ import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-import numpy as np
 import uvicorn
 from rich.console import Console
 
@@ -39,8 +38,7 @@ def serve(detector: Detector, options: ServeOptions, console: Console) -> None:
         batch = options.batch or (1 if detector.device.type == "cpu" else GPU_BATCH)
         app = create_app(detector, options.limits, batch=batch, token=options.token)
         console.print("warming up", style="dim")
-        side = min(64, detector.config.predict.tile)
-        detector(np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(np.uint8), score_threshold=0.0)
+        app.state.service.warm_up()
         if options.token is None and not _is_loopback(host):
             console.print(f"anybody who reaches {host} may use this server; --token asks for one", style="yellow")
         console.print(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
