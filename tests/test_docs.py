@@ -1,6 +1,7 @@
 """Every command, Python block, message and link of the documentation: run in a sandbox where that is cheap, parsed where it is not.
 
-A block that is not run says why, in a comment above it: `<!-- not run: REASON -->`. Its commands are still parsed.
+On the pages of `JOURNEYS` a block that is not run says why, in a comment above it: `<!-- not run: REASON -->`; its commands, and those of all
+other pages, are parsed.
 """
 
 import ast
@@ -237,6 +238,7 @@ def test_the_commands_of_a_page_run(page: str, sandbox: Path, cli: Callable, tin
         commands = [c for c in commands if "epoch_12" not in c and "rotanext demo" not in c]  # from-mmrotate.md's, and the demo's
     for command in commands:
         words = made_small(words_of(command)[1:])
+        assert words[0] != "serve", "a server runs until it is interrupted: say why the block is not run"
         done = cli(*words)
         assert done.code == 0, f"{command}\n{done.err}"
         if words[0] == "predict":

@@ -18,14 +18,15 @@ import rotanext
 from conftest import Outcome, draw_dataset, tiny_config
 from fuzz_checkpoints import TINY
 from rotanext.data.images import read_image
+from rotanext.detections import Detections
 from rotanext.detector import Detector, build_model
 from rotanext.errors import UserError
 from rotanext.export import job, onnx_file
 from rotanext.export.graph import DecodedNetwork, level_sizes
-from rotanext.export.job import ExportOptions, export
+from rotanext.export.job import ExportOptions, evenly, export
 from rotanext.export.metadata import Metadata
 from rotanext.export.onnx_file import seal
-from rotanext.export.parity import TOLERANCES, Parity, compare
+from rotanext.export.parity import TOLERANCES, Parity, compare, share_matched
 from rotanext.export.protobuf import CHECKSUM, inspect, text_entry
 from rotanext.load import load_detector, read_detector, save_detector
 from rotanext.progress import Reporter
@@ -364,3 +365,20 @@ def test_pt2_files_are_read_without_unpickling(written: Path, tmp_path: Path, mo
 def test_pictures_are_read_as_they_are(written: Path, detector: Detector, pictures: Path) -> None:
     picture = read_image(pictures / "images/p0.png")
     assert_same(load_detector(written / "model.onnx")(picture), detector(picture))
+
+
+def test_detections_that_only_the_exported_one_has_are_a_fault() -> None:
+    parity = Parity("fp32", "test", TOLERANCES["fp32"])
+    assert not parity.faults
+    boxes = torch.tensor([[50.0, 50.0, 20.0, 10.0, 0.0]])
+    found = Detections(boxes, torch.tensor([0.9]), torch.tensor([0]), ("ship",))
+    nothing = Detections(boxes[:0], torch.zeros(0), torch.zeros(0, dtype=torch.int64), ("ship",))
+    assert share_matched([(nothing, found)], parity) == 0.0
+    assert share_matched([(found, found)], parity) == 1.0
+    assert share_matched([(nothing, nothing)], parity) == 1.0
+
+
+def test_pictures_for_calibration_are_taken_from_everywhere() -> None:
+    assert evenly(3, 8) == [0, 1, 2]
+    taken = evenly(127, 64)
+    assert (len(set(taken)), taken[0], taken[-1]) == (64, 0, 126)

@@ -80,7 +80,7 @@ def test_what_a_format_holds_comes_back(form: str, data: LabelSet, tmp_path_fact
     place_pictures(target, fitted, form)
     found = FORMATS[form].read(target, None, problems)
     assert_same(found, fitted, form)
-    if FORMATS[form].scores and form != "label-studio":  # which keeps scores as predictions, of whole pictures
+    if FORMATS[form].scores:
         for a, b in zip(found.pictures, fitted.pictures, strict=True):
             np.testing.assert_allclose(a.scores, b.scores, rtol=1e-6)
     again, lost = fit(found, FORMATS[form], problems)
@@ -334,7 +334,7 @@ def test_bad_options(options: tuple[str, ...], message: str, tmp_path: Path, cli
 def test_targets_in_use(tmp_path: Path, cli: Callable) -> None:
     source = dota_set(tmp_path / "dota")
     options = ("--from", "dota", "--to", "coco")
-    assert "inside or around the source" in cli("labels", "convert", source, source / "out", *options).err
+    assert "inside or around" in cli("labels", "convert", source, source / "out", *options).err
     (tmp_path / "out").mkdir()
     (tmp_path / "out/file").touch()
     assert "found files in the target" in cli("labels", "convert", source, tmp_path / "out", *options).err

@@ -7,12 +7,14 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from serving import Server, encoded, noise, spread_detector
+from rotanext.serve.app import create_app
+from serving import LIMITS, Server, encoded, noise, spread_detector
 
 # Text that its schema allows is not yet a picture: what 415 and 422 are for.
 EXCLUDED: list[CheckFunction] = [positive_data_acceptance]
@@ -73,3 +75,19 @@ def test_a_fault_of_the_server_is_told_and_guarded(server: Server, monkeypatch: 
     assert "secret" not in answer.text
     for name in ("content-security-policy", "x-content-type-options", "x-frame-options", "cache-control"):
         assert answer.headers[name] == expected[name]
+
+
+@pytest.mark.parametrize(("origin", "status"), [("http://evil.example", 403), ("null", 403), (None, 200), ("own", 200)])
+def test_the_origin_of_a_request_counts_without_other_headers(server: Server, origin: str | None, status: int) -> None:
+    headers = {"origin": server.url if origin == "own" else origin} if origin else {}
+    assert server.post(encoded(noise(20, 20)), headers=headers).status_code == status
+
+
+def test_a_name_that_was_made_to_lead_here(tiny_weights: Path) -> None:
+    app = create_app(spread_detector(tiny_weights), LIMITS, batch=1, hosts=("localhost", "::1"))
+    try:
+        with TestClient(app, base_url="http://rebound.example") as client:
+            assert client.get("/health").status_code == 400
+            assert client.get("/health", headers={"host": "localhost:8000"}).status_code == 200
+    finally:
+        app.state.service.close()

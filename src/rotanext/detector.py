@@ -216,8 +216,11 @@ class Detector:
         options = self.config.predict
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             if self.exported is not None:
+                empty = [np.zeros_like(crops[0])] * (fill - len(crops))
+                levels, boxes = self.exported(np.stack([*crops, *empty]))
                 found = detect_decoded(
-                    *self.exported(np.stack(crops)),
+                    [level[: len(crops)] for level in levels],
+                    boxes[: len(crops)],
                     score_threshold=threshold,
                     top_k=options.top_k,
                     iou_threshold=options.iou_threshold,

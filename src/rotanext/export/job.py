@@ -165,11 +165,16 @@ def _tile_side(detector: Detector) -> int:
     return detector.config.predict.image_size or detector.config.predict.tile
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many indices below `count`, from the first to the last."""
+    return list(range(count)) if count <= most else np.linspace(0, count - 1, most).round().astype(int).tolist()
+
+
 def _tiles(detector: Detector, source: Path, most: int) -> list[np.ndarray]:
     """Tiles of a folder's pictures as the detector cuts them: at most so many, taken evenly; unreadable pictures are refused."""
     folder = source / "images" if (source / "images").is_dir() else source
     paths = list_images(folder, IMAGE_SUFFIXES)
-    paths = paths[:: max(1, len(paths) // most)][:most]
+    paths = [paths[at] for at in evenly(len(paths), most)]
     tiling = detector.tiling()
     side = _tile_side(detector)
     tiles = []
@@ -182,7 +187,7 @@ def _tiles(detector: Detector, source: Path, most: int) -> list[np.ndarray]:
             tiles.append(resize_to_fit(image, side)[0])
             continue
         windows = tiling.windows(image.shape[1], image.shape[0])
-        for window in windows[:: max(1, len(windows) // share)][:share]:
+        for window in (windows[at] for at in evenly(len(windows), share)):
             tiles.append(image[window.y : window.y + window.height, window.x : window.x + window.width])
     return [np.ascontiguousarray(tile) for tile in tiles[:most]]
 

@@ -1,7 +1,7 @@
 """An exported detector against the one in PyTorch, on real tiles: numbers, a verdict, and a report of both."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,10 @@ class Parity:
     def faults(self) -> list[str]:
         """What is beyond tolerance, in words."""
         allowed, found = self.tolerance, []
+        corner = self.corner_difference_relative if self.precision == "fp32" else self.corner_difference_relative_p99
         judged = (
             ("scores differ", self.score_difference, allowed.score),
-            ("corners differ, in sides of their boxes,", self.corner_difference_relative_p99, allowed.corner),
+            ("corners differ, in sides of their boxes,", corner, allowed.corner),
         )
         found += [f"{what} by {value:.3g}; at most {most:g} is allowed" for what, value, most in judged if not value <= most]
         if not self.matched >= allowed.matched:
@@ -109,17 +110,22 @@ def compare(reference: Detector, exported: Detector, tiles: Sequence[Tile], prec
     parity.score_difference, parity.score_difference_p99 = _largest(scores)
     parity.corner_difference_px, _ = _largest(pixels)
     parity.corner_difference_relative, parity.corner_difference_relative_p99 = _largest(relative)
-    matched = 0
-    for tile in tiles:
-        expected, found = reference(tile), exported(tile)
+    parity.matched = share_matched(((reference(tile), exported(tile)) for tile in tiles), parity)
+    return parity
+
+
+def share_matched(pairs: Iterable[tuple[Detections, Detections]], parity: Parity) -> float:
+    """Share of both sides' detections that have a counterpart; their numbers and differences of scores go to `parity`."""
+    matched = total = 0
+    for expected, found in pairs:
         for one, other in ((expected, found), (found, expected)):
             count, difference = _match(one.above(COUNTED_FROM), other)
             matched += count
             parity.matched_score_difference = max(parity.matched_score_difference, difference)
-        parity.detections += len(expected.above(COUNTED_FROM))
-        parity.detections_exported += len(found.above(COUNTED_FROM))
-    parity.matched = matched / max(1, parity.detections + parity.detections_exported) if matched or parity.detections else 1.0
-    return parity
+        counts = len(expected.above(COUNTED_FROM)), len(found.above(COUNTED_FROM))
+        parity.detections, parity.detections_exported = parity.detections + counts[0], parity.detections_exported + counts[1]
+        total += sum(counts)
+    return matched / total if total else 1.0
 
 
 def _batches(tiles: Sequence[Tile]) -> list[np.ndarray]:
@@ -136,7 +142,7 @@ def _largest(values: Tensor) -> tuple[float, float]:
 
 
 def _compare_anchors(network: DecodedNetwork, exported: Detector, batch: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Differences of scores `[K, C]`, of corners in pixels `[K]` and in longer sides `[K]`, at PyTorch's best anchors."""
+    """Differences of scores `[K, C]`, of corners in pixels `[K]` and in longer sides `[K]`, at the best anchors of either."""
     with torch.no_grad():
         logits, boxes = network(torch.from_numpy(np.ascontiguousarray(batch)))
     if exported.exported is not None:
@@ -144,7 +150,7 @@ def _compare_anchors(network: DecodedNetwork, exported: Detector, batch: np.ndar
         other_logits = torch.cat(levels, 1)
     else:
         raise AssertionError("not an exported detector")
-    best = logits.amax(2).topk(min(ANCHORS, logits.shape[1]), 1).indices
+    best = torch.maximum(logits, other_logits).amax(2).topk(min(ANCHORS, logits.shape[1]), 1).indices
     picture = torch.arange(len(batch))[:, None].expand_as(best)
     score = (logits[picture, best].sigmoid() - other_logits[picture, best].sigmoid()).abs().flatten(0, 1)
     a, b = (boxes_to_corners(values[picture, best].flatten(0, 1).double()) for values in (boxes, other_boxes))

@@ -34,9 +34,10 @@ def read_folder(source: Path, images: Path | None, problems: Problems, shape: Sh
     parts = subset_folders(source, _FOLDERS) or [("", source)]
     if parts == [("", source)] and source.is_dir() and not _files(source):
         parts = [(folder.name, folder) for folder in sorted(source.iterdir()) if folder.is_dir() and _files(folder)]
+    given = PictureFiles([images]) if images is not None else None
     for subset, root in parts:
         folder = root.parent if root.is_file() else root
-        files = PictureFiles([images or folder])
+        files = given or PictureFiles(sorted(path for path in folder.glob("JPEGImages*") if path.is_dir()) or [folder])
         lists = _lists(folder)
         for path in [root] if root.is_file() else _files(root):
             try:
@@ -45,7 +46,8 @@ def read_folder(source: Path, images: Path | None, problems: Problems, shape: Sh
                 problems.note(str(error))
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice)
-        data.unlabelled += files.unused()
+        data.unlabelled += [] if given else files.unused()
+    data.unlabelled += given.unused() if given else []
     if not data.pictures:
         raise nothing_read(source, f"{expected} files", problems)
     return finished(data, problems)

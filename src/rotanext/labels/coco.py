@@ -35,14 +35,14 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
         own = re.fullmatch(r"instances_([A-Za-z]\w*?)(20\d\d)?", path.stem)
         subset = own[1] if own else path.stem if len(paths) > 1 else ""
         subset = "" if subset == "all" else subset
-        _read_one(path, files, subset, data, problems)
+        _read_one(path, files, subset, own[1] + (own[2] or "") if own else subset, data, problems)
     data.unlabelled = files.unused()
     if not data.pictures:
         raise nothing_read(source, "COCO's JSON files", problems)
     return finished(data, problems)
 
 
-def _read_one(path: Path, files: PictureFiles, subset: str, data: LabelSet, problems: Problems) -> None:
+def _read_one(path: Path, files: PictureFiles, subset: str, folder: str, data: LabelSet, problems: Problems) -> None:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         found = "a list" if isinstance(content, list) else "no list of images"
@@ -54,7 +54,7 @@ def _read_one(path: Path, files: PictureFiles, subset: str, data: LabelSet, prob
         try:
             record(entry, "an image")
             name = picture_name(entry.get("file_name"))
-            file = files.find(name, subset)
+            file = files.find(name, subset, folder)
             has_size = entry.get("width") is not None and entry.get("height") is not None
             size = size_of(file, (side(entry["width"]), side(entry["height"])) if has_size else (0, 0), path, problems)
             pictures[_id(entry, "id")] = (name, size, file, Shapes())
@@ -114,6 +114,10 @@ def _read_object(
 
 def _corners(entry: dict[str, Any]) -> tuple[np.ndarray, bool]:
     outline, box = entry.get("segmentation"), entry.get("bbox")
+    attributes = entry.get("attributes")
+    if isinstance(attributes, dict) and attributes.get("rotation") not in (None, 0, 0.0, 360.0):
+        advice = "Export it in the tool's own format (CVAT for images: --from cvat)."
+        raise Invalid("an upright bbox with attributes.rotation", "corners, or five values", advice)
     if isinstance(outline, dict):
         raise Invalid("a mask (RLE) as segmentation", "polygons", "Turn masks into polygons first.")
     if isinstance(outline, list) and outline:

@@ -94,7 +94,7 @@ def convert_labels(
     problems = Problems() if problems is None else problems
     if images is not None and not images.is_dir():
         raise UserError(explain(images, "no such folder", "the folder of the pictures", "Check --images."))
-    _check_target(source, target, overwrite)
+    _check_target(source, images, target, overwrite)
     data = reader.read(source, images, problems)
     data, lost = fit(data, writer, problems)
     if not data.pictures:
@@ -103,13 +103,19 @@ def convert_labels(
     writer.write(target, data)
     if pictures != "none":
         _place_pictures(target, data, writer, pictures == "copy")
+    if data.unlabelled:
+        lost.append(f"pictures: {len(data.unlabelled)} have no labels and were left out ({data.unlabelled[0].name}, ...)")
     return Conversion(len(data.pictures), data.count, tuple(data.class_names), (*data.notes, *lost))
 
 
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    inner, outer = target.resolve(), source.resolve()
-    if inner == outer or outer in inner.parents or (inner in outer.parents and overwrite):
-        raise UserError(explain(target, f"a target inside or around the source {source}", "another one", "Choose one beside it."))
+def _check_target(source: Path, images: Path | None, target: Path, overwrite: bool) -> None:
+    inner = target.resolve()
+    for path in (source, images) if images is not None else (source,):
+        outer = path.resolve()
+        # a file's pictures are looked for in its folder, where those of an earlier conversion would be found, too
+        beside = path.is_file() and overwrite and outer.parent in inner.parents
+        if inner == outer or outer in inner.parents or (inner in outer.parents and overwrite) or beside:
+            raise UserError(explain(target, f"a target inside or around {path}", "another one", "Choose one beside it."))
     if target.exists() and not target.is_dir():
         raise UserError(explain(target, "a file", "a folder to write to", "Choose another one."))
     if not overwrite and target.is_dir() and any(target.iterdir()):
@@ -123,13 +129,16 @@ def _place_pictures(target: Path, data: LabelSet, writer: Format, copied: bool) 
             continue
         place = target / writer.folder.format(picture.subset).strip("/") / picture.name
         place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f".{place.name}.part")
         try:
-            if place.is_symlink() or place.is_file():
-                place.unlink()
+            if place.exists() and not place.is_symlink() and place.samefile(picture.file):
+                continue  # the picture itself
+            part.unlink(missing_ok=True)
             if copied:
-                shutil.copyfile(picture.file, place)
+                shutil.copyfile(picture.file, part)
             else:
-                place.symlink_to(os.path.abspath(picture.file))  # noqa: PTH100 - resolve() would follow links of the source
+                part.symlink_to(os.path.abspath(picture.file))  # noqa: PTH100 - resolve() would follow links of the source
+            part.replace(place)
         except OSError as error:
             found = f"that no {'copy' if copied else 'link'} of {picture.file} can be made ({error.strerror or error})"
             advice = "Make room." if copied else "Use --pictures copy or none."

@@ -10,11 +10,19 @@ import numpy as np
 
 from rotanext.data.dota import Objects
 from rotanext.data.images import IMAGE_SUFFIXES, image_size
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, explain, shortened
 
 LONGEST_NAME = 100  # characters of a class
 _LONGEST_FILE = 180  # bytes of a picture's name
 _VALIDATION = ("val", "valid", "validation")
+
+
+class Invalid(Exception):
+    """What makes one item of a label file none: found, and what was expected."""
+
+    def __init__(self, found: str, expected: str, advice: str = "Correct or remove it.") -> None:
+        super().__init__(found)
+        self.found, self.expected, self.advice = shortened(found), expected, advice
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,17 +128,22 @@ class PictureFiles:
                 self._by_name.setdefault(path.name, []).append(path)
                 self._by_stem.setdefault(path.stem, []).append(path)
 
-    def find(self, name: str, subset: str = "") -> Path | None:
-        """The file of a picture called `name` (folders before it choose among several; the ending may be missing or another)."""
+    def find(self, name: str, *folders: str) -> Path | None:
+        """The file of a picture called `name` (the ending may be missing or another).
+
+        Folders before the name and those given (a subset's) choose among several; raises `Invalid` where they leave two.
+        """
         parts = _parts(name)
         if not parts:
             return None
         found = self._by_name.get(parts[-1]) or self._by_stem.get(stem_of(parts[-1])) or []
-        wanted = {*parts[:-1], subset} - {""}
-        best = max(found, key=lambda path: len(wanted.intersection(path.parts)), default=None)
-        if best is not None:
-            self.used.add(best)
-        return best
+        wanted = {*parts[:-1], *folders} - {""}
+        fitting = [len(wanted.intersection(path.parts)) for path in found]
+        best = [path for path, count in zip(found, fitting, strict=True) if count == max(fitting)]
+        if len(best) > 1:
+            raise Invalid(f"two pictures for {name}, {best[0]} and {best[1]}", "one", "Name the folder with --images.")
+        self.used.update(best)
+        return best[0] if best else None
 
     def unused(self) -> list[Path]:
         """Pictures that nobody asked for, sorted."""
@@ -199,13 +212,18 @@ def _flattened(data: LabelSet) -> list[Picture]:
     return pictures
 
 
-def size_of(file: Path | None, claimed: tuple[int, int], label: Path, problems: Problems) -> tuple[int, int]:
+def size_of(file: Path | None, claimed: tuple[int, int], label: Path, problems: Problems, stored: bool = False) -> tuple[int, int]:
     """A picture's width and height: as its labels claim, else as its file says; (0, 0) where neither does.
 
-    Both disagreeing goes to `problems` (labels of a picture that was resized or turned): then the file counts.
+    Both disagreeing goes to `problems` (labels of a picture that was resized or turned): then the file counts. Raises `Invalid`
+    for a photograph whose EXIF data turn it, unless labels are known to be of the pixels as stored: of other tools some show it
+    turned, and their coordinates are of what they showed.
     """
     if file is None:
         return claimed
+    if not stored and (turn := orientation(file)) != 1:
+        found = f"{file.name}, a photograph that its EXIF data turn (orientation {turn}): labels may be of either way up"
+        raise Invalid(found, "one that is upright as it is stored", "Turn its pixels (mogrify -auto-orient) and check its labels.")
     try:
         real = image_size(file)
     except UserError as error:
@@ -215,6 +233,20 @@ def size_of(file: Path | None, claimed: tuple[int, int], label: Path, problems: 
         found = f"a size of {claimed[0]} x {claimed[1]} for {file.name}, which has {real[0]} x {real[1]}"
         problems.add(label, found, "the picture's size", "Check that both belong together; the picture's own size is used.")
     return real
+
+
+def orientation(file: Path) -> int:
+    """The EXIF orientation of a JPEG, 1 (upright as stored) to 8; 1 for all others and where it cannot be read."""
+    if file.suffix.lower() not in (".jpg", ".jpeg"):
+        return 1
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            turn = image.getexif().get(274, 1)
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError):
+        return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
 
 
 def existing(source: Path, kind: str) -> Path:

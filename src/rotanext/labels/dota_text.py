@@ -17,20 +17,22 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     """
     existing(source, "a folder with images/ and labelTxt/")
     data = LabelSet()
+    given = PictureFiles([images]) if images is not None else None
     for subset, root in subset_folders(source, ("labelTxt",)):
-        files = PictureFiles([images or root / "images"])
+        files = given or PictureFiles([root / "images"])
         for stem, path in list_labels(root / "labelTxt", problems).items():
             try:
                 name = picture_name(stem)
                 file = files.find(name, subset)
                 shapes = _read_one(path, file, problems)
-                size = size_of(file, (0, 0), path, problems)
+                size = size_of(file, (0, 0), path, problems, stored=True)
                 data.pictures.append(shapes.picture(file.name if file else name, size, path, file, subset))
             except UserError as error:
                 problems.note(str(error))
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice)
-        data.unlabelled += files.unused()
+        data.unlabelled += [] if given else files.unused()
+    data.unlabelled += given.unused() if given else []
     if not data.pictures:
         raise nothing_read(source, "images/ and labelTxt/, or folders that hold them", problems)
     return finished(data, problems)

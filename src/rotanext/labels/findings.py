@@ -48,7 +48,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "same picture twice": (False, "Identical files under two names in one data set."),
 }
 _LEAST_AREA, _TINY, _ODD_SHAPE, _SAME, _RARE = 1e-3, 3.0, 0.15, 0.9, 20
-_TILE = re.compile(r"__\d+__-?\d+___-?\d+$")
+_TILE = re.compile(r"__\d+(?:\.\d+)?__-?\d+___-?\d+$")  # rates may be fractions, as in the devkit of DOTA
 _COPY = re.compile(r"\.rf\.[0-9a-f]{20,}$")  # what Roboflow adds to each augmented copy
 
 

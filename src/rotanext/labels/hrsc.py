@@ -32,9 +32,10 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     """Read an HRSC2016 folder or one file. What is no label goes to `problems`; raises `UserError` if nothing is left."""
     existing(source, "a folder of HRSC2016 files")
     data = LabelSet()
+    given = PictureFiles([images]) if images is not None else None
     for subset, root in subset_folders(source, ("Annotations",)) or [("", source)]:
         folder = root.parent if root.is_file() else root
-        files = PictureFiles([images or folder])
+        files = given or PictureFiles([folder / "AllImages" if (folder / "AllImages").is_dir() else folder])
         inner = root / "Annotations" if (root / "Annotations").is_dir() else root
         paths = [root] if root.is_file() else sorted(path for path in inner.iterdir() if path.suffix.lower() == ".xml")
         for path in paths:
@@ -44,7 +45,8 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
                 problems.note(str(error))
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice)
-        data.unlabelled += files.unused()
+        data.unlabelled += [] if given else files.unused()
+    data.unlabelled += given.unused() if given else []
     if not data.pictures:
         raise nothing_read(source, "HRSC2016 files", problems)
     return finished(data, problems)

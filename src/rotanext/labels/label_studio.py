@@ -78,7 +78,8 @@ def _read_task(
             if record(entry, "a result").get("type", "rectanglelabels") in ("choices", "textarea", "rating", "relation", "labels"):
                 continue
             corners, exact, label = _shape(entry, size)
-            shapes.add(corners, label, number_, score=number(entry.get("score", score), "a score", 1.0) if score else float("nan"))
+            own = entry.get("score", score)
+            shapes.add(corners, label, number_, score=float("nan") if own is None else number(own, "a score", 1.0))
             notes["outlines"] += not exact
         except Invalid as fault:
             problems.add(path, f"in task {place}, result {number_}, {fault.found}", fault.expected, fault.advice)

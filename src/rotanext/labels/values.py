@@ -11,20 +11,12 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from rotanext.errors import UserError, explain, shortened
-from rotanext.labels.dataset import LONGEST_NAME, plain_name
+from rotanext.labels.dataset import LONGEST_NAME, Invalid, plain_name
 
 FARTHEST = 1e6  # pixels from the picture's corner
 LARGEST_SIDE = 1_000_000
 _DEEPEST = 60
 _LARGEST_FILE = 2 << 30
-
-
-class Invalid(Exception):
-    """What makes one item of a label file none: found, and what was expected."""
-
-    def __init__(self, found: str, expected: str, advice: str = "Correct or remove it.") -> None:
-        super().__init__(found)
-        self.found, self.expected, self.advice = shortened(found), expected, advice
 
 
 @dataclass
@@ -180,9 +172,13 @@ def flag(value: object) -> bool:
 
 def level(value: object) -> int:
     """A difficulty: 0, 1 or 2; raises `Invalid`."""
-    if str(value)[:8].strip() not in ("0", "1", "2"):
-        raise Invalid(_shown(value), "a difficulty of 0, 1 or 2")
-    return int(str(value))
+    text = str(value).strip() if isinstance(value, str | int) and len(str(value)) < 20 else "?"
+    if text == "2":
+        return 2
+    try:
+        return int(flag(value))
+    except Invalid:
+        raise Invalid(_shown(value), "a difficulty of 0, 1 or 2") from None
 
 
 def points(values: object) -> np.ndarray:

@@ -44,8 +44,9 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     settings = _settings(root, source)
     data = LabelSet(class_names=_class_names(root, settings))
     outlines = 0
+    given = PictureFiles([images]) if images is not None else None
     for subset, pictures, labels in _places(root, settings):
-        files = PictureFiles([images or pictures])
+        files = given or PictureFiles([pictures])
         for path in sorted(labels.glob("*.txt")):
             if path.name.startswith(".") or path.name == "classes.txt":
                 continue
@@ -57,12 +58,22 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
                 problems.note(str(error))
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice)
-        data.unlabelled += files.unused()
-    if not data.pictures:
+        if given is None:  # a picture without a file is one with nothing in it
+            data.pictures += _backgrounds(files.unused(), subset, problems)
+    data.unlabelled = given.unused() if given else []
+    if not any(picture.label for picture in data.pictures):
         raise nothing_read(source, "labels/NAME.txt with images/NAME.jpg", problems)
     if outlines:
         data.notes.append(f"outlines: {outlines} of more than four points became the rectangle of least area around them")
     return finished(data, problems)
+
+
+def _backgrounds(files: list[Path], subset: str, problems: Problems) -> Iterator[Picture]:
+    for path in files:
+        try:
+            yield Shapes().picture(path.name, size_of(path, (0, 0), path, problems, stored=True), None, path, subset)
+        except Invalid as fault:
+            problems.add(path, fault.found, fault.expected, fault.advice)
 
 
 def _settings(root: Path, source: Path) -> dict[str, Any]:

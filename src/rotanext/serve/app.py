@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rotanext import __version__
 from rotanext.boxes import CONVENTION
@@ -187,7 +188,9 @@ def _token_check(token: str | None) -> Callable[..., None]:
 
 def _same_site(request: Request) -> None:
     """Refuse what a page of another site has a browser send: a server on loopback is within every such page's reach."""
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    foreign = origin is not None and origin.partition("://")[2] != host  # browsers leave the other header out on plain http
+    if foreign or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise Refused(403, "a page of another site sent this request; it is answered for this server's own page only")
 
 
@@ -195,10 +198,13 @@ def _refusal(status: int, detail: str, headers: dict[str, str] | None = None) ->
     return JSONResponse(problem(status, detail), status, headers, media_type=PROBLEM)
 
 
-def create_app(detector: Detector, limits: Limits, *, batch: int, token: str | None = None) -> FastAPI:
+def create_app(
+    detector: Detector, limits: Limits, *, batch: int, token: str | None = None, hosts: tuple[str, ...] = ("*",)
+) -> FastAPI:
     """The ASGI application that serves a detector; `batch` is the most tiles computed at once.
 
-    Its threads start with it and end with its lifespan, or by `app.state.service.close()`.
+    hosts: the names it may be called by; a page whose own name was made to lead here has another. Its threads start
+    with it and end with its lifespan, or by `app.state.service.close()`.
     """
     service = Service(detector, limits, batch)
 
@@ -212,6 +218,7 @@ def create_app(detector: Detector, limits: Limits, *, batch: int, token: str | N
         redirect_slashes=False,
     )  # fmt: skip
     app.state.service = service
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Guard, metrics=service.metrics)
     _answer_mistakes(app)
     _add_predict(app, service, token)

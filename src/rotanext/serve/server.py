@@ -36,7 +36,8 @@ def serve(detector: Detector, options: ServeOptions, console: Console) -> None:
     try:
         host, port = listening.getsockname()[:2]
         batch = options.batch or (1 if detector.device.type == "cpu" else GPU_BATCH)
-        app = create_app(detector, options.limits, batch=batch, token=options.token)
+        hosts = ("localhost", "127.0.0.1", "::1", "[::1]", options.host, str(host)) if _is_loopback(host) else ("*",)
+        app = create_app(detector, options.limits, batch=batch, token=options.token, hosts=hosts)
         console.print("warming up", style="dim")
         app.state.service.warm_up()
         if options.token is None and not _is_loopback(host):

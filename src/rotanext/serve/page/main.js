@@ -83,8 +83,9 @@ async function open(file) {
   if (state.facts && file.size > state.facts.max_upload) {
     return complain("Too large", `${file.name} has ${megabytes(file.size)}; this server takes up to ${megabytes(state.facts.max_upload)}.`);
   }
+  clear();
   const running = new AbortController();
-  Object.assign(state, { file, running, result: null });
+  Object.assign(state, { file, running });
   busy(true, "Opening");
   try {
     const picture = await decode(file);
@@ -141,6 +142,14 @@ function busy(on, text = "", share = null) {
   const bar = find("progress");
   if (share === null || share === 1) bar.removeAttribute("value");
   else bar.value = share;
+}
+
+/** Nothing of the picture before may be saved under the next one's name. */
+function clear() {
+  Object.assign(state, { picture: null, result: null });
+  for (const id of ["canvas", "zoom-tools", "open-label", "results"]) find(id).hidden = true;
+  find("empty").classList.remove("unseen");
+  panel.take([], state.facts?.classes ?? []);
 }
 
 function present(picture) {
