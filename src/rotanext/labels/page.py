@@ -1,4 +1,4 @@
-"""The report of `rotanext labels check` as one HTML page: nothing from elsewhere, dark and light, no script."""
+"""The report of `rotanext labels check` as one HTML page."""
 
 import base64
 from collections.abc import Sequence
@@ -11,68 +11,36 @@ from rotanext.data.images import read_image
 from rotanext.errors import UserError
 from rotanext.labels.check import Check
 from rotanext.labels.findings import KINDS, Finding
+from rotanext.page import cards, figure, paragraph, scrolling, table, whole_page
+from rotanext.svg import Axis, Bars, bar_chart, number
 
 _ROWS, _SHOWN, _SIDE = 50, 4, 220
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1f2933;--soft:#616e7c;--line:#e4e7eb;--back:#fff;
---card:#f7f9fb;--bar:#1f6fb2;--bad:#b3261e;--ok:#1d7d53}
-@media(prefers-color-scheme:dark){:root{--ink:#e6ebf0;--soft:#9aa5b1;--line:#323f4b;--back:#12171d;--card:#1a222b;--bar:#5aa9e6;
---bad:#ff8a80;--ok:#5fd19b}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:72rem;padding:2rem 1.2rem 4rem;background:var(--back);color:var(--ink);
-font:16px/1.5 system-ui,sans-serif}h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2.4rem 0 .7rem}
-p{margin:.3rem 0}.soft{color:var(--soft)}.bad{color:var(--bad);font-weight:600}.ok{color:var(--ok);font-weight:600}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(7.6rem,1fr));gap:.8rem;margin:1.2rem 0}
-.card{background:var(--card);border:1px solid var(--line);
-border-radius:.6rem;padding:.8rem 1rem}.card b{display:block;font-size:1.6rem}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:.9rem}figure{margin:0}figcaption{font-weight:600}
-svg{width:100%;height:auto;display:block}
-svg text{fill:var(--soft);font-size:11px}svg rect{fill:var(--bar)}svg line{stroke:var(--line)}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:right;padding:.3rem .6rem;border-bottom:1px solid var(--line)}th:first-child,td:first-child{text-align:left}
-th{color:var(--soft);font-weight:600}details{border:1px solid var(--line);border-radius:.6rem;background:var(--card);margin:.5rem 0;
-padding:.6rem 1rem}summary{cursor:pointer;font-weight:600}code{font-size:.85em;overflow-wrap:anywhere}
-.list td,.list th{text-align:left;vertical-align:top}.shots{display:flex;flex-wrap:wrap;gap:.6rem;margin:.7rem 0}
-.shots img{width:13.75rem;border-radius:.4rem;display:block}.shots figcaption{font-weight:400;font-size:.8rem;max-width:13.75rem;
-overflow-wrap:anywhere}li{margin:.3rem 0}
-"""
 
 
 def page(check: Check) -> str:
     """The whole page."""
-    clean = '<span class="ok">no problems</span>'
-    state = clean if not check.problems else f'<span class="bad">{check.problems} problem{"s" * (check.problems > 1)}</span>'
-    notices = len(check.findings) - check.problems
-    parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>Labels: {escape(check.source)}</title><style>{_STYLE}</style></head><body>",
-        f'<h1>Labels: {state}</h1><p class="soft"><code>{escape(check.source)}</code>, anchors of {escape(check.recipe)}</p>',
-        _cards(check, notices),
-        "<h2>Advice</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in check.advice) + "</ul>",
-        "<h2>Findings</h2>" + (_findings(check) or "<p>Nothing was found.</p>"),
-        "<h2>Classes</h2>" + _classes(check),
-        '<h2>Distributions</h2><div class="plots">' + "".join(_plots(check)) + "</div>",
-        "</body></html>\n",
+    state = f"{check.problems} problem{'s' * (check.problems > 1)}" if check.problems else "no problems"
+    head = f"<h1>Labels: {state}</h1>{paragraph(f'{check.source}, anchors of {check.recipe}', muted=True)}{_cards(check)}"
+    sections = [
+        ("advice", "Advice", "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in check.advice) + "</ul>"),
+        ("findings", "Findings", _findings(check) or paragraph("Nothing was found.")),
+        ("classes", "Classes", _classes(check)),
+        ("distributions", "Distributions", f'<div class="pair">{"".join(_plots(check))}</div>'),
     ]
-    return "\n".join(parts)
+    return whole_page(f"Labels: {check.source}", head, sections, paragraph("Written by rotanext labels check.", muted=True))
 
 
-def _cards(check: Check, notices: int) -> str:
+def _cards(check: Check) -> str:
     empty = sum(not len(picture.objects) for picture in check.data.pictures)
-    boxes = len(check.coverage.boxes)
-    missed = f"{100 * float(check.coverage.missed.float().mean()):.1f} %" if boxes else "–"
-    rows = [
-        (f"{len(check.data.pictures):,}", "pictures"),
-        (f"{empty:,}", "without objects"),
-        (f"{check.data.count:,}", "objects"),
-        (f"{len(check.data.class_names):,}", "classes"),
-        (f"{check.problems:,}", "problems"),
-        (f"{notices:,}", "notices"),
-        (missed, "objects no anchor matches"),
-    ]
-    return (
-        '<div class="cards">'
-        + "".join(f'<div class="card"><b>{a}</b><span class="soft">{b}</span></div>' for a, b in rows)
-        + "</div>"
+    missed = f"{100 * float(check.coverage.missed.float().mean()):.1f} %" if len(check.coverage.boxes) else "–"
+    return cards(
+        [
+            ("Pictures", f"{len(check.data.pictures):,}", f"{empty:,} without objects"),
+            ("Objects", f"{check.data.count:,}", ""),
+            ("Classes", f"{len(check.data.class_names):,}", ""),
+            ("Problems", f"{check.problems:,}", f"{len(check.findings) - check.problems:,} notices"),
+            ("No anchor", missed, "of the objects match none"),
+        ]
     )
 
 
@@ -81,16 +49,15 @@ def _findings(check: Check) -> str:
     for kind, count in check.counts.items():
         serious, meaning = KINDS[kind]
         mine = [finding for finding in check.findings if finding.kind == kind]
-        mark = '<span class="bad">problem</span>' if serious else '<span class="soft">notice</span>'
         rows = "".join(
             f"<tr><td><code>{escape(f.path)}{'' if f.place is None else f':{f.place}'}</code></td><td>{escape(f.text)}</td></tr>"
             for f in mine[:_ROWS]
         )
-        more = f'<p class="soft">and {count - _ROWS} more; report.json lists up to 200</p>' if count > _ROWS else ""
-        parts.append(
-            f"<details{' open' if serious else ''}><summary>{escape(kind)}: {count:,} {mark}</summary><p>{escape(meaning)}</p>"
-            f'{_shots(mine)}<div class="wide"><table class="list">{rows}</table></div>{more}</details>'
-        )
+        more = paragraph(f"and {count - _ROWS} more; report.json lists up to 200", muted=True) if count > _ROWS else ""
+        heading = f'{escape(kind)}: {count:,} <span class="muted">{"problem" if serious else "notice"}</span>'
+        listed = scrolling(kind, f'<table class="plain"><tbody>{rows}</tbody></table>')
+        inner = f"{paragraph(meaning)}{_shots(mine)}{listed}{more}"
+        parts.append(f"<details{' open' if serious else ''}><summary>{heading}</summary>{inner}</details>")
     return "".join(parts)
 
 
@@ -106,8 +73,8 @@ def _shots(findings: Sequence[Finding]) -> str:
                 continue
             source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
             name = escape(f"{finding.picture.name}: {finding.text}")
-            shots.append(f'<figure><img alt="{name}" src="{source}"><figcaption class="soft">{name}</figcaption></figure>')
-    return f'<div class="shots">{"".join(shots)}</div>' if shots else ""
+            shots.append(f'<li><figure><img alt="{name}" src="{source}"><figcaption>{name}</figcaption></figure></li>')
+    return f'<ul class="crops">{"".join(shots)}</ul>' if shots else ""
 
 
 def _crop(image: np.ndarray, corners: np.ndarray) -> bytes:
@@ -125,20 +92,15 @@ def _crop(image: np.ndarray, corners: np.ndarray) -> bytes:
 
 
 def _classes(check: Check) -> str:
-    head = ("class", "objects", "pictures", "long side", "short side", "aspect", "no anchor")
-    lines = []
+    rows = []
     for row in sorted(check.classes(), key=lambda row: -row["objects"]):
-        cells = [escape(row["class"]), f"{row['objects']:,}", f"{row['pictures']:,}"]
-        cells += (
-            [f"{row['long']:.0f} px", f"{row['short']:.0f} px", f"{row['aspect']:.1f}", f"{100 * row['unmatched']:.0f} %"]
-            if "long" in row
-            else ["–"] * 4
-        )
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    top = "".join(f"<th>{name}</th>" for name in head)
-    return f'<div class="wide"><table><tr>{top}</tr>{"".join(lines)}</table></div>' + (
-        '<p class="soft">Sides and aspect ratios are medians.</p>'
-    )
+        sizes = ["–"] * 4
+        if "long" in row:
+            aspect, missed = f"{row['aspect']:.1f}", f"{100 * row['unmatched']:.0f} %"
+            sizes = [f"{row['long']:.0f} px", f"{row['short']:.0f} px", aspect, missed]
+        rows.append([row["class"], f"{row['objects']:,}", f"{row['pictures']:,}", *sizes])
+    heads = ("class", "objects", "pictures", "long side", "short side", "aspect ratio", "no anchor")
+    return table("Sides and aspect ratios are medians.", heads, rows)
 
 
 def _plots(check: Check) -> list[str]:
@@ -154,38 +116,20 @@ def _plots(check: Check) -> list[str]:
         histogram("Short side, pixels", short, wide),
         histogram("Aspect ratio", long / np.maximum(short, 1e-6), np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 20])),
         histogram("Angle, degrees (long side, clockwise)", np.degrees(boxes[:, 4]), np.arange(-90, 91, 15.0)),
-        histogram("Objects a picture", per_picture, np.array([0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000.0])),
+        histogram("Objects a picture", per_picture, np.array([0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000.0]), "pictures"),
         histogram("IoU of the best anchor", check.coverage.iou.numpy().astype(np.float64), np.arange(0, 1.01, 0.1)),
     ]
-    return plots + ([histogram("Longer side of the pictures, pixels", sizes, 2.0 ** np.arange(5, 16))] if len(sizes) else [])
+    return plots + (
+        [histogram("Longer side of the pictures, pixels", sizes, 2.0 ** np.arange(5, 16), "pictures")] if len(sizes) else []
+    )
 
 
-def histogram(title: str, values: np.ndarray, edges: np.ndarray) -> str:
+def histogram(title: str, values: np.ndarray, edges: np.ndarray, of: str = "objects") -> str:
     """A figure with a bar for each interval of `edges`; what lies beyond them counts to the first or last."""
     counts = np.histogram(np.clip(values, edges[0], np.nextafter(edges[-1], -np.inf)), edges)[0]
-    width, height, left, bottom = 420, 190, 44, 22
-    step, top = (width - left - 6) / len(counts), max(int(counts.max(initial=0)), 1)
-    parts = []
-    for share in (0.5, 1.0):
-        y = height - bottom - share * (height - bottom - 16)
-        parts.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(share * top)}</text>')
-    for at, count in enumerate(counts.tolist()):
-        tall = count / top * (height - bottom - 16)
-        x, label = left + at * step, f"{edges[at]:g} to {edges[at + 1]:g}: {count:,}"
-        parts.append(
-            f'<rect x="{x + 1:.1f}" y="{height - bottom - tall:.1f}" width="{step - 2:.1f}" height="{tall:.1f}" rx="2">'
-            f"<title>{label}</title></rect>"
-        )
-    for at in range(0, len(edges), 1 + len(edges) // 9):
-        parts.append(f'<text x="{left + at * step:.1f}" y="{height - 6}" text-anchor="middle">{_short(edges[at])}</text>')
-    base = height - bottom
-    parts.append(f'<line x1="{left}" x2="{width}" y1="{base}" y2="{base}"/>')
-    label = f"{title}: median {np.median(values):.3g}, of {len(values):,}"
-    drawn = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    caption = f'<figcaption>{escape(title)} <span class="soft">median {np.median(values):.3g}</span></figcaption>'
-    return f'<figure class="card">{caption}{drawn}</figure>'
-
-
-def _short(value: float) -> str:
-    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{round(value, 1):g}"
+    texts = [f"{low:g} to {high:g}: {count:,}" for low, high, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True)]
+    median = f"median {np.median(values):.3g}"
+    y = Axis(0, max(1.0, float(counts.max(initial=0))), of)
+    bars = Bars(counts.tolist(), 0, title, texts)
+    chart = bar_chart(f"{title}: {median}, of {len(values):,}", [f"from {number(low)}" for low in edges[:-1]], y, [bars])
+    return figure(title, chart, median)
