@@ -180,3 +180,31 @@ def test_label_studio_scores(tmp_path: Path) -> None:
     found = FORMATS["label-studio"].read(tmp_path / "tasks.json", None, Problems(strict=True)).pictures
     np.testing.assert_array_equal(found[0].scores, [0.9, 0.0, 0.0])
     np.testing.assert_array_equal(found[1].scores, [0.9, 0.0, np.nan])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_odd_names_and_sets_without_objects(form: str, tmp_path: Path) -> None:
+    names = ("#x?.png", "%41.png", "A.png", "a b+ü.png")
+    (tmp_path / "in/labelTxt").mkdir(parents=True)
+    for at, name in enumerate(names):
+        picture(tmp_path / "in/images" / name, 50 + at)
+        (tmp_path / "in/labelTxt" / f"{name[:-4]}.txt").write_text("")
+    for objects in (0, len(names)):
+        convert_labels(tmp_path / "in", tmp_path / "there", "dota", form, problems=Problems(strict=True), overwrite=True)
+        done = convert_labels(tmp_path / "there", tmp_path / "back", form, "dota", problems=Problems(strict=True), overwrite=True)
+        assert (done.pictures, done.objects, done.lost) == (len(names), objects, ())
+        assert sorted(path.stem for path in (tmp_path / "back/labelTxt").iterdir()) == sorted(name[:-4] for name in names)
+        for name in names:
+            (tmp_path / "in/labelTxt" / f"{name[:-4]}.txt").write_text("10 10 40 10 40 30 10 30 ship 0\n")
+
+
+def test_two_places_with_pictures_of_one_name(tmp_path: Path) -> None:
+    for subset, side in (("train", 50), ("val", 60)):
+        (tmp_path / subset / "labelTxt").mkdir(parents=True)
+        (tmp_path / subset / "labelTxt/0001.txt").write_text("1 1 9 1 9 9 1 9 ship 0\n")
+        picture(tmp_path / subset / "images/0001.png", side)
+    train, val = (FORMATS["dota"].read(tmp_path / subset, None, Problems(strict=True)) for subset in ("train", "val"))
+    (finding,) = find_leaks(train, val)
+    assert (finding.kind, finding.serious) == ("same name in training and validation", False)
+    (tmp_path / "val/images/0001.png").write_bytes((tmp_path / "train/images/0001.png").read_bytes())
+    assert "same picture in training and validation" in {finding.kind for finding in find_leaks(train, val)}

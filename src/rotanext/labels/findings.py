@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "labels without picture": (True, "A label file whose picture is missing or unreadable."),
     "same scene in training and validation": (True, "Tiles or copies of one picture on both sides: scores would be too good."),
     "same picture in training and validation": (True, "Identical files on both sides: scores would be too good."),
+    "same name in training and validation": (False, "Other pictures of the same name. Fine, unless both are parts of one scene."),
     "nearly a duplicate": (False, "Two objects of one class that cover the same place (IoU above 0.9)."),
     "two classes in one place": (False, "Two objects of different classes that cover the same place (IoU above 0.9)."),
     "no rectangle": (False, "Training uses the rectangle of least area around it; it differs by more than 15 % of the area."),
@@ -74,7 +75,7 @@ def find_all(data: LabelSet, class_names: Sequence[str] | None) -> Iterator[Find
     for path in data.unlabelled:
         yield Finding("picture without labels", str(path), None, "no label file")
     for picture in data.pictures:
-        if picture.file is None or not picture.width:
+        if picture.file is None:  # one that cannot be read is told by whoever tried
             where = picture.label or picture.name
             yield Finding("labels without picture", str(where), None, f"{len(picture.objects)} objects, no picture {picture.name}")
         yield from _of_objects(picture, class_names)
@@ -176,10 +177,13 @@ def find_leaks(data: LabelSet, val: LabelSet | None) -> Iterator[Finding]:
     """Tiles and copies of one scene, and identical files, in training and validation; identical files in one set."""
     mine, theirs = _files(data), _files(val) if val else []
     scenes: dict[str, Picture | Path] = {scene_of(picture.stem): picture.name for picture in data.pictures}  # type: ignore[misc]
+    plain = {picture.stem for picture in data.pictures}
     for picture in val.pictures if val else []:
-        if scene_of(picture.stem) in scenes:
-            text = f"training has {scenes[scene_of(picture.stem)]}"
-            yield Finding("same scene in training and validation", str(picture.file or picture.name), None, text, picture)
+        if (scene := scene_of(picture.stem)) in scenes:
+            # Two whole pictures of one name may be of two places; equal ones are found below.
+            alike = scene == picture.stem and scene in plain
+            kind = "same name in training and validation" if alike else "same scene in training and validation"
+            yield Finding(kind, str(picture.file or picture.name), None, f"training has {scenes[scene]}", picture)
     # Only files of equal length can be equal.
     lengths = Counter(path.stat().st_size for path in {*mine, *theirs})
     digests: dict[str, tuple[Path, bool]] = {}

@@ -9,7 +9,7 @@ import math
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 
@@ -179,7 +179,7 @@ def _task(number_: int, picture: Picture) -> dict[str, Any]:
         inner["subset"] = picture.subset
     folder = f"images/{picture.subset}/" if picture.subset else "images/"
     held = {"predictions" if scored else "annotations": [{"result": results}]}
-    inner["image"] = folder + picture.name
+    inner["image"] = quote(folder + picture.name)
     return {"id": number_, "data": inner, **held}
 
 

@@ -114,7 +114,7 @@ def _class_names(root: Path, settings: dict[str, Any]) -> list[str]:
         if not all(type(key) is int for key in names) or sorted(names) != list(range(len(names))):
             raise UserError(explain(path, "names that are not numbered 0, 1, 2, ...", "one for each class", "Number them so."))
         names = [names[index] for index in range(len(names))]
-    if not isinstance(names, list) or not names:
+    if not isinstance(names, list):  # an empty one is that of pictures with nothing in them
         raise UserError(explain(path, "no names of classes", "names: [first, second, ...]", "Add them to data.yaml."))
     try:
         found = [class_name(str(name) if isinstance(name, str | int | float) else None) for name in names]
