@@ -22,6 +22,7 @@ from rotanext.data.dataset import Sample
 from rotanext.errors import Problems, UserError
 from rotanext.feeding import load_window
 from rotanext.load import load_detector
+from rotanext.metrics import Evidence
 from rotanext.progress import Reporter
 from rotanext.runlog import keep_rows, read_rows
 from rotanext.state import save_state, state_files
@@ -118,14 +119,14 @@ def test_interrupted_validation_is_made_up_for(tiny_dataset: Path, tmp_path: Pat
 
 def test_the_best_of_the_validations_is_kept(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([0.5, 0.3])
-    plain = rotanext.trainer.score
+    plain = Evidence.score
 
-    def scored(*arguments: Any) -> Any:
-        report, value = plain(*arguments), next(values)
+    def scored(evidence: Evidence) -> Any:
+        report, value = plain(evidence), next(values)
         summary = {"map50": value, "map75": value, "map50_95": None}
         return SimpleNamespace(summary=lambda: summary, table=report.table, to_json=report.to_json, report=report)
 
-    monkeypatch.setattr(rotanext.trainer, "score", scored)
+    monkeypatch.setattr(Evidence, "score", scored)
     monkeypatch.setattr(rotanext.train, "write_report", lambda report, out: None)
     monkeypatch.setattr(rotanext.train, "_write_page", lambda trainer, report: None)
     config = tiny_config(tiny_dataset / "train", tiny_dataset / "val", "train.epochs=2", "train.validate_every=1")
