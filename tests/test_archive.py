@@ -182,8 +182,12 @@ def manifest(target: Path) -> dict[str, dict[str, Any]]:
 def test_an_archive_is_what_plain_prediction_finds(
     machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray.data
+
     for name in ("_PLANNERS", "_PLANNED", "_AHEAD"):  # at most two scenes are planned and not finished
         monkeypatch.setattr(cluster, name, 1)
+    # On a busy machine the first worker would be through before the second has started.
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 120)
     done = run(detector, scenes, tmp_path / "out")
     assert (done.scenes, done.skipped, done.done, done.failed) == (6, 0, 6, 0)
     assert done.detections == sum(map(len, plain.values()))
