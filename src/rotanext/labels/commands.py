@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from rotanext.errors import Problems, UserError
-from rotanext.terminal import JsonOption, QuietOption, console, finish, print_json, print_result
+from rotanext.terminal import JsonOption, QuietOption, StrictOption, console, finish, print_json, print_result
 
 labels_app = typer.Typer(name="labels", help="Labels of other tools: convert and check them.", no_args_is_help=True)
 _FORMATS = "dota, yolo-obb, coco, coco-rbox, rolabelimg, hrsc, dior-r, cvat, labelme, label-studio or voc."
 
 ImagesOption = Annotated[Path | None, typer.Option("--images", help="Where the pictures lie, if not where the format has them.")]
 FromOption = Annotated[str, typer.Option("--from", help=_FORMATS)]
-StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse invalid labels instead of skipping and counting them.")]
 
 
 @labels_app.command()
