@@ -40,7 +40,8 @@ from rotanext.labels.convert import FORMATS, fit
 from rotanext.labels.dataset import LabelSet, Shapes
 from rotanext.labels.submission import check_submission
 from rotanext.load import load_detector
-from rotanext.models.checkpoints import load_backbone, read_detector_file
+from rotanext.models.checkpoints import load_backbone
+from rotanext.models.detector_files import read_detector_file
 from rotanext.models.unpickle import read_tensors
 from rotanext.plots import plot_training
 from rotanext.progress import Reporter

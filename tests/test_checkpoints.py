@@ -21,17 +21,9 @@ from torch import Tensor
 
 import formula
 from rotanext.errors import UserError
-from rotanext.models.checkpoints import (
-    _check_angles,
-    anchor_convention,
-    find_state_dict,
-    load_backbone,
-    load_strict,
-    map_keys,
-    read_detector_file,
-    save_detector_file,
-)
+from rotanext.models.checkpoints import find_state_dict, load_backbone, load_strict, map_keys
 from rotanext.models.convnext import ConvNeXt
+from rotanext.models.detector_files import _check_angles, anchor_convention, read_detector_file, save_detector_file
 from rotanext.models.retinanet import RetinaNet
 from rotanext.models.unpickle import Placeholder, read_tensors
 

@@ -8,7 +8,8 @@ from rotanext.config import Config, load_config, of_any_version, validate
 from rotanext.data.dota import CLASS_LISTS, find_class_names
 from rotanext.detector import Detector, build_model, find_device
 from rotanext.errors import Problems, UserError, explain
-from rotanext.models.checkpoints import Anchors, DetectorFile, check_strict, load_strict, read_detector_file, save_detector_file
+from rotanext.models.checkpoints import check_strict, load_strict
+from rotanext.models.detector_files import Anchors, DetectorFile, read_detector_file, save_detector_file
 
 EXPORTED = (".onnx", ".xml", ".pt2")  # what `rotanext export` writes
 PUBLISHED = {

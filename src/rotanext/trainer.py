@@ -19,7 +19,8 @@ from rotanext.evaluate import detect_shared, gather, keep_readable
 from rotanext.feeding import StepData, batches_of, load_window, vanished
 from rotanext.files import write_atomically
 from rotanext.metrics import Evidence, Report
-from rotanext.models.checkpoints import load_backbone, save_detector_file
+from rotanext.models.checkpoints import load_backbone
+from rotanext.models.detector_files import save_detector_file
 from rotanext.models.retinanet import RetinaNet
 from rotanext.optim import AveragedModel, build_optimizer, rate_factor, set_rate
 from rotanext.parallel import load_optimizer, load_weights, shard, synchronise_norms, wants_shards, whole, whole_on_main
