@@ -13,7 +13,7 @@ if {keep} and not keep_freed_memory():
     raise SystemExit(3)
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
+for _ in range(30):  # the first handful is made anew in any case: the heap grows until it has a hole that fits
     torch.ones(1 << 23)
 before = faults()
 for _ in range(20):
@@ -32,7 +32,7 @@ def page_faults(keep: bool) -> int:
 
 def test_pages_are_used_again() -> None:
     kept, returned = page_faults(keep=True), page_faults(keep=False)
-    assert kept < 0.3 * returned, (kept, returned)
+    assert kept < 0.05 * returned, (kept, returned)
 
 
 def test_a_library_that_cannot_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

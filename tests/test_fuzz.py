@@ -49,7 +49,7 @@ def _hang(path: Path) -> None:
 
 
 def _greedy(path: Path) -> None:
-    block = mmap.mmap(-1, 3 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+    block = mmap.mmap(-1, fuzz.MEMORY, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
     block.close()
     refuse(path)
 
