@@ -302,7 +302,8 @@ def test_limits_of_size(server: Server) -> None:
         yield from pieces()
 
     said(server.client.post("/predict", content=form(), headers=chunked), 413)
-    assert "million pixels" in said(server.post(encoded(np.zeros((2100, 2100, 3), np.uint8))), 413)
+    found = said(server.post(encoded(np.zeros((2100, 2100, 3), np.uint8))), 413)
+    assert "4,410,000 pixels; this server takes up to 4,000,000" in found
     assert server.post(encoded(np.zeros((64, 64, 3), np.uint8))).status_code == 200
     server.settled()
 
@@ -382,6 +383,18 @@ def test_slow_uploads_and_senders_who_leave(detector: Detector) -> None:
             slow.sendall(head.encode() + b"\x89PNG")
         running.settled()
         running.service.limits = LIMITS
+        assert running.post(encoded(noise(32, 32))).status_code == 200
+
+
+def test_senders_who_stop_give_their_place_to_others(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rotanext.serve.receive.STALLED", 0.3)
+    with Server(detector, replace(LIMITS, seconds=60, concurrency=1)) as running:
+        for body in (b"", b"\x89PNG"):
+            with socket.create_connection(("127.0.0.1", running.port), timeout=20) as stalled:
+                head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
+                stalled.sendall(head.encode() + body)
+                assert b"408 Request Timeout" in stalled.recv(4000)
+            running.settled()
         assert running.post(encoded(noise(32, 32))).status_code == 200
 
 

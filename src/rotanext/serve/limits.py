@@ -38,8 +38,8 @@ def check_pixels(width: int, height: int, limits: Limits, bytes_a_pixel: int = 1
     if width < 1 or height < 1:
         raise Refused(422, f"the picture is {width} x {height} pixels; expected at least one")
     if width * height > limits.pixels:
-        found = f"the picture is {width} x {height} = {width * height / 1e6:.1f} million pixels"
-        raise Refused(413, f"{found}; this server takes up to {limits.pixels / 1e6:g} million. Cut it into parts.")
+        found = f"the picture is {width} x {height} = {width * height:,} pixels"
+        raise Refused(413, f"{found}; this server takes up to {limits.pixels:,}. Cut it into parts.")
     if width * height * bytes_a_pixel > limits.pixels * BYTES_A_PIXEL:
         found = f"the picture takes {width * height * bytes_a_pixel / 1e6:.0f} million bytes once decoded"
         raise Refused(413, f"{found}; this server takes up to {limits.pixels * BYTES_A_PIXEL / 1e6:.0f}. Keep fewer bands.")

@@ -11,13 +11,14 @@ from rotanext.serve.limits import Limits, Refused, too_large
 FIELD = "file"
 _ENVELOPE = 64_000  # bytes of a multipart body besides the picture
 _RAW = ("image/", "application/octet-stream")
+STALLED = 10.0  # seconds without a byte, after which an upload gives its place to others
 
 
 async def receive_upload(request: Request, limits: Limits) -> bytes:
     """The bytes of the picture in a request: its whole body, or the part `file` of a form. The name of a file is not looked at.
 
-    Raises `Refused`: 400 for a malformed form, 408 where it comes too slowly, 411 and 413 by its length, 415 for another kind of
-    body, 422 for a form without a picture.
+    Raises `Refused`: 400 for a malformed form, 408 where it comes too slowly or stops, 411 and 413 by its length, 415 for another
+    kind of body, 422 for a form without a picture.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     form = kind == "multipart/form-data"
@@ -28,6 +29,7 @@ async def receive_upload(request: Request, limits: Limits) -> bytes:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > most:
         raise too_large(limits) if length.isdecimal() else Refused(400, "the header Content-Length is no number")
+    request = _hurried(request)
     try:
         async with asyncio.timeout(limits.seconds):
             return await (_form(request, limits, most) if form else _raw(request, limits))
@@ -35,6 +37,20 @@ async def receive_upload(request: Request, limits: Limits) -> bytes:
         raise Refused(408, f"the upload took longer than {limits.seconds:g} seconds") from None
     except ClientDisconnect:
         raise Refused(400, "the connection closed before the upload was complete") from None
+
+
+def _hurried(request: Request) -> Request:
+    """The request, refused once nothing comes any more."""
+
+    async def soon() -> Message:
+        try:
+            async with asyncio.timeout(STALLED):
+                return await plain()
+        except TimeoutError:
+            raise Refused(408, f"nothing of the upload came for {STALLED:g} seconds") from None
+
+    plain = request.receive
+    return Request(request.scope, soon)
 
 
 async def _raw(request: Request, limits: Limits) -> bytes:
