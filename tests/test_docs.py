@@ -1,7 +1,7 @@
-"""Every command, Python block, message and link of the documentation: run in a sandbox where that is cheap, parsed where it is not.
+"""Every command, Python block, message and link of the documentation.
 
-On the pages of `JOURNEYS` a block that is not run says why, in a comment above it: `<!-- not run: REASON -->`; its commands, and
-those of all other pages, are parsed.
+Commands of `rotanext` run here, page by page; those that need more than a folder run in test_docs_programs.py. A block that no test
+runs says why, in a comment above it: `<!-- not run: REASON -->`. All are parsed.
 """
 
 import ast
@@ -10,7 +10,6 @@ import importlib.util
 import json
 import re
 import resource
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,61 +17,14 @@ import tomllib
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-import torch
 import typer
 
-from conftest import TINY, draw_dataset
+from pages import BLOCKS, COMMANDS, PAGES, ROOT, Block, commands_for, fill_sandbox, made_small, words_of, write_checkpoint
 from rotanext.cli import app
 from rotanext.config import keys_of, load_config, recipe_names
-from rotanext.data.dota import CLASS_LISTS
-from rotanext.data.images import write_png
-from rotanext.labels.convert import convert_labels
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks/README.md"])
-# Pages whose commands are run one after the other in a folder of their own; those of the others are parsed.
-JOURNEYS = ("README.md", "docs/own-data.md", "docs/first-detection.md", "docs/commands.md", "docs/settings.md", "docs/extending.md")
-JOURNEYS += ("docs/from-mmrotate.md", "docs/labels.md")
-BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^>]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
-)
-ELSEWHERE = re.compile(r"--ray|s3://|DATA/|torchrun|accelerate launch")  # each has tests of its own
-
-
-class Block(NamedTuple):
-    """A fenced block of a page."""
-
-    page: str
-    line: int
-    kind: str
-    body: str
-    reason: str | None  # why it is not run
-
-    @property
-    def commands(self) -> list[str]:
-        """Its commands, continued lines joined, comments and prompts left out."""
-        lines = self.body.replace("\\\n", " ").splitlines()
-        return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-
-
-def blocks() -> list[Block]:
-    found = []
-    for page in PAGES:
-        text = page.read_text()
-        for match in BLOCK.finditer(text):
-            line = text.count("\n", 0, match.start()) + 1
-            found.append(Block(str(page.relative_to(ROOT)), line, match["kind"], match["body"], match["reason"]))
-    return found
-
-
-BLOCKS = blocks()
-SHELL = [block for block in BLOCKS if block.kind in ("", "bash", "sh")]
-COMMANDS = [(f"{b.page}:{b.line} {command[:50]}", command) for b in SHELL for command in b.commands]
 
 
 def leaf(words: list[str]) -> tuple[Any, list[str]]:
@@ -164,72 +116,30 @@ PARSERS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-def words_of(command: str) -> list[str]:
-    """A command's words, without variables set before it and what comes after a pipe or a redirection."""
-    words = shlex.split(command, comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words = words[1:]
-    ends = [i for i, word in enumerate(words) if word in ("|", ">", "&&", "&", ";")]
-    return words[: ends[0]] if ends else words
-
-
-@pytest.mark.parametrize("command", [command for _, command in COMMANDS], ids=[name for name, _ in COMMANDS])
-def test_the_command_is_valid(command: str) -> None:
-    words = words_of(command)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_command_is_valid(command: Any) -> None:
+    words = words_of(command.text)
     assert words[0] in PARSERS, f"nobody knows {words[0]}; mark the block as ```text if it holds no commands"
     PARSERS[words[0]](words[1:])
 
 
-def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 40
-    assert not [page for page in JOURNEYS if page not in {block.page for block in BLOCKS}]
-
-
-def write_checkpoint(path: Path) -> None:
-    """A detector as MMRotate 0.x saves one, of a ConvNeXt-atto."""
-    from test_load import V0, reference_weights
-
-    meta = V0 | {"CLASSES": CLASS_LISTS["dota1.0"]}
-    torch.save({"meta": meta, "state_dict": reference_weights("convnext_atto", 15)}, path)
+def test_every_command_is_run_or_says_why_not() -> None:
+    assert len(COMMANDS) > 80
+    assert not [command.name for command in COMMANDS if not command.runner], "nobody runs these: <!-- not run: REASON -->"
 
 
 @pytest.fixture
 def sandbox(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the pages' commands name."""
-    draw_dataset(tmp_path / "mydata/train", 4)
-    draw_dataset(tmp_path / "mydata/val", 2, seed=1)
-    for path in [*(tmp_path / "mydata/val").rglob("p*.*")]:
-        path.rename(path.with_name(path.name.replace("p", "v", 1)))
-    convert_labels(tmp_path / "mydata", tmp_path / "yolodata", "dota", "yolo-obb", pictures="copy")
-    (tmp_path / "pictures").mkdir()
-    image = cv2.imread(str(tmp_path / "mydata/val/images/v0.png"))[..., ::-1]
-    cv2.imwrite(str(tmp_path / "pictures/a.jpg"), np.ascontiguousarray(image[..., ::-1]))
-    write_png(tmp_path / "scene.png", image)
-    import rasterio
-
-    with rasterio.open(tmp_path / "scene.tif", "w", driver="GTiff", width=64, height=64, count=4, dtype="uint16") as raster:
-        raster.write(np.concatenate([image, image[..., :1]], 2).transpose(2, 0, 1).astype(np.uint16) * 100)
-    (tmp_path / "runs/demo/pictures").mkdir(parents=True)
-    write_png(tmp_path / "runs/demo/pictures/scene.png", image)
-    (tmp_path / "runs/demo/last.safetensors").write_bytes((tiny_run / "last.safetensors").read_bytes())
+    fill_sandbox(tmp_path, tiny_run / "last.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def made_small(words: list[str]) -> list[str]:
-    """A training that lasts a second, on the CPU."""
-    if words[0] != "train" or "--resume" in words:
-        return words
-    settings = [word for word in TINY if not re.search(r"tower|image_size", word)]
-    return [*words, *settings, "model.anchor_scale=2.0", "data.image_size=64", "predict.image_size=64", "--device", "cpu"]
-
-
-@pytest.mark.parametrize("page", JOURNEYS)
+@pytest.mark.parametrize("page", sorted({command.page for command in commands_for("page")}))
 def test_the_commands_of_a_page_run(page: str, sandbox: Path, cli: Callable, tiny_run: Path) -> None:
-    runnable = [b for b in SHELL if b.page == page and not b.reason]
-    commands = [c for b in runnable for c in b.commands if words_of(c)[0] == "rotanext" and not ELSEWHERE.search(c)]
-    assert commands
-    if page == "docs/from-mmrotate.md":
+    commands = [command.text for command in commands_for("page") if command.page == page]
+    if any("epoch_12.pth" in c for c in commands):
         write_checkpoint(sandbox / "epoch_12.pth")
     if any(c.startswith("rotanext labels convert yolodata mydata ") for c in commands):  # these pages make it
         shutil.rmtree(sandbox / "mydata")
@@ -239,11 +149,8 @@ def test_the_commands_of_a_page_run(page: str, sandbox: Path, cli: Callable, tin
             (sandbox / f"runs/{name}").mkdir(parents=True)
             for file in ("last.safetensors", "best.safetensors"):
                 (sandbox / f"runs/{name}" / file).write_bytes((tiny_run / "last.safetensors").read_bytes())
-    if page == "README.md":
-        commands = [c for c in commands if "epoch_12" not in c and "rotanext demo" not in c]  # from-mmrotate.md's, and the demo's
     for command in commands:
         words = made_small(words_of(command)[1:])
-        assert words[0] != "serve", "a server runs until it is interrupted: say why the block is not run"
         done = cli(*words)
         assert done.code == 0, f"{command}\n{done.err}"
         if words[0] == "predict":
