@@ -87,7 +87,13 @@ def test_a_name_that_was_made_to_lead_here(tiny_weights: Path) -> None:
     app = create_app(spread_detector(tiny_weights), LIMITS, batch=1, hosts=("localhost", "::1"))
     try:
         with TestClient(app, base_url="http://rebound.example") as client:
-            assert client.get("/health").status_code == 400
-            assert client.get("/health", headers={"host": "localhost:8000"}).status_code == 200
+            for path in ("/health", "/openapi.json", "/", "/nothing"):
+                refused = client.get(path)
+                assert refused.status_code == refused.json()["status"] == 400
+                assert refused.headers["content-type"] == "application/problem+json"
+                assert refused.headers["x-frame-options"] == "DENY"
+            assert client.get("/health", headers={"host": ""}).status_code == 400
+            for host in ("localhost:8000", "LOCALHOST", "[::1]:8000", "[::1]"):
+                assert client.get("/health", headers={"host": host}).status_code == 200, host
     finally:
         app.state.service.close()

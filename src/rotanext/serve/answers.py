@@ -7,11 +7,12 @@ from typing import Any
 
 import cv2
 from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse
 
 from rotanext.boxes import CONVENTION
 from rotanext.detections import Detections
 from rotanext.errors import UserError
-from rotanext.serve.limits import PROBLEM, Refused
+from rotanext.serve.limits import PROBLEM, Refused, problem
 from rotanext.serve.uploads import Upload
 
 JPEG_QUALITY = 88  # of previews
@@ -81,6 +82,7 @@ class About(BaseModel):
     box_convention: str
     score_threshold: float = Field(description="Lowest score answered where none is asked for.")
     tile: int
+    image_size: int = Field(description="Pictures are resized to fit this square; 0: their own size, in tiles.")
     device: str
     token: bool = Field(description="Whether a bearer token is needed.")
     max_upload: int = Field(description="Bytes.")
@@ -108,6 +110,11 @@ _SAYS = {
     503: "The detector cannot compute now.",
     504: "Computing took too long.",
 }
+
+
+def refusal(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The answer that says no."""
+    return JSONResponse(problem(status, detail), status, headers, media_type=PROBLEM)
 
 
 def says_no(*statuses: int) -> dict[int | str, dict[str, Any]]:

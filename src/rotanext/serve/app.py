@@ -16,20 +16,18 @@ import numpy as np
 import torch
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rotanext import __version__
 from rotanext.boxes import CONVENTION
 from rotanext.detector import Detector
 from rotanext.errors import UserError
 from rotanext.scene import Picture
-from rotanext.serve.answers import About, Class, Health, Prediction, geojson, prediction_json, says_no
+from rotanext.serve.answers import About, Class, Health, Prediction, geojson, prediction_json, refusal, says_no
 from rotanext.serve.batching import Abandoned, Batcher
-from rotanext.serve.guard import HEADERS, Guard
-from rotanext.serve.limits import PROBLEM, Gate, Limits, Refused, problem
+from rotanext.serve.guard import HEADERS, Guard, KnownHosts
+from rotanext.serve.limits import Gate, Limits, Refused
 from rotanext.serve.metrics import Metrics
 from rotanext.serve.receive import FIELD, receive_upload
 from rotanext.serve.site import page_files
@@ -159,6 +157,7 @@ class Service:
             box_convention=CONVENTION,
             score_threshold=config.predict.score_threshold,
             tile=config.predict.tile,
+            image_size=config.predict.image_size,
             device=str(self.detector.device),
             token=token,
             max_upload=self.limits.upload,
@@ -194,16 +193,12 @@ def _same_site(request: Request) -> None:
         raise Refused(403, "a page of another site sent this request; it is answered for this server's own page only")
 
 
-def _refusal(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(problem(status, detail), status, headers, media_type=PROBLEM)
-
-
 def create_app(
-    detector: Detector, limits: Limits, *, batch: int, token: str | None = None, hosts: tuple[str, ...] = ("*",)
+    detector: Detector, limits: Limits, *, batch: int, token: str | None = None, hosts: tuple[str, ...] | None = None
 ) -> FastAPI:
     """The ASGI application that serves a detector; `batch` is the most tiles computed at once.
 
-    hosts: the names it may be called by; a page whose own name was made to lead here has another. Its threads start
+    hosts: the names it may be called by (None: any); a page whose own name was made to lead here has another. Its threads start
     with it and end with its lifespan, or by `app.state.service.close()`.
     """
     service = Service(detector, limits, batch)
@@ -218,7 +213,7 @@ def create_app(
         redirect_slashes=False,
     )  # fmt: skip
     app.state.service = service
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(KnownHosts, names=hosts)
     app.add_middleware(Guard, metrics=service.metrics)
     _answer_mistakes(app)
     _add_predict(app, service, token)
@@ -232,20 +227,20 @@ def _answer_mistakes(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
-        return _refusal(error.status, error.detail, error.headers)
+        return refusal(error.status, error.detail, error.headers)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        return _refusal(error.status_code, str(error.detail), dict(error.headers or {}))
+        return refusal(error.status_code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         said = [f"{'.'.join(map(str, e['loc'][1:])) or 'request'}: {e['msg']}" for e in error.errors()[:5]]
-        return _refusal(422, "; ".join(said))
+        return refusal(422, "; ".join(said))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        return _refusal(
+        return refusal(
             500, "the server made a mistake; its log says more", {**HEADERS, "Cache-Control": "no-store"}
         )  # outside of the guard
 

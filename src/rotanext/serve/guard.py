@@ -1,10 +1,12 @@
 """What surrounds every answer: headers that keep browsers safe, and the figures of requests."""
 
 import time
+from collections.abc import Collection
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rotanext.serve.answers import refusal
 from rotanext.serve.metrics import Metrics
 
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
@@ -18,6 +20,29 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 _PATHS = ("/predict", "/health", "/about", "/metrics", "/openapi.json", "/")
+
+
+class KnownHosts:
+    """ASGI middleware: 400 for requests to another name than the server's own (`names`; None: any is right).
+
+    A page elsewhere whose own name leads to this machine (DNS rebinding) is of the same origin for a browser; its name tells.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str] | None) -> None:
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or self.names is None or _host_name(Headers(scope=scope).get("host", "")) in self.names:
+            return await self.app(scope, receive, send)
+        answer = refusal(400, "this server does not go by the name in the header Host; it answers to loopback's names")
+        await answer(scope, receive, send)
+
+
+def _host_name(host: str) -> str:
+    """`name:port`, `name`, `[address]:port` or `[address]` without port and brackets, in small letters."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.lower()
 
 
 class Guard:

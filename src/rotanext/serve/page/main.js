@@ -241,7 +241,9 @@ function listenToButtons() {
 }
 
 function introduce(facts) {
-  find("model").textContent = `${facts.name} · ${facts.classes.length} classes · tiles of ${facts.tile} px · ${facts.device}`;
+  const classes = facts.classes.length === 1 ? "1 class" : `${facts.classes.length} classes`;
+  const size = facts.image_size ? `pictures fitted to ${facts.image_size} px` : `tiles of ${facts.tile} px`;
+  find("model").textContent = `${facts.name} · ${classes} · ${size} · ${facts.device}`;
   find("takes").textContent = `PNG, JPEG, GeoTIFF or JPEG 2000, up to ${megabytes(facts.max_upload)} and ${(facts.max_pixels / 1e6).toFixed(facts.max_pixels < 1e7 ? 1 : 0)} megapixels`;
   find("known").replaceChildren(...facts.classes.map(({ name, colour }) => {
     const chip = document.createElement("li");
