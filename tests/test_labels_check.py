@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,9 +17,11 @@ from conftest import draw_dataset
 from rotanext.anchors import AnchorRule
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.data.images import write_png
+from rotanext.labels import leaks
 from rotanext.labels.check import check_labels
 from rotanext.labels.coverage import best_iou
-from rotanext.labels.findings import KINDS, scene_of
+from rotanext.labels.findings import KINDS
+from rotanext.labels.leaks import scene_of
 from rotanext.labels.page import histogram
 from rotanext.ops import rotated_iou
 
@@ -98,6 +101,44 @@ def test_leaks(tmp_path: Path) -> None:
     assert whole.counts["same scene in training and validation"] == 1
     apart = check_labels(draw_dataset(tmp_path / "x", 2, seed=5), draw_dataset(tmp_path / "y", 2, seed=6))
     assert {kind for kind in apart.counts if "training and validation" in kind} == {"same name in training and validation"}
+
+
+def test_copies_in_other_bytes(tmp_path: Path, cli: Callable) -> None:
+    train, val = draw_dataset(tmp_path / "train", 4), draw_dataset(tmp_path / "val", 4)
+    for path in [*val.rglob("p*.*")]:
+        path.rename(path.with_name(path.name.replace("p", "v", 1)))
+    rng = np.random.default_rng(0)
+    pictures = [cv2.resize(rng.integers(0, 255, (9, 9, 3)).astype(np.uint8), (256, 256)) for _ in range(8)]
+    for index in range(4):
+        write_png(train / f"images/p{index}.png", pictures[index])
+        write_png(val / f"images/v{index}.png", pictures[index + 4])
+    (val / "images/v0.png").unlink()
+    cv2.imwrite(str(val / "images/v0.jpg"), pictures[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    write_png(val / "images/v1.png", cv2.resize(pictures[1], (128, 128), interpolation=cv2.INTER_AREA))
+    cv2.imwrite(str(train / "images/p3.png"), pictures[2][..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    write_png(val / "images/v2.png", np.ascontiguousarray(pictures[2][:, ::-1]))  # another picture, as far as this goes
+    data = bytearray((val / "images/v3.png").read_bytes())
+    data[data.index(b"IDAT") + 30] ^= 0x55
+    (val / "images/v3.png").write_bytes(data)
+    found = check_labels(train, val)
+    kinds = {kind: [Path(f.path).name for f in found.findings if f.kind == kind] for kind in found.counts}
+    assert kinds["copy of a picture in training and validation"] == ["v0.jpg", "v1.png"]
+    assert kinds["copy of a picture"] == ["p3.png"]
+    assert kinds["unreadable picture"] == ["v3.png"]
+    done = cli("labels", "check", train, "--val", val, "--no-pixels")
+    assert "copy" not in done.out
+    assert "unreadable" not in done.out
+
+
+def test_pairs_are_the_same_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 255, (40, 256)).astype(np.float32)
+    for copy, original in ((7, 2), (19, 7), (30, 29), (39, 2)):
+        rows[copy] = rows[original] + rng.uniform(-0.4, 0.4, 256)
+    expected = [(7, 2), (19, 2), (30, 29), (39, 2)]
+    for block in (3, 8, 100):
+        monkeypatch.setattr(leaks, "_BLOCK", block)
+        assert list(leaks._pairs(rows)) == expected
 
 
 def test_coverage_is_that_of_the_whole_grid() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from rotanext.data.images import write_png
 from rotanext.errors import Problems, UserError
 from rotanext.labels.convert import FORMATS, convert_labels
-from rotanext.labels.findings import find_leaks
+from rotanext.labels.leaks import find_leaks
 from rotanext.labels.values import Invalid, level
 
 LINE = "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n"

@@ -17,7 +17,8 @@ from rotanext.files import make_folder
 from rotanext.labels.convert import find_format
 from rotanext.labels.coverage import Coverage, advise, cover, needs_cutting
 from rotanext.labels.dataset import LabelSet
-from rotanext.labels.findings import KINDS, Finding, find_all, find_leaks, find_rare
+from rotanext.labels.findings import KINDS, Finding, find_all, find_rare
+from rotanext.labels.leaks import Track, find_leaks
 
 _LISTED = 200  # findings of one kind in the JSON
 
@@ -98,10 +99,13 @@ def check_labels(
     config: Config | None = None,
     class_names: Sequence[str] | None = None,
     images: Path | None = None,
+    pixels: bool = True,
+    track: Track | None = None,
 ) -> Check:
     """Check a data set, and whether a validation set is apart from it; `config` tells anchors and picture size (recipe "small").
 
-    class_names: the only classes that may occur; any where None. Raises `UserError` where there is nothing to check.
+    class_names: the only classes that may occur; any where None. pixels, track: see `find_leaks`. Raises
+    `UserError` where there is nothing to check.
     """
     reader = find_format(form, "--from").read
     config = config or load_config("small")
@@ -125,7 +129,7 @@ def check_labels(
         data_train, apart = _own_validation(data)
     else:
         data_train = data
-    findings += [*find_rare(data_train, apart), *find_leaks(data_train, apart)]
+    findings += [*find_rare(data_train, apart), *find_leaks(data_train, apart, pixels, track)]
     coverage = cover(data, config)
     cut = needs_cutting(data, config, coverage)
     coverage = cover(data, config, resized=False) if cut else coverage

@@ -72,6 +72,9 @@ def check(
     ] = None,
     images: ImagesOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="A folder for report.html and report.json.")] = None,
+    pixels: Annotated[
+        bool, typer.Option("--pixels/--no-pixels", help="Decode all pictures, to find damaged ones and copies in other bytes.")
+    ] = True,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -81,9 +84,12 @@ def check(
     """
     from rotanext.labels.check import check_labels, choose, write_check
     from rotanext.labels.findings import KINDS
+    from rotanext.progress import Reporter
 
     config, names = choose(recipe, weights, classes)
-    found = check_labels(data, val, form=from_format, config=config, class_names=names, images=images)
+    found = check_labels(
+        data, val, form=from_format, config=config, class_names=names, images=images, pixels=pixels, track=Reporter(console).track
+    )
     if out is not None:
         for path in write_check(found, out):
             console.print(f"wrote {path}", style="dim")

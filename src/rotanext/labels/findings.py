@@ -1,12 +1,9 @@
 """What is wrong, or worth a look, in labelled pictures: objects one by one, pictures, classes, and training against validation."""
 
 import difflib
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,8 +29,13 @@ KINDS: dict[str, tuple[bool, str]] = {
     "unknown class": (True, "A name that is not in the list of classes. Correct the name or the list."),
     "picture without labels": (True, "No label file: it is left out. Add an empty one if there is nothing in the picture."),
     "labels without picture": (True, "A label file whose picture is missing or unreadable."),
+    "unreadable picture": (True, "It cannot be decoded: training would leave it out. Get it again, or remove it."),
     "same scene in training and validation": (True, "Tiles or copies of one picture on both sides: scores would be too good."),
     "same picture in training and validation": (True, "Identical files on both sides: scores would be too good."),
+    "copy of a picture in training and validation": (
+        True,
+        "Saved anew (another format, quality, size), or the next shot of a still scene: scores would be too good.",
+    ),
     "same name in training and validation": (False, "Other pictures of the same name. Fine, unless both are parts of one scene."),
     "nearly a duplicate": (False, "Two objects of one class that cover the same place (IoU above 0.9)."),
     "two classes in one place": (False, "Two objects of different classes that cover the same place (IoU above 0.9)."),
@@ -47,10 +49,9 @@ KINDS: dict[str, tuple[bool, str]] = {
     "rare class": (False, "Fewer than 20 objects to train on."),
     "class without training": (False, "It is in the validation data, but nowhere in the training data."),
     "same picture twice": (False, "Identical files under two names in one data set."),
+    "copy of a picture": (False, "Saved anew (another format, quality, size), or the next shot of a still scene."),
 }
 _LEAST_AREA, _TINY, _ODD_SHAPE, _SAME, _RARE = 1e-3, 3.0, 0.15, 0.9, 20
-_TILE = re.compile(r"__\d+(?:\.\d+)?__-?\d+___-?\d+$")  # rates may be fractions, as in the devkit of DOTA
-_COPY = re.compile(r"\.rf\.[0-9a-f]{20,}$")  # what Roboflow adds to each augmented copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,39 +167,3 @@ def find_rare(data: LabelSet, val: LabelSet | None) -> Iterator[Finding]:
             yield Finding("rare class", name, None, f"{counts[name]} objects")
     for name in sorted({n for p in val.pictures for n in p.objects.names} - counts.keys()) if val else []:
         yield Finding("class without training", name, None, "no object in the training data")
-
-
-def scene_of(name: str) -> str:
-    """The picture that a tile, or a copy by Roboflow, was made of."""
-    return _TILE.sub("", _COPY.sub("", name))
-
-
-def find_leaks(data: LabelSet, val: LabelSet | None) -> Iterator[Finding]:
-    """Tiles and copies of one scene, and identical files, in training and validation; identical files in one set."""
-    mine, theirs = _files(data), _files(val) if val else []
-    scenes: dict[str, Picture | Path] = {scene_of(picture.stem): picture.name for picture in data.pictures}  # type: ignore[misc]
-    plain = {picture.stem for picture in data.pictures}
-    for picture in val.pictures if val else []:
-        if (scene := scene_of(picture.stem)) in scenes:
-            # Two whole pictures of one name may be of two places; equal ones are found below.
-            alike = scene == picture.stem and scene in plain
-            kind = "same name in training and validation" if alike else "same scene in training and validation"
-            yield Finding(kind, str(picture.file or picture.name), None, f"training has {scenes[scene]}", picture)
-    # Only files of equal length can be equal.
-    lengths = Counter(path.stat().st_size for path in {*mine, *theirs})
-    digests: dict[str, tuple[Path, bool]] = {}
-    for path, training in [*((p, True) for p in mine), *((p, False) for p in theirs)]:
-        if lengths[path.stat().st_size] < 2:
-            continue
-        with path.open("rb") as file:
-            key = hashlib.file_digest(file, "sha256").hexdigest()
-        if key not in digests:
-            digests[key] = (path, training)
-        elif digests[key][1] != training:
-            yield Finding("same picture in training and validation", str(path), None, f"the same as {digests[key][0]}")
-        else:
-            yield Finding("same picture twice", str(path), None, f"the same as {digests[key][0]}")
-
-
-def _files(data: LabelSet) -> list[Path]:
-    return [picture.file for picture in data.pictures if picture.file is not None and picture.file.is_file()]

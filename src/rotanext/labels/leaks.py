@@ -1,0 +1,138 @@
+"""Pictures that are in a data set twice, or both in training and in validation: by name, by file and by pixels."""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rotanext.data.images import image_size, read_image
+from rotanext.errors import UserError
+from rotanext.labels.dataset import LabelSet, Picture
+from rotanext.labels.findings import Finding
+
+_TILE = re.compile(r"__\d+(?:\.\d+)?__-?\d+___-?\d+$")  # rates may be fractions, as in the devkit of DOTA
+_COPY = re.compile(r"\.rf\.[0-9a-f]{20,}$")  # what Roboflow adds to each augmented copy
+_COARSE, _FINE = 16, 64  # sides of the small grey pictures that are compared: of all, and of those found alike
+# Root mean square of the differences, in grey levels, below which two of them are one picture. On the parcels of docs/results.md:
+# JPEG of quality 60 and half the size leave up to 0.16 and 0.36, two photographs of one empty belt at least 0.33 and 0.76.
+_ALIKE = 0.5
+_PLAIN = 6.0  # standard deviation below which a picture shows too little to be told from another
+_LARGEST = 100_000_000  # pixels; larger pictures are compared by their files alone
+_BLOCK = 2048
+
+Look = np.ndarray | str | None  # see _look
+Track = Callable[[Iterable[Look], str, int], Iterable[Look]]
+
+
+def scene_of(name: str) -> str:
+    """The picture that a tile, or a copy by Roboflow, was made of."""
+    return _TILE.sub("", _COPY.sub("", name))
+
+
+def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track: Track | None = None) -> Iterator[Finding]:
+    """Tiles and copies of one scene by their names, identical files and, by their pixels, copies in other bytes.
+
+    In training and validation, and files and copies in one set as well. `pixels` has all pictures decoded, which also finds those
+    that cannot be: some 20 milliseconds for a tile of 1024 x 1024 pixels and core. `track(items, what, total)` shows how far it is.
+    """
+    scenes: dict[str, Picture | Path] = {scene_of(picture.stem): picture.name for picture in data.pictures}  # type: ignore[misc]
+    plain = {picture.stem for picture in data.pictures}
+    for picture in val.pictures if val else []:
+        if (scene := scene_of(picture.stem)) in scenes:
+            # Two whole pictures of one name may be of two places; equal ones are found below.
+            alike = scene == picture.stem and scene in plain
+            kind = "same name in training and validation" if alike else "same scene in training and validation"
+            yield Finding(kind, str(picture.file or picture.name), None, f"training has {scenes[scene]}", picture)
+    files = _files(data, val)
+    same = _identical(files)
+    for path, (first, apart) in same.items():
+        kind = "same picture in training and validation" if apart else "same picture twice"
+        yield Finding(kind, str(path), None, f"the same as {first}")
+    if pixels:
+        yield from _copies([(path, training) for path, training in files if path not in same], track)
+
+
+def _copies(files: list[tuple[Path, bool]], track: Track | None) -> Iterator[Finding]:
+    """Pictures that show what an earlier one shows: shrunk to 16 x 16, and then 64 x 64, grey values they hardly differ."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = pool.map(_look, [path for path, _ in files])
+        looks = list(track(made, "decoding", len(files)) if track else made)
+    rows: list[np.ndarray] = []
+    shown: list[tuple[Path, bool]] = []
+    for (path, training), look in zip(files, looks, strict=True):
+        if isinstance(look, str):
+            yield Finding("unreadable picture", str(path), None, look)
+        elif look is not None:
+            rows.append(look)
+            shown.append((path, training))
+    for at, first in _pairs(np.array(rows, np.float32).reshape(-1, _COARSE**2)):
+        (path, training), (other, other_training) = shown[at], shown[first]
+        if not _alike(_look(path, _FINE), _look(other, _FINE)):
+            continue
+        kind = "copy of a picture" if training == other_training else "copy of a picture in training and validation"
+        yield Finding(kind, str(path), None, f"shows the same as {other}")
+
+
+def _files(data: LabelSet, val: LabelSet | None) -> list[tuple[Path, bool]]:
+    """The files of the pictures, and whether each is one to train on; those first."""
+    sets = ((data, True), (val, False))
+    found = [(p.file, training) for one, training in sets if one for p in one.pictures if p.file is not None and p.file.is_file()]
+    return list(dict.fromkeys(found))
+
+
+def _identical(files: list[tuple[Path, bool]]) -> dict[Path, tuple[Path, bool]]:
+    """For each file that holds the bytes of an earlier one: that one, and whether it is on the other side."""
+    lengths = Counter(path.stat().st_size for path, _ in files)
+    digests: dict[str, tuple[Path, bool]] = {}
+    found: dict[Path, tuple[Path, bool]] = {}
+    for path, training in files:
+        if lengths[path.stat().st_size] < 2:  # only files of equal length can be equal
+            continue
+        with path.open("rb") as file:
+            key = hashlib.file_digest(file, "sha256").hexdigest()
+        if key in digests:
+            found[path] = (digests[key][0], digests[key][1] != training)
+        else:
+            digests[key] = (path, training)
+    return found
+
+
+def _look(path: Path, side: int = _COARSE) -> Look:
+    """A small grey picture as float32 `[side^2]`; None where it shows too little; what is wrong where it cannot be read."""
+    try:
+        width, height = image_size(path)
+        if width * height > _LARGEST:
+            return None
+        grey = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
+    small = cv2.resize(grey.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    return small.reshape(-1) if small.std() >= _PLAIN else None
+
+
+def _alike(one: Look, other: Look) -> bool:
+    return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and float(((one - other) ** 2).mean()) < _ALIKE**2
+
+
+def _pairs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Each row that is like an earlier one, with the first such."""
+    rows = rows - 128  # small numbers lose fewer digits
+    squares = np.einsum("ij,ij->i", rows, rows)
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        first = np.full(len(block), -1)
+        for before in range(start, -1, -_BLOCK):  # backwards, so that the first one stays
+            others = rows[before : before + _BLOCK]
+            apart = squares[start : start + len(block), None] + squares[before : before + len(others)] - 2 * block @ others.T
+            alike = apart < _ALIKE**2 * rows.shape[1]
+            if before == start:
+                alike = np.tril(alike, -1)
+            hit = alike.any(1)
+            first[hit] = before + alike[hit].argmax(1)
+        yield from ((start + int(at), int(first[at])) for at in np.flatnonzero(first >= 0))
