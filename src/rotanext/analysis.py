@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from rotanext.boxes import corners_to_boxes
-from rotanext.metrics import Evidence, all_pairs, best_objects, hits_at
+from rotanext.metrics import Evidence, best_objects, hits_at
 from rotanext.report import ClassResult, Floats, Ints
 
 Mask = NDArray[np.bool_]
@@ -70,7 +70,7 @@ class Matching:
 def match(evidence: Evidence, iou: float = 0.5) -> Matching:
     """Match detections with objects by the DOTA protocol at one IoU threshold."""
     predictions, truths = evidence.predictions, evidence.truths
-    pairs = all_pairs(predictions, truths)
+    pairs = evidence.pairs
     best_iou, best_object = best_objects(predictions, truths, pairs)
     other = predictions.labels[pairs[0]] != truths.labels[pairs[1]]
     i, j, value = (column[other] for column in pairs)

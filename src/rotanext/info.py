@@ -2,14 +2,13 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from rotanext import __version__
 from rotanext.boxes import CONVENTION
+from rotanext.machine import memory, package_version, processor
 from rotanext.ops import implementation
 from rotanext.ops.cpu import warm_up
 
@@ -33,7 +32,7 @@ def environment() -> dict[str, str]:
         "rotanext": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        **{name: str(_version(name)) for name in packages},
+        **{name: package_version(name) or "not installed under this name" for name in packages},
         "devices": ", ".join(devices),
         "rotated ops": f"{kernels}, ready in {warm_up():.1f} s",
         "boxes": CONVENTION,
@@ -42,7 +41,7 @@ def environment() -> dict[str, str]:
 
 def bug_report() -> dict[str, Any]:
     """What helps to find a fault, as plain data: versions, hardware, active kernels; no names of users or machines, no paths."""
-    versions = {name: _version(name, None) for name in _PACKAGES}
+    versions = {name: package_version(name) for name in _PACKAGES}
     return {
         "rotanext": __version__,
         "python": platform.python_version(),
@@ -59,17 +58,8 @@ def bug_report() -> dict[str, Any]:
 
 
 def _cpu() -> dict[str, Any]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or a processor that does not tell
-        model = platform.processor() or platform.machine()
-    try:
-        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (ValueError, OSError, AttributeError):  # Windows
-        memory = None
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
-    return {"model": model, "cores": os.cpu_count(), "instructions": capability, "threads": threads, "memory_gib": memory}
+    return {"model": processor(), "cores": os.cpu_count(), "instructions": capability, "threads": threads, "memory_gib": memory()}
 
 
 def _cuda(index: int) -> dict[str, Any]:
@@ -83,10 +73,3 @@ def active_kernels() -> dict[str, str]:
     written_in = {"cpu": "numba", "cuda": "triton", "reference": "readable torch"}
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return {name: written_in[implementation(torch.device(name)).__name__.rpartition(".")[2]] for name in devices}
-
-
-def _version(name: str, missing: str | None = "not installed under this name") -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # such as opencv-python in the place of opencv-python-headless
-        return missing

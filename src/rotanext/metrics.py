@@ -8,6 +8,7 @@ objects are left out of the mean.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,14 @@ class Evidence:
     stems: tuple[str, ...]
     pictures: tuple[Path | None, ...]
 
+    @cached_property
+    def pairs(self) -> tuple[Ints, Ints, Floats]:
+        """See `all_pairs`; computed once."""
+        return all_pairs(self.predictions, self.truths)
+
     def score(self, thresholds: Sequence[float] = THRESHOLDS) -> Report:
         """`evaluate` of all this."""
-        return evaluate(self.predictions, self.truths, self.class_names, thresholds)
+        return evaluate(self.predictions, self.truths, self.class_names, thresholds, pairs=self.pairs)
 
 
 def _join(items: Iterable[tuple[Any, Any, Any]]) -> tuple[int, Ints, tuple[Floats, Floats, Floats]]:
@@ -151,16 +157,17 @@ def evaluate(
     class_names: Sequence[str],
     thresholds: Sequence[float] = THRESHOLDS,
     confusion_score: float = 0.3,
+    pairs: tuple[Ints, Ints, Floats] | None = None,
 ) -> Report:
     """Average precision of every class at all thresholds in one pass, and the confusion matrix.
 
-    The protocol is DOTA's (see the module). The first threshold is the one of curves and confusion matrix. ValueError
-    for labels outside class_names.
+    The protocol is DOTA's (see the module). The first threshold is the one of curves and confusion matrix. pairs: of
+    `all_pairs`, where they are known. ValueError for labels outside class_names.
     """
     for rows in (predictions, truths):
         if len(rows.labels) and not (rows.labels.min() >= 0 and rows.labels.max() < len(class_names)):
             raise ValueError(f"labels {rows.labels.min()}..{rows.labels.max()} with {len(class_names)} class names")
-    pairs = all_pairs(predictions, truths)
+    pairs = all_pairs(predictions, truths) if pairs is None else pairs
     best_iou, best_object = best_objects(predictions, truths, pairs)
 
     order = np.lexsort((-predictions.scores, predictions.labels))  # stable: ties keep the input order

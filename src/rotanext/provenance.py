@@ -6,12 +6,13 @@ import platform
 import subprocess
 from contextlib import suppress
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
 
 from rotanext import __version__
+from rotanext.machine import memory, package_version, processor
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "opencv-python-headless", "accelerate")
 
@@ -24,13 +25,13 @@ def provenance(device: torch.device | str | None = None) -> dict[str, str]:
         "commit": commit() or "not known (installed from a package)",
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(os.cpu_count() or ""),
-        "memory": _memory(),
+        "memory": f"{size:.0f} GiB" if (size := memory()) else "",
         "GPUs": ", ".join(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())) or "none",
         "CUDA": str(torch.version.cuda or "") if torch.cuda.is_available() else "",
         "computed on": f"{device}, {torch.get_num_threads()} CPU threads" if device else "",
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: package_version(name) or "" for name in _PACKAGES},
     }
     return {name: value for name, value in facts.items() if value}
 
@@ -54,24 +55,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
     return None
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory() -> str:
-    with suppress(ValueError, OSError, AttributeError):
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
-    return ""
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
