@@ -2,23 +2,27 @@
 
 import json
 import struct
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from fuzz_inputs import mutate_bytes, mutate_json
+from fuzz_inputs import mutate_bytes, mutate_json, mutate_text
 from rotanext.config import load_config
-from rotanext.export.metadata import Metadata
+from rotanext.export.metadata import PREFIX, Metadata
 from rotanext.export.onnx_file import check_onnx
+from rotanext.export.openvino_file import open_openvino, sealed
 from rotanext.export.protobuf import CHECKSUM, inspect, text_entry
 from rotanext.export.torch_file import read_program
 
 _METADATA = Metadata(("plane", "ship"), load_config("demo"), "fp32")
+WEIGHTS = np.array([1, 2, 3], np.float32).tobytes()
 
 
 def _sealed(content: bytes) -> bytes:
@@ -53,6 +57,45 @@ def read_onnx_checked(path: Path) -> object:
     """What `load_detector` knows of an ONNX file before a runtime sees it."""
     _, metadata = check_onnx(path)
     assert all(isinstance(name, str) and name for name in metadata.class_names)
+    return metadata.class_names
+
+
+def openvino_seeds() -> tuple[bytes, ...]:
+    """The .xml of a graph of three operators, as openvino writes it, sealed together with WEIGHTS."""
+    import openvino
+    from openvino import opset13 as ops
+
+    pictures = ops.parameter([-1, -1, -1, 3], np.uint8, name="pictures")
+    pictures.output(0).set_names({"pictures"})
+    product = ops.multiply(ops.convert(pictures, "f32"), ops.constant(np.frombuffer(WEIGHTS, np.float32)))
+    results = []
+    for name in ("logits", "boxes"):
+        result = ops.result(product if name == "logits" else ops.negative(product))
+        result.output(0).set_names({name})
+        results.append(result)
+    model = openvino.Model(results, [pictures], "detector")
+    for name, text in _METADATA.to_texts().items():
+        model.set_rt_info(text, ["rotanext", name.removeprefix(PREFIX)])
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(model, Path(folder) / "m.xml", compress_to_fp16=False)
+        content = (Path(folder) / "m.xml").read_bytes()
+        assert (Path(folder) / "m.bin").read_bytes() == WEIGHTS
+    return (sealed(content, WEIGHTS),)
+
+
+def mutate_openvino(rng: Random, seeds: Sequence[bytes]) -> bytes:
+    """Changed bytes; in four of five files they are changed before the checksum is computed, so that OpenVINO gets them."""
+    if rng.random() < 0.2:
+        return mutate_bytes(rng, seeds)
+    bare = [seed[: -len(sealed(b"", WEIGHTS))] for seed in seeds]
+    return sealed((mutate_text if rng.random() < 0.7 else mutate_bytes)(rng, bare), WEIGHTS)
+
+
+def read_openvino_checked(path: Path) -> object:
+    """What `load_detector` gets of the files, OpenVINO's own reading and compiling included."""
+    path.with_suffix(".bin").write_bytes(WEIGHTS)
+    _, metadata, _ = open_openvino(path, None)
+    assert metadata.class_names
     return metadata.class_names
 
 

@@ -503,6 +503,7 @@ READERS = (
     Reader("tensors", checkpoints.backbone_seeds, _CHECKPOINT, read_any_tensors, "any.pth", share=0.5),
     Reader("detectors", checkpoints.detector_seeds, _CHECKPOINT, read_detector_checked, "model.pth", share=0.6),
     Reader("onnx", exported.onnx_seeds, exported.mutate_onnx, exported.read_onnx_checked, "model.onnx"),
+    Reader("openvino", exported.openvino_seeds, exported.mutate_openvino, exported.read_openvino_checked, "model.xml", share=0.3),
     Reader("pt2", exported.program_seeds, exported.mutate_program, exported.read_program_checked, "model.pt2", share=0.5),
     Reader("backbones", checkpoints.backbone_seeds, _CHECKPOINT, read_backbone_checked, "backbone.pth", share=0.4),
     Reader(

@@ -30,8 +30,12 @@ def write_openvino(source: Path, path: Path, metadata: Metadata) -> None:
     for name, text in metadata.to_texts().items():
         model.set_rt_info(text, ["rotanext", name.removeprefix(PREFIX)])
     openvino.save_model(model, path, compress_to_fp16=metadata.precision == "fp16")
-    content = path.read_bytes()
-    path.write_bytes(content + _MARK + _digest(content, weights_of(path).read_bytes()).encode() + _END)
+    path.write_bytes(sealed(path.read_bytes(), weights_of(path).read_bytes()))
+
+
+def sealed(document: bytes, weights: bytes) -> bytes:
+    """The document with the checksum behind it that `check_openvino` looks for."""
+    return document + _MARK + _digest(document, weights).encode() + _END
 
 
 def _digest(document: bytes, weights: bytes) -> str:
