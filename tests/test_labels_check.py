@@ -99,6 +99,9 @@ def test_leaks(tmp_path: Path) -> None:
     assert found.counts["same picture twice"] == 1
     whole = check_labels(tmp_path)  # its subsets train and val are held against each other, too
     assert whole.counts["same scene in training and validation"] == 1
+    val.rename(tmp_path / "test")
+    assert check_labels(tmp_path).counts["same scene in training and validation"] == 1
+    assert check_labels(train, train).counts["same picture in training and validation"] == 3
     apart = check_labels(draw_dataset(tmp_path / "x", 2, seed=5), draw_dataset(tmp_path / "y", 2, seed=6))
     assert {kind for kind in apart.counts if "training and validation" in kind} == {"same name in training and validation"}
 
@@ -262,6 +265,19 @@ def test_submissions(change: dict[str, str | None], message: str, tmp_path: Path
     done = cli("labels", "check-submission", make_zip(tmp_path / "bad.zip", change), *options, "--version", "dota1.0")
     assert done.code == 1
     assert message in done.out
+
+
+def test_what_cannot_be_read_is_not_missing_as_well(tmp_path: Path, cli: Callable) -> None:
+    path = make_zip(tmp_path / "a.zip", {"Task1_plane.txt": None, "results/Task1_plane.txt": GOOD})
+    with zipfile.ZipFile(path, "a") as archive:
+        locked = archive.infolist()[1]
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1) + 8] |= 1  # the flag "encrypted" of the second entry
+    path.write_bytes(data)
+    found = json.loads(cli("labels", "check-submission", path, "--version", "dota1.0", "--json").out)["problems"]
+    assert len(found) == 2, found
+    assert f"{locked.filename}: encrypted" in found[0]
+    assert "results/Task1_plane.txt: in a folder" in found[1]
 
 
 def test_submissions_that_are_none(tmp_path: Path, cli: Callable) -> None:

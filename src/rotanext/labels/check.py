@@ -16,7 +16,7 @@ from rotanext.errors import Problems, UserError
 from rotanext.files import make_folder
 from rotanext.labels.convert import find_format
 from rotanext.labels.coverage import Coverage, advise, cover, needs_cutting
-from rotanext.labels.dataset import LabelSet
+from rotanext.labels.dataset import LabelSet, is_validation
 from rotanext.labels.findings import KINDS, Finding, find_all, find_rare
 from rotanext.labels.leaks import Track, find_leaks
 
@@ -139,12 +139,11 @@ def check_labels(
 
 
 def _own_validation(data: LabelSet) -> tuple[LabelSet, LabelSet | None]:
-    """The set apart from its own subset for validation, where it has both."""
-    from rotanext.labels.dataset import is_validation
-
-    if not any(is_validation(subset) for subset in data.subsets) or len(data.subsets) < 2:
+    """The set apart from its own subsets for validation and test, where it has any besides what is trained on."""
+    held_out = {subset for subset in data.subsets if is_validation(subset) or subset.lower() in ("test", "testing")}
+    if not held_out or len(data.subsets) == len(held_out):
         return data, None
-    parts = [[p for p in data.pictures if is_validation(p.subset) == wanted] for wanted in (False, True)]
+    parts = [[p for p in data.pictures if (p.subset in held_out) == wanted] for wanted in (False, True)]
     return LabelSet(parts[0], data.class_names), LabelSet(parts[1], data.class_names)
 
 

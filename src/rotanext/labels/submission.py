@@ -75,12 +75,15 @@ def _stems(images: Path | None) -> set[str] | None:
 def _check_names(entries: list[zipfile.ZipInfo], result: Submission, version: str | None) -> dict[str, zipfile.ZipInfo]:
     """The entry of each class; all that is wrong with the names goes to the result."""
     found: dict[str, zipfile.ZipInfo] = {}
+    unread: set[str] = set()  # encrypted, a link or in a folder: there, and already complained of
     for entry in entries:
         name = entry.filename
         if "/" in name or "\\" in name:
             result.problems.append(f"{name[:80]}: in a folder; expected Task1_<class>.txt at the top of the zip")
+            unread.add(name.replace("\\", "/").rpartition("/")[2][6:-4])
         elif entry.flag_bits & 1 or stat.S_ISLNK(entry.external_attr >> 16):
             result.problems.append(f"{name[:80]}: encrypted or a link; expected a plain file")
+            unread.add(name[6:-4])
         elif not name.startswith("Task1_") or not name.endswith(".txt"):
             result.problems.append(f"{name[:80]}: expected only files named Task1_<class>.txt")
         elif (kind := name[6:-4]) in found:
@@ -88,12 +91,12 @@ def _check_names(entries: list[zipfile.ZipInfo], result: Submission, version: st
         else:
             found[kind] = entry
     if version is None:
-        version = max(CLASS_LISTS, key=lambda key: (len(found.keys() & set(CLASS_LISTS[key])), -len(CLASS_LISTS[key])))
+        version = max(CLASS_LISTS, key=lambda key: (len((found.keys() | unread) & set(CLASS_LISTS[key])), -len(CLASS_LISTS[key])))
         result.notices.append(f"taken for {version}, whose classes fit best")
     wanted = CLASS_LISTS[version]
     result.problems += [f"Task1_{name[:60]}.txt: no class of {version}" for name in sorted(found.keys() - set(wanted))]
     result.problems += [
-        f"Task1_{name}.txt is missing; the server wants a file for each class" for name in wanted if name not in found
+        f"Task1_{name}.txt is missing; the server wants a file for each class" for name in wanted if name not in {*found, *unread}
     ]
     return {name: found[name] for name in wanted if name in found}
 
