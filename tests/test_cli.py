@@ -133,7 +133,7 @@ def test_a_training_from_the_command_line(cli: Callable, tiny_dataset: Path, tmp
     done = cli("train", "small", *TINY, "--data", root, "--val", tiny_dataset / "val", "--run", folder, "--device", "cpu")
     assert done.code == 1, done.err
     assert f"{label}:5: found nan; expected a finite number" in done.err
-    assert f"1 steps on cpu; files in {folder}\n" in done.err
+    assert f"1 step on cpu; files in {folder}\n" in done.err
     assert "epoch 1: map50 " in done.err
     assert (folder / "best.safetensors").is_file()
     done = cli("train", "--resume", folder, "--device", "cpu")

@@ -199,7 +199,7 @@ def test_the_command_and_its_report(tmp_path: Path, cli: Callable) -> None:
 def test_exit_codes(tmp_path: Path, cli: Callable) -> None:
     sound = one_picture(tmp_path / "good", SOUND)
     done = cli("labels", "check", sound)
-    assert (done.code, "1 pictures, 1 objects, 1 classes: 0 problems" in done.out) == (0, True)
+    assert (done.code, "1 picture, 1 object, 1 class: 0 problems" in done.out) == (0, True)
     assert cli("labels", "check", tmp_path / "none").code == 2
     assert cli("labels", "check", sound, "--recipe", "smal").code == 2
     assert cli("labels", "check", sound, "--recipe", "small", "--weights", tmp_path / "x").code == 2

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from rotanext.errors import EXIT_CODES, Problems, UserError
+from rotanext.errors import EXIT_CODES, Problems, UserError, counted
 from rotanext.labels.commands import labels_app
 from rotanext.terminal import (
     AnchorsOption,
@@ -247,7 +247,8 @@ def predict(
         return finish(problems)
     found = run(detector, source, Path(out), options, problems, Reporter(console))
     total, sure = sum(map(len, found.values())), sum(int((d.scores >= draw).sum()) for d in found.values())
-    console.print(f"{total} objects in {len(found)} pictures, {sure} with a score of at least {draw}; results are in {out}")
+    held = f"{counted(total, 'object')} in {counted(len(found), 'picture')}"
+    console.print(f"{held}, {sure:,} with a score of at least {draw}; results are in {out}")
     if as_json:
         names = Counter(name for d in found.values() for name in d.above(draw).names)
         print_json({"pictures": len(found), "objects": sure, "score": draw, "classes": dict(names), "out": out}, problems)
@@ -319,8 +320,8 @@ def split(
     )
     labels = "" if report.labelled else " (no labels: pictures only)"
     console.print(
-        f"{report.tiles} tiles of {report.images} pictures, {report.empty_tiles} without objects, {report.objects} objects, "
-        f"in {report.seconds:.1f} s: {target}{labels}"
+        f"{counted(report.tiles, 'tile')} of {counted(report.images, 'picture')}, {report.empty_tiles:,} without objects, "
+        f"{counted(report.objects, 'object')}, in {report.seconds:.1f} s: {target}{labels}"
     )
     if as_json:
         print_json(asdict(report) | {"out": str(target)}, problems)

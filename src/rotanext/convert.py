@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from rotanext.errors import UserError
+from rotanext.errors import UserError, counted
 from rotanext.files import write_atomically
 from rotanext.load import read_detector, save_detector
 from rotanext.models.checkpoints import detect_layout, find_state_dict, map_keys
@@ -25,7 +25,7 @@ def convert_checkpoint(source: Path, target: Path, anchors: str | None, classes:
     if layout in ("mmrotate", "rotanext detector"):
         detector, file = read_detector(source, device="cpu", anchors=anchors, classes=classes)  # type: ignore[arg-type]
         save_detector(detector, target)
-        return [*file.notes, f"{target}: a detector of {len(detector.class_names)} classes"]
+        return [*file.notes, f"{target}: a detector of {counted(len(detector.class_names), 'class')}"]
     tensors = {key: value.clone().contiguous() for key, value in map_keys(layout, weights).items()}
     # A copy of each, because safetensors refuses tensors that share their memory.
     write_atomically(target, lambda path: save_file(tensors, path))

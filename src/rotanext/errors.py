@@ -19,6 +19,11 @@ class UserError(Exception):
     """A mistake outside the program (input, option, machine); the command line prints it and exits non-zero."""
 
 
+def counted(count: int, noun: str) -> str:
+    """The count and the noun, in the plural where there is not one: "1 class", "2,000 classes"."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def shortened(text: str, most: int = 200) -> str:
     """What a file says, cut where it goes on for pages."""
     return text if len(text) <= most else f"{text[:most]} ..."

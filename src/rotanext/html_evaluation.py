@@ -139,11 +139,11 @@ def _confusion(report: Report) -> str:
         body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     many = f" Only the {_MOST_CLASSES} classes with most objects are shown." if len(report.class_names) > _MOST_CLASSES else ""
     html = (
-        f'<table class="matrix{" many" if len(columns) > 11 else ""}"><caption><span>{escape(caption + many)}</span></caption>'
+        f'<table class="matrix{" many" if len(columns) > 11 else ""}"><caption class="unseen">Confusion matrix</caption>'
         f'<thead><tr><td class="none"></td>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table>"
     )
-    return scrolling("Confusion matrix", html)
+    return paragraph(caption + many, muted=True) + scrolling("Confusion matrix", html)
 
 
 def _cell(truth: str, predicted: str, count: int, share: float) -> str:
@@ -355,7 +355,12 @@ def _crop(evidence: Evidence, wanted: Wanted, caption: tuple[str, str], uri: str
     x, y = wanted.corners.mean(0)
     stem = evidence.stems[wanted.picture]
     alt = escape(f"{caption[0]}, {caption[1]}, in {stem} at {x:.0f}, {y:.0f}")
-    picture = f'<img src="{uri}" alt="{alt}" loading="lazy">' if uri else '<div class="nopicture">no picture</div>'
-    where = f'<span class="muted">{escape(stem)} at {x:.0f}, {y:.0f}</span>'
+    picture = f'<img src="{uri}" alt="{alt}" decoding="async">' if uri else '<div class="nopicture">no picture</div>'
+    where = f'<span class="muted" title="{escape(stem)}">{escape(_middle_cut(stem))}<br>at {x:.0f}, {y:.0f}</span>'
     text = f"<b>{escape(caption[0])}</b><br>{escape(caption[1])}<br>{where}"
     return f"<li><figure>{picture}<figcaption>{text}</figcaption></figure></li>"
+
+
+def _middle_cut(name: str, most: int = 18) -> str:
+    """A long name without its middle: cameras and exports number at the end."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 2) :]}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rotanext.analysis import angle_errors, match
+from rotanext.errors import counted
 from rotanext.files import write_atomically
 from rotanext.html_evaluation import Section, evaluation_sections, shown
 from rotanext.metrics import Evidence, Report
@@ -69,7 +70,11 @@ def _headline(contents: Contents) -> Iterator[tuple[str, str, str]]:
         for key, value in report.summary().items():
             yield names[key], f"{shown(value)} %", _NOTES[key]
         main = report.at(report.thresholds[0])
-        yield "Objects", f"{sum(r.npos for r in main):,}", f"in {report.images:,} pictures, {len(report.class_names)} classes"
+        yield (
+            "Objects",
+            f"{sum(r.npos for r in main):,}",
+            f"in {counted(report.images, 'picture')}, {counted(len(report.class_names), 'class')}",
+        )
         counts = report.confusion
         seen, missed = int(counts[:-1].sum()), int(counts[:-1, -1].sum())
         if seen:

@@ -7,7 +7,7 @@ import torch
 from rotanext.config import Config, load_config, of_any_version, validate
 from rotanext.data.dota import CLASS_LISTS, find_class_names
 from rotanext.detector import Detector, build_model, find_device
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.models.checkpoints import check_strict, load_strict
 from rotanext.models.detector_files import Anchors, DetectorFile, read_detector_file, save_detector_file
 
@@ -112,7 +112,7 @@ def _read_exported(
         tower_depth=model.tower_depth,
         anchors=model.anchors,
         class_names=metadata.class_names,
-        notes=[f"exported by rotanext {metadata.version}: {metadata.precision}, {len(metadata.class_names)} classes"],
+        notes=[f"exported by rotanext {metadata.version}: {metadata.precision}, {counted(len(metadata.class_names), 'class')}"],
     )
     return detector, file
 

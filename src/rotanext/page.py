@@ -55,6 +55,9 @@ th:first-child,td:first-child{text-align:left;padding-left:0}
 th{font-weight:600}
 tbody th{font-weight:400;overflow-wrap:anywhere;min-width:7em}
 tr.total>*{font-weight:650}
+.pair table{min-width:0;font-size:.85rem}
+.pair th,.pair td{padding-left:6px;padding-right:6px}
+.pair tr>:first-child{padding-left:0}
 table.plain td{text-align:left;overflow-wrap:anywhere}
 table.matrix{border-collapse:separate;border-spacing:2px;min-width:0}
 .matrix td,.matrix thead th{padding:5px 6px;text-align:center;border:0;border-radius:4px;min-width:3.1em}
@@ -64,6 +67,7 @@ table.matrix{border-collapse:separate;border-spacing:2px;min-width:0}
 .matrix td:hover{outline:2px solid var(--ink)}
 .matrix td.strong{color:#fff}
 .matrix.many td{font-size:.82rem;padding:3px}
+.unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .matrix small{display:block;opacity:.8;font-size:.74rem}
 .matrix .none{background:none}
 .crops{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:16px;list-style:none;margin:14px 0 0;padding:0}

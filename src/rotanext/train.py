@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rotanext.allocator import keep_freed_memory
 from rotanext.config import Config, flat_values, of_any_version, validate, with_overrides
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.evaluate import write_report
 from rotanext.files import make_folder
 from rotanext.html_report import Contents, write_html_report
@@ -132,9 +132,10 @@ def _train(trainer: Trainer, state: State | None) -> Report | None:
         trainer.resume(state)
     count = sum(p.numel() for p in trainer.model.parameters())
     several = f" in {processes.count} processes{', sharded' * trainer.sharded}" if processes.count > 1 else ""
+    data = f"{counted(trainer.order.length, 'picture')}, {counted(len(trainer.class_names), 'class')}"
     reporter.say(
-        f"{trainer.config.name}: {trainer.order.length} pictures, {len(trainer.class_names)} classes, "
-        f"{count / 1e6:.1f} M parameters, {trainer.total_steps} steps on {processes.device}{several}; files in {trainer.folder}"
+        f"{trainer.config.name}: {data}, {count / 1e6:.1f} M parameters, "
+        f"{counted(trainer.total_steps, 'step')} on {processes.device}{several}; files in {trainer.folder}"
     )
     if trainer.progress.step == trainer.total_steps:
         reporter.say("this training is complete; to train longer, start a new one with more train.epochs")

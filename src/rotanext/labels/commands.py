@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rotanext.errors import Problems, UserError
+from rotanext.errors import Problems, UserError, counted
 from rotanext.terminal import JsonOption, QuietOption, StrictOption, console, finish, print_json, print_result
 
 labels_app = typer.Typer(name="labels", help="Labels of other tools: convert and check them.", no_args_is_help=True)
@@ -50,7 +50,8 @@ def convert(
         overwrite=overwrite,
         problems=problems,
     )
-    console.print(f"{done.pictures} pictures with {done.objects} objects of {len(done.class_names)} classes: {out} ({to_format})")
+    held = f"{counted(done.objects, 'object')} of {counted(len(done.class_names), 'class')}"
+    console.print(f"{counted(done.pictures, 'picture')} with {held}: {out} ({to_format})")
     for line in done.lost:
         console.print(f"  {line}" if line.startswith("note: ") else f"  lost: {line}", style="yellow")
     if all(line.startswith("note: ") for line in done.lost):
@@ -96,8 +97,8 @@ def check(
     if as_json:
         print_json(found.to_json())
     else:
-        shown = f"{len(found.data.pictures)} pictures, {found.data.count} objects, {len(found.data.class_names)} classes"
-        print_result(f"{shown}: {found.problems} problems")
+        data_counts = (len(found.data.pictures), "picture"), (found.data.count, "object"), (len(found.data.class_names), "class")
+        print_result(f"{', '.join(counted(*one) for one in data_counts)}: {counted(found.problems, 'problem')}")
         for kind, count in found.counts.items():
             first = next(finding for finding in found.findings if finding.kind == kind)
             where = first.path if first.place is None else f"{first.path}:{first.place}"
@@ -132,7 +133,8 @@ def submission(
     else:
         lines = [f"  problem: {text}" for text in found.problems] + [f"  notice: {text}" for text in found.notices]
         total = sum(found.counts.values())
-        first = f"{total} detections of {len(found.counts)} classes in {found.pictures} pictures: {len(found.problems)} problems"
+        held = f"{counted(total, 'detection')} of {counted(len(found.counts), 'class')} in {counted(found.pictures, 'picture')}"
+        first = f"{held}: {counted(len(found.problems), 'problem')}"
         print_result("\n".join([first, *lines]))
     if found.problems:
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rotanext.boxes import corners_to_boxes
+from rotanext.errors import counted
 from rotanext.labels.dataset import LabelSet, Picture
 from rotanext.labels.geometry import least_rectangles, signed_area
 from rotanext.ops import overlapping_polygons
@@ -78,7 +79,9 @@ def find_all(data: LabelSet, class_names: Sequence[str] | None) -> Iterator[Find
     for picture in data.pictures:
         if picture.file is None:  # one that cannot be read is told by whoever tried
             where = picture.label or picture.name
-            yield Finding("labels without picture", str(where), None, f"{len(picture.objects)} objects, no picture {picture.name}")
+            yield Finding(
+                "labels without picture", str(where), None, f"{counted(len(picture.objects), 'object')}, no picture {picture.name}"
+            )
         yield from _of_objects(picture, class_names)
 
 
@@ -164,6 +167,6 @@ def find_rare(data: LabelSet, val: LabelSet | None) -> Iterator[Finding]:
     counts = Counter(name for picture in data.pictures for name in picture.objects.names)
     for name in data.class_names:
         if 0 < counts[name] < _RARE:
-            yield Finding("rare class", name, None, f"{counts[name]} objects")
+            yield Finding("rare class", name, None, counted(counts[name], "object"))
     for name in sorted({n for p in val.pictures for n in p.objects.names} - counts.keys()) if val else []:
         yield Finding("class without training", name, None, "no object in the training data")
