@@ -186,6 +186,25 @@ def test_tampered_weights_fail_and_the_earlier_file_stays(
     assert "FAILED" in parity.text()
 
 
+def test_pictures_to_compare_on(detector: Detector, pictures: Path, tmp_path: Path) -> None:
+    """Those asked for, else those of the training where they are here, else drawn ones; never a failure over those nobody named."""
+
+    def of(trained: Path, **options: Path) -> str:
+        data = detector.config.data.model_copy(update={"train": [str(trained)], "val": []})
+        one = Detector(detector.model, detector.config.model_copy(update={"data": data}), detector.class_names)
+        tiles, name = job._compared(one, ExportOptions("onnx", tmp_path / "m.onnx", **options))
+        assert tiles
+        return name
+
+    assert of(tmp_path / "gone", check=pictures) == of(tmp_path, evaluate=pictures) == of(pictures) == str(pictures)
+    assert of(tmp_path / "gone").startswith("drawn scenes")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_text("no picture")
+    assert of(tmp_path).startswith("drawn scenes")
+    with pytest.raises(UserError, match=r"a\.png"):
+        of(pictures, check=tmp_path)
+
+
 def test_command_exits_with_1_where_it_differs(
     detector: Detector, reuse: Path, tmp_path: Path, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -353,7 +353,10 @@ def export(
         Path | None, typer.Option("--calibrate", help="For int8: a folder of pictures like those it will see.")
     ] = None,
     check: Annotated[
-        Path | None, typer.Option("--check", help="Pictures to compare it with PyTorch on; drawn ones by default.")
+        Path | None,
+        typer.Option(
+            "--check", help="Pictures to compare it with PyTorch on; by default those it was trained with, or drawn ones."
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option("--eval", help="A DOTA folder: score both, PyTorch's and the exported.")] = None,
     anchors: AnchorsOption = None,

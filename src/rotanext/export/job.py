@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rotanext.data.dataset import read_entries
 from rotanext.data.images import IMAGE_SUFFIXES, list_images, read_image
 from rotanext.data.synthetic import draw_scene
 from rotanext.detector import Detector
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.evaluate import detect_all, score
 from rotanext.export.graph import DecodedNetwork, trace
 from rotanext.export.metadata import PRECISIONS, Metadata
@@ -26,7 +27,7 @@ from rotanext.files import make_folder
 from rotanext.progress import Reporter
 
 CHECKED, CALIBRATED = 8, 64  # tiles
-DRAWN = 2  # tiles, where no pictures are given
+DRAWN = 2  # tiles, where there are no pictures
 _ENGINES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch.export"}
 _NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
 
@@ -39,7 +40,7 @@ class ExportOptions:
     out: Path
     precision: str = "fp32"
     calibrate: Path | None = None  # pictures
-    check: Path | None = None  # pictures; None: drawn ones
+    check: Path | None = None  # pictures; None: those of the other folders, of the training, or drawn ones
     evaluate: Path | None = None  # a DOTA folder
 
 
@@ -50,16 +51,17 @@ def export(detector: Detector, options: ExportOptions, reporter: Reporter) -> tu
     UserError for wrong options, missing packages, or pictures that cannot be read.
     """
     check_options(options)
-    tiles = _tiles(detector, options.check, CHECKED) if options.check else _drawn(detector)
+    tiles, pictures = _compared(detector, options)
     calibration = _tiles(detector, options.calibrate, CALIBRATED) if options.calibrate else []
     make_folder(options.out.parent)
     metadata = Metadata(detector.class_names, detector.config, options.precision)
     with tempfile.TemporaryDirectory(prefix=f".{options.out.name}.", dir=options.out.parent) as folder:
         made = Path(folder) / options.out.name
         _write(detector, made, metadata, options, calibration, reporter)
-        reporter.say(f"comparing with PyTorch on {len(tiles)} tiles")
+        reporter.say(f"comparing with PyTorch on {counted(len(tiles), 'tile')} of {pictures}")
         exported = _read_back(made, options.format, metadata)
         parity = compare(detector, exported, tiles, options.precision, _ENGINES[options.format])
+        parity.pictures = pictures
         if options.evaluate is not None:
             reporter.say(f"evaluating both on {options.evaluate}")
             pair = {"PyTorch fp32": detector, f"{parity.engine} {options.precision}": exported}
@@ -190,6 +192,17 @@ def _tiles(detector: Detector, source: Path, most: int) -> list[np.ndarray]:
         for window in (windows[at] for at in evenly(len(windows), share)):
             tiles.append(image[window.y : window.y + window.height, window.x : window.x + window.width])
     return [np.ascontiguousarray(tile) for tile in tiles[:most]]
+
+
+def _compared(detector: Detector, options: ExportOptions) -> tuple[list[np.ndarray], str]:
+    """Tiles to compare on, and what of: the given pictures, or those it was trained with where they lie here, or drawn ones."""
+    if given := options.check or options.evaluate or options.calibrate:
+        return _tiles(detector, given, CHECKED), str(given)
+    for folder in (*detector.config.data.val, *detector.config.data.train):
+        if (Path(folder) / "images").is_dir():
+            with suppress(UserError):  # nobody asked for these
+                return _tiles(detector, Path(folder), CHECKED), folder
+    return _drawn(detector), "drawn scenes (--check takes pictures)"
 
 
 def _drawn(detector: Detector) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from rotanext.boxes import boxes_to_corners
 from rotanext.data.images import write_file
 from rotanext.detections import Detections
 from rotanext.detector import Detector
+from rotanext.errors import counted
 from rotanext.export.graph import DecodedNetwork
 from rotanext.ops import rotated_iou
 
@@ -45,6 +46,7 @@ class Parity:
     engine: str
     tolerance: Tolerance
     tiles: int = 0
+    pictures: str = ""  # where the tiles were taken from
     batches: list[list[int]] = field(default_factory=list)  # (B, H, W) of each batch
     anchors: int = 0
     score_difference: float = 0.0
@@ -78,9 +80,10 @@ class Parity:
 
     def text(self) -> str:
         """A few lines for the terminal."""
+        on = f"{counted(self.tiles, 'tile')} of {self.pictures or 'pictures'}"
+        shapes = counted(len({tuple(b) for b in self.batches}), "shape")
         lines = [
-            f"{self.engine} {self.precision} against PyTorch fp32 on {self.tiles} tiles, {len(self.batches)} batches of "
-            f"{len({tuple(b) for b in self.batches})} shapes:",
+            f"{self.engine} {self.precision} against PyTorch fp32 on {on}, {len(self.batches)} batches of {shapes}:",
             f"  scores of {self.anchors} anchors: at most {self.score_difference:.2g} apart (99%: {self.score_difference_p99:.2g})",
             f"  their boxes' corners: at most {self.corner_difference_px:.2g} px apart, {self.corner_difference_relative:.2g} of "
             f"the box's longer side (99%: {self.corner_difference_relative_p99:.2g})",
