@@ -171,7 +171,9 @@ async function take(answer, picture) {
   find("get-geojson").disabled = !answer.geojson;
   find("get-geojson").title = answer.geojson ? "" : "This picture does not say where it lies";
   const { width, height, kind, notes } = answer.picture;
-  find("notes").textContent = [`${state.file.name}: ${width} × ${height} pixels, ${kind}`, ...notes].join("; ");
+  const name = document.createElement("span");
+  name.textContent = name.title = state.file.name;
+  find("notes").replaceChildren(name, [`${width} × ${height} pixels, ${kind}`, ...notes].join("; "));
   document.title = `${state.file.name} · rotanext`;
   panel.take(detections, state.facts.classes);
 }
