@@ -12,8 +12,8 @@ from rotanext.boxes import boxes_to_corners, regularize
 
 FOLDER = Path(__file__).parent / "images"
 SCHEMES = {
-    "light": {"ink": "#26323a", "soft": "#8a979f", "box": "#00796b", "fill": "#b2dfdb", "mark": "#c2410c"},
-    "dark": {"ink": "#e3e8ea", "soft": "#7f8c94", "box": "#4db6ac", "fill": "#1d4a46", "mark": "#ffab70"},
+    "light": {"ink": "#26323a", "soft": "#8a979f", "box": "#00796b", "fill": "#b2dfdb", "mark": "#c2410c", "ground": "#ffffff"},
+    "dark": {"ink": "#e3e8ea", "soft": "#7f8c94", "box": "#4db6ac", "fill": "#1d4a46", "mark": "#ffab70", "ground": "#1e2129"},
 }
 
 
@@ -64,7 +64,9 @@ class Drawing:
         )
         font = 'font-family="system-ui, sans-serif"'
         body = "\n".join(self.parts)
-        path.write_text(f"{head} {font}>\n<title>{self.title}</title>\n<defs>{heads}</defs>\n{body}\n</svg>\n")
+        # a ground of its own: readers of the repository may have a dark page behind the light drawing
+        ground = f'<rect width="{width}" height="{height}" rx="8" fill="{self.colours["ground"]}"/>'
+        path.write_text(f"{head} {font}>\n<title>{self.title}</title>\n<defs>{heads}</defs>\n{ground}\n{body}\n</svg>\n")
 
 
 def convention(scheme: str) -> Drawing:

@@ -11,6 +11,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
+LIGHT = re.compile(r"!\[([^\]]*)\]\(images/([\w-]+)-light\.svg\)")  # of such a drawing there is a dark one, too
 OUT_OF_DOCS = re.compile(r"\]\((?:\.\./)?(benchmarks|src|tests)/([^)#]*)(#[^)]*)?\)")
 
 
@@ -36,6 +37,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     if page.file.src_uri.startswith("benchmarks/"):
         return markdown
+    markdown = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", markdown)  # in the repository there is only the notebook
+    markdown = LIGHT.sub(r"![\1](images/\2-light.svg#only-light)\n![\1](images/\2-dark.svg#only-dark)", markdown)
     return OUT_OF_DOCS.sub(mended, markdown).replace("<!-- table of settings -->", settings_table())
 
 

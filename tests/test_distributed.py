@@ -153,7 +153,7 @@ def test_one_process_that_is_asked_to_stop_stops_both(found: list[dict[str, Any]
         ("log", "metrics.jsonl: found that it cannot be written"),
         ("gone", "none/images: found that the folder is gone"),
         ("strict", "p2.png: found a file that does not decode"),
-        ("data", "none/images: found no such folder"),
+        ("data", "none: found no such folder"),
         ("norms", "set model.frozen_norm=true"),
     ],
 )

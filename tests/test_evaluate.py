@@ -95,7 +95,7 @@ def test_options_that_make_no_sense(
 def test_a_missing_folder(cli: Callable, tiny_weights: Path, tmp_path: Path) -> None:
     done = cli("eval", tmp_path / "none", "-w", tiny_weights, "--out", tmp_path / "out", "--device", "cpu")
     assert done.code == 2
-    assert "none/images: found no such folder" in done.err
+    assert "none: found no such folder" in done.err
 
 
 def broken(root: Path) -> Path:

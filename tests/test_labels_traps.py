@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import draw_dataset
 from rotanext.data.images import write_png
 from rotanext.errors import Problems, UserError
 from rotanext.labels.convert import FORMATS, convert_labels
@@ -208,3 +209,24 @@ def test_two_places_with_pictures_of_one_name(tmp_path: Path) -> None:
     assert (finding.kind, finding.serious) == ("same name in training and validation", False)
     (tmp_path / "val/images/0001.png").write_bytes((tmp_path / "train/images/0001.png").read_bytes())
     assert "same picture in training and validation" in {finding.kind for finding in find_leaks(train, val)}
+
+
+def test_five_values_of_yolo_are_said(tmp_path: Path, cli: Callable) -> None:
+    """They are read as upright boxes, which most objects of an oriented data set are not."""
+    root = draw_dataset(tmp_path / "dota", 1)
+    assert cli("labels", "convert", root, tmp_path / "yolo", "--from", "dota", "--to", "yolo-obb").code == 0
+    label = next((tmp_path / "yolo/labels").rglob("*.txt"))
+    label.write_text(label.read_text() + "0 0.5 0.5 0.2 0.1\n")
+    done = cli("labels", "convert", tmp_path / "yolo", tmp_path / "back", "--from", "yolo-obb", "--to", "dota")
+    assert "note: 1 line of five values" in done.err
+
+
+def test_subsets_are_counted_and_what_was_skipped_is_not_nothing(tmp_path: Path, cli: Callable) -> None:
+    draw_dataset(tmp_path / "data/train", 3)
+    draw_dataset(tmp_path / "data/val", 2, seed=1)
+    done = cli("labels", "convert", tmp_path / "data", tmp_path / "a", "--from", "dota", "--to", "labelme", "--pictures", "none")
+    assert "train: 3, val: 2" in done.err
+    label = tmp_path / "data/val/labelTxt/p0.txt"
+    label.write_text(label.read_text() + "1 2 3\n")
+    done = cli("labels", "convert", tmp_path / "data", tmp_path / "b", "--from", "dota", "--to", "labelme", "--pictures", "none")
+    assert (done.code, "  nothing was lost" in done.err, "of what was read, nothing was lost" in done.err) == (1, False, True)

@@ -232,3 +232,12 @@ def test_a_configuration_of_another_network(tiny_weights: Path, tmp_path: Path, 
     with pytest.raises(UserError, match=found):
         load_detector(path, "cpu")
     assert status("VmHWM") - before < 500 << 20
+
+
+def test_weights_that_are_not_there_yet(tmp_path: Path) -> None:
+    """A training has its best ones from the first validation on."""
+    with pytest.raises(UserError, match=r"Check the path\."):
+        load_detector(tmp_path / "best.safetensors")
+    (tmp_path / "last.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"There is .*last\.safetensors\."):
+        load_detector(tmp_path / "best.safetensors")

@@ -129,3 +129,14 @@ def test_a_target_that_cannot_be_used_is_said_before_the_work(
     assert done.code == 2
     assert message in done.err
     assert not (tmp_path / "out/pictures").exists()
+
+
+def test_several_sources(tiny_weights: Path, tiny_dataset: Path, tmp_path: Path, cli: Callable) -> None:
+    """As a shell gives them for a pattern without quotation marks; each picture once."""
+    images = tiny_dataset / "val/images"
+    done = cli("predict", images / "p0.png", images / "p1.png", images, "--weights", tiny_weights, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [entry["name"] for entry in found["images"]] == ["p0", "p1"]
+    refused = cli("predict", images, images, "--weights", tiny_weights, "--ray", "local")
+    assert (refused.code, "--ray takes one source" in refused.err) == (2, True)

@@ -97,3 +97,10 @@ def test_a_name_that_was_made_to_lead_here(tiny_weights: Path) -> None:
                 assert client.get("/health", headers={"host": host}).status_code == 200, host
     finally:
         app.state.service.close()
+
+
+def test_a_misspelt_option_is_refused(server: Server) -> None:
+    answer = server.post(encoded(noise(20, 20)), scor=0.3)
+    assert answer.status_code == 422
+    assert "no option 'scor'; expected score" in answer.json()["detail"]
+    assert server.post(encoded(noise(20, 20)), score=0.3).content.endswith(b"}\n")

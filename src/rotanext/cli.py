@@ -182,9 +182,12 @@ def evaluate(
 
 @app.command()
 def predict(
-    source: Annotated[
-        str,
-        typer.Argument(help="A picture or raster, a folder of them, or a quoted glob; with --ray also a .txt list, or s3://... ."),
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Pictures, rasters, folders of them, quoted globs; with --ray one of these, a .txt list, or s3://... .",
+        ),
     ],
     weights: WeightsOption,
     out: Annotated[str, typer.Option("--out", help="Where the results go.")] = "runs/predict",
@@ -231,8 +234,11 @@ def predict(
     problems = Problems(strict)
     if ray is None and (workers or cores or chunk):
         raise UserError("--workers, --cores-per-worker and --chunk belong to --ray")
-    if ray is None and ("://" in source or source.endswith(".txt")):
-        raise UserError(f"{source}: addresses and lists of them are read with --ray local (or a cluster's address)")
+    for source in sources:
+        if ray is None and ("://" in source or source.endswith(".txt")):
+            raise UserError(f"{source}: addresses and lists of them are read with --ray local (or a cluster's address)")
+    if ray is not None and len(sources) > 1:
+        raise UserError(f"--ray takes one source, and not {len(sources)}: put a glob in quotation marks, or write a .txt list")
     detector = _load(weights, device if ray is None else "cpu", anchors, classes, precision, compiled)
     detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
     options = PredictOptions(score, draw, batch, pictures, across_classes, raster_options(bands, stretch))
@@ -240,12 +246,12 @@ def predict(
         from rotanext.archive.cluster import ClusterOptions, predict_archive
 
         cluster = ClusterOptions(ray, workers, cores, chunk or ClusterOptions.chunk, device)
-        summary = predict_archive(detector, source, out, options, cluster, problems, Reporter(console))
+        summary = predict_archive(detector, sources[0], out, options, cluster, problems, Reporter(console))
         console.print(summary.text(out))
         if as_json:
             print_json(asdict(summary) | {"out": out}, problems)
         return finish(problems)
-    found = run(detector, source, Path(out), options, problems, Reporter(console))
+    found = run(detector, sources, Path(out), options, problems, Reporter(console))
     total, sure = sum(map(len, found.values())), sum(int((d.scores >= draw).sum()) for d in found.values())
     held = f"{counted(total, 'object')} in {counted(len(found), 'picture')}"
     console.print(f"{held}, {sure:,} with a score of at least {draw}; results are in {out}")

@@ -1,6 +1,7 @@
 """Detection on files: pictures and rasters in; DOTA text and zip, JSON, vectors with coordinates, and drawn pictures out."""
 
 import json
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,18 +46,19 @@ class PredictOptions:
 
 def predict(
     detector: Detector,
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     target: Path,
     options: PredictOptions,
     problems: Problems,
     reporter: Reporter,
 ) -> dict[str, Detections]:
-    """Detect on a file, a folder or a glob, and write everything below `target`; returns detections by picture name.
+    """Detect on a file, a folder, a glob or several of these, and write all below `target`; returns detections by picture name.
 
     Writes `Task1/Task1_<class>.txt` and `Task1.zip` for the DOTA server, `detections.json`, `pictures/`, and for rasters that
     know where they lie `vectors/`. What cannot be read is a problem (skipped, or refused when strict); the others go on.
     """
-    paths = list_images(source, _SUFFIXES)
+    sources = [source] if isinstance(source, str | Path) else source
+    paths = list(dict.fromkeys(path for each in sources for path in list_images(each, _SUFFIXES)))
     check_task1_target(target / "Task1", detector.class_names)
     make_folder(target)
     found: dict[str, Detections] = {}
@@ -70,7 +72,8 @@ def predict(
             zip_task1(target / "Task1")
             write_json(target / "detections.json", found, named, detector.class_names)
     if not found:
-        raise UserError("\n".join([f"none of the pictures in {source} could be read", *problems.first]))
+        given = ", ".join(map(str, sources[:3]))
+        raise UserError("\n".join([f"none of the pictures in {given} could be read", *problems.first]))
     return found
 
 

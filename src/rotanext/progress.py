@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 _PLAIN_EVERY = 15.0  # seconds between plain lines
+_RATE_OVER = 60.0  # seconds that the rate shown, and the time left, are measured over
 _LATEST = 1000  # steps that a rate is measured on
 _SUMMARY_KEYS = ("loss", "loss_cls", "loss_box", "lr", "grad_norm")
 
@@ -81,9 +82,14 @@ class Reporter:
         middle = statistics.median(each) if each else 0.0
         return 1 / middle if middle > 0 else None
 
-    def _note_step(self, step: float) -> None:
-        self._steps.append((time.monotonic(), step))
+    def _note_step(self, step: float) -> float:
+        """Remember when a step was done; steps a second over the last minute (at least ten steps), 0 for the first one."""
+        now = time.monotonic()
+        self._steps.append((now, step))
         del self._steps[:-_LATEST]
+        recent = next((i for i, (then, _) in enumerate(self._steps) if now - then <= _RATE_OVER), len(self._steps) - 1)
+        then, before = self._steps[max(0, min(recent, len(self._steps) - 11))]
+        return (step - before) / (now - then) if now > then else 0.0
 
     def _columns(self) -> Progress:
         return Progress(
@@ -107,8 +113,7 @@ class Reporter:
                 task = bar.add_task("training", total=total, completed=done, note="")
 
                 def tick(row: dict[str, float]) -> None:
-                    self._note_step(row["step"])
-                    rate = (row["step"] - done) / (time.monotonic() - start)
+                    rate = self._note_step(row["step"])
                     losses = f"loss {row['loss']:.3f} (cls {row['loss_cls']:.3f} box {row['loss_box']:.3f})"
                     note = f"{losses} lr {row['lr']:.1e} {rate:.2f} steps/s"
                     bar.update(task, completed=row["step"], note=note)
@@ -118,14 +123,13 @@ class Reporter:
 
             def tick(row: dict[str, float]) -> None:
                 nonlocal last
-                self._note_step(row["step"])
+                rate = self._note_step(row["step"])
                 now = time.monotonic()
                 if now - last >= _PLAIN_EVERY or row["step"] == total:
                     last = now
-                    rate = (row["step"] - done) / (now - start)
-                    left = (total - row["step"]) / rate
                     values = " ".join(f"{key} {row[key]:.4g}" for key in _SUMMARY_KEYS)
-                    self.say(f"step {row['step']}/{total} {values} {rate:.2f} steps/s {left:.0f} s left")
+                    pace = f"{rate:.2f} steps/s, {_spelt((total - row['step']) / rate)} left" if rate else ""
+                    self.say(f"step {row['step']}/{total} {values} {pace}".rstrip())
 
             yield tick
 
@@ -207,3 +211,11 @@ class Reporter:
                     self.say(f"{what}: {done}/{total} tiles, {rate:.1f} tiles/s, {(total - done) / rate:.0f} s left")
 
             yield tick
+
+
+def _spelt(seconds: float) -> str:
+    """A time as people say it: "40 s", "12 min", "3 h 05 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

@@ -194,7 +194,7 @@ class Report:
         )
         table = Table(title=f"{self.images} images, true polygon IoU", caption=caption, title_justify="left")
         table.add_column("class")
-        for heading in ("objects", "detections", "AP50", "AP75", "AP50:95", "P", "R", "score"):
+        for heading in ("objects", "dets", "AP50", "AP75", "AP50:95", "P", "R", "score"):
             table.add_column(heading, justify="right")
         for k, r in enumerate(self.at(main)):
             best = r.best_f1() or {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from rotanext.data.folder_advice import folder_advice
 from rotanext.data.images import IMAGE_SUFFIXES, write_file
 from rotanext.errors import Problems, UserError, explain
 
@@ -387,9 +388,8 @@ def _folder(root: Path, name: str, suffixes: Sequence[str]) -> list[Path]:
     """Files of a data set's subfolder, sorted; `UserError` where there are none."""
     folder = root / name
     if not folder.is_dir():
-        near = [entry.name for entry in sorted(root.glob("*")) if entry.is_dir() and entry.name.lower()[:5] == name.lower()[:5]]
-        advice = f"Rename {near[0]} to {name}?" if near else "A data set is a folder with images/ and labelTxt/."
-        raise UserError(explain(folder, "no such folder", f"the folder {name} in {root}", advice))
+        missing, expected = (folder, f"the folder {name} in {root}") if root.is_dir() else (root, "a data set")
+        raise UserError(explain(missing, "no such folder", expected, folder_advice(root)))
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     if not files:
         raise UserError(explain(folder, "no such files", f"files ending in {' '.join(suffixes)}", "Check the folder."))

@@ -28,6 +28,7 @@ class Check:
     """What was found: `findings`, the coverage by the anchors, advice, and the data themselves."""
 
     source: str
+    val_source: str | None
     data: LabelSet
     val: LabelSet | None
     findings: list[Finding]
@@ -135,7 +136,8 @@ def check_labels(
     coverage = cover(data, config, resized=False) if cut else coverage
     order = {kind: at for at, kind in enumerate(KINDS)}
     findings.sort(key=lambda finding: order[finding.kind])
-    return Check(str(source), data, other, findings, coverage, advise(data, config, coverage, cut), config.name)
+    advice = advise(data, config, coverage, cut)
+    return Check(str(source), str(val) if val else None, data, other, findings, coverage, advice, config.name)
 
 
 def _own_validation(data: LabelSet) -> tuple[LabelSet, LabelSet | None]:

@@ -52,10 +52,12 @@ def convert(
     )
     held = f"{counted(done.objects, 'object')} of {counted(len(done.class_names), 'class')}"
     console.print(f"{counted(done.pictures, 'picture')} with {held}: {out} ({to_format})")
+    if done.subsets:
+        console.print(f"  {', '.join(f'{name}: {number}' for name, number in done.subsets)}", style="dim")
     for line in done.lost:
         console.print(f"  {line}" if line.startswith("note: ") else f"  lost: {line}", style="yellow")
     if all(line.startswith("note: ") for line in done.lost):
-        console.print("  nothing was lost", style="dim")
+        console.print("  of what was read, nothing was lost" if problems.count else "  nothing was lost", style="dim")
     finish(problems)
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,7 @@ class Conversion:
     objects: int
     class_names: tuple[str, ...]
     lost: tuple[str, ...]
+    subsets: tuple[tuple[str, int], ...]  # (name, pictures), none where there is only one without a name
 
 
 def find_format(name: str, option: str) -> Format:
@@ -105,7 +107,8 @@ def convert_labels(
         _place_pictures(target, data, writer, pictures == "copy")
     if data.unlabelled:
         lost.append(f"pictures: {len(data.unlabelled)} have no labels and were left out ({data.unlabelled[0].name}, ...)")
-    return Conversion(len(data.pictures), data.count, tuple(data.class_names), (*data.notes, *lost))
+    subsets = Counter(picture.subset for picture in data.pictures if any(data.subsets))
+    return Conversion(len(data.pictures), data.count, tuple(data.class_names), (*data.notes, *lost), tuple(sorted(subsets.items())))
 
 
 def _check_target(source: Path, images: Path | None, target: Path, overwrite: bool) -> None:

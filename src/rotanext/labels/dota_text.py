@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rotanext.data.dota import Fault, Labelled, list_labels, read_label_entries, write_objects
+from rotanext.data.folder_advice import folder_advice, looks_like_yolo
 from rotanext.errors import Problems, UserError
 from rotanext.labels.dataset import LabelSet, PictureFiles, Shapes, existing, finished, nothing_read, size_of, subset_folders
 from rotanext.labels.values import Invalid, picture_name
@@ -34,7 +35,8 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
         data.unlabelled += [] if given else files.unused()
     data.unlabelled += given.unused() if given else []
     if not data.pictures:
-        raise nothing_read(source, "images/ and labelTxt/, or folders that hold them", problems)
+        advice = folder_advice(source) if looks_like_yolo(source) else "Check the folder and --from."
+        raise nothing_read(source, "images/ and labelTxt/, or folders that hold them", problems, advice)
     return finished(data, problems)
 
 

@@ -4,6 +4,7 @@ Layouts that are read: images/SUBSET and labels/SUBSET, SUBSET/images and SUBSET
 Written is images/ and labels/, with a folder for each subset.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rotanext.data.images import write_file
-from rotanext.errors import Problems, UserError, explain, shortened
+from rotanext.errors import Problems, UserError, counted, explain, shortened
 from rotanext.labels.dataset import (
     LabelSet,
     Picture,
@@ -43,7 +44,7 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     root = source if source.is_dir() else source.parent
     settings = _settings(root, source)
     data = LabelSet(class_names=_class_names(root, settings))
-    outlines = 0
+    changed = Counter[str]()
     given = PictureFiles([images]) if images is not None else None
     for subset, pictures, labels in _places(root, settings):
         files = given or PictureFiles([pictures])
@@ -51,9 +52,7 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
             if path.name.startswith(".") or path.name == "classes.txt":
                 continue
             try:
-                picture, reduced = _read_one(path, files, subset, data.class_names, problems)
-                data.pictures.append(picture)
-                outlines += reduced
+                data.pictures.append(_read_one(path, files, subset, data.class_names, problems, changed))
             except UserError as error:
                 problems.note(str(error))
             except Invalid as fault:
@@ -63,8 +62,11 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     data.unlabelled = given.unused() if given else []
     if not any(picture.label for picture in data.pictures):
         raise nothing_read(source, "labels/NAME.txt with images/NAME.jpg", problems)
-    if outlines:
-        data.notes.append(f"outlines: {outlines} of more than four points became the rectangle of least area around them")
+    if count := changed["outline"]:
+        data.notes.append(f"outlines: {count} of more than four points became the rectangle of least area around them")
+    if count := changed["upright"]:
+        lines = counted(count, "line")
+        data.notes.append(f"note: {lines} of five values (centre and sides) became upright boxes: right for upright objects alone")
     return finished(data, problems)
 
 
@@ -170,7 +172,7 @@ def _labels_of(pictures: Path) -> Path:
     return Path(*parts) if parts else pictures
 
 
-def _read_one(path: Path, files: PictureFiles, subset: str, names: list[str], problems: Problems) -> tuple[Picture, int]:
+def _read_one(path: Path, files: PictureFiles, subset: str, names: list[str], problems: Problems, changed: Counter[str]) -> Picture:
     name = picture_name(path.stem)
     file = files.find(name, subset)
     if file is None:
@@ -180,21 +182,21 @@ def _read_one(path: Path, files: PictureFiles, subset: str, names: list[str], pr
     size = size_of(file, (0, 0), path, problems)
     if size == (0, 0):
         raise Invalid("labels of a picture that cannot be read", "a picture", "Replace it.")
-    shapes, reduced = Shapes(), 0
+    shapes = Shapes()
     for line, text in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if not text.strip():
             continue
         try:
-            corners, label, score, exact = _parse(text.decode("utf-8", "replace").split(), size, names)
+            corners, label, score, kind = _parse(text.decode("utf-8", "replace").split(), size, names)
             shapes.add(corners, label, line, score=score)
-            reduced += not exact
+            changed[kind] += 1
         except Invalid as fault:
             problems.add(path, fault.found, fault.expected, fault.advice, line)
-    return shapes.picture(file.name, size, path, file, subset), reduced
+    return shapes.picture(file.name, size, path, file, subset)
 
 
-def _parse(fields: list[str], size: tuple[int, int], names: list[str]) -> tuple[np.ndarray, str, float, bool]:
-    """Corners `[4, 2]`, class, score, and whether the corners stand there as they are; raises `Invalid`."""
+def _parse(fields: list[str], size: tuple[int, int], names: list[str]) -> tuple[np.ndarray, str, float, str]:
+    """Corners `[4, 2]`, class, score, and what they are made of ("corners", "outline" or "upright"); raises `Invalid`."""
     if len(fields) not in (5, 9, 10) and (len(fields) < 7 or len(fields) % 2 == 0):
         raise Invalid(f"{len(fields)} fields", f"{_LINE} (nine fields)")
     values = [number(field, "a coordinate divided by the picture's side", _MOST) for field in fields[1:]]
@@ -203,12 +205,12 @@ def _parse(fields: list[str], size: tuple[int, int], names: list[str]) -> tuple[
     name, scale = names[int(fields[0])], np.array(size, np.float64)
     if len(fields) == 5:
         (cx, cy), (w, h) = np.array(values).reshape(2, 2) * scale
-        return turned(cx, cy, w, h, 0.0), name, float("nan"), True
+        return turned(cx, cy, w, h, 0.0), name, float("nan"), "upright"
     score = values.pop() if len(fields) == 10 else float("nan")
     if score > 1 or score < 0:
         raise Invalid(f"a score of {score:g}", "a score from 0 to 1")
     corners, exact = four_corners(np.array(values).reshape(-1, 2) * scale)
-    return corners, name, score, exact
+    return corners, name, score, "corners" if exact else "outline"
 
 
 def write(target: Path, data: LabelSet) -> None:

@@ -429,7 +429,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             else:
                 raise ValueError("an empty file" if size == 0 else f"the first bytes {start!r}")
     except OSError as error:
-        raise UserError(explain(path, error.strerror or str(error), "a checkpoint file", "Check the path.")) from None
+        raise UserError(explain(path, error.strerror or str(error), "a checkpoint file", _missing_advice(path))) from None
     except Refused as error:
         advice = (
             "The file was refused and nothing in it was run: it may be an attack, or a whole pickled program "
@@ -445,3 +445,9 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
         advice = "Save a state dict, not a model or a single tensor."
         raise UserError(explain(path, f"a pickled {type(value).__name__}", "a dict with tensors", advice))
     return value
+
+
+def _missing_advice(path: Path) -> str:
+    """For weights that are not there: others beside them, such as the last ones of a training before its first validation."""
+    others = sorted(path.parent.glob("*.safetensors")) if path.parent.is_dir() and not path.exists() else []
+    return f"There is {others[-1]}." if others else "Check the path."

@@ -146,7 +146,7 @@ def prediction_json(upload: Upload, found: Detections, threshold: float, *, both
         "geojson": json.loads(geojson(upload, found)) if both and upload.georeference is not None else None,
         "preview": _preview(upload, preview) if preview else None,
     }
-    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def geojson(upload: Upload, found: Detections) -> bytes:
@@ -156,7 +156,7 @@ def geojson(upload: Upload, found: Detections) -> bytes:
         raise Refused(422, f"format is geojson, but the picture has {why}. Ask for format=json.")
     from rotanext.geo.vectors import geojson_text
 
-    return geojson_text(_finite(found), upload.georeference).encode()
+    return geojson_text(_finite(found), upload.georeference).encode() + b"\n"
 
 
 def _finite(found: Detections) -> Detections:

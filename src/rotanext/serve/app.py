@@ -35,6 +35,7 @@ from rotanext.serve.uploads import Upload
 from rotanext.visualize import class_colour
 
 log = logging.getLogger("rotanext.serve")
+OPTIONS = ("score", "format", "preview")  # of POST /predict, in its address
 PREVIEW = 4096  # the longest side of a preview
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {
@@ -193,6 +194,13 @@ def _same_site(request: Request) -> None:
         raise Refused(403, "a page of another site sent this request; it is answered for this server's own page only")
 
 
+def _known_options(request: Request) -> None:
+    """Refuse misspelt options: their defaults would be taken without a word."""
+    for name in request.query_params:
+        if name not in OPTIONS:
+            raise Refused(422, f"there is no option '{name[:40]}'; expected {', '.join(OPTIONS)}")
+
+
 def create_app(
     detector: Detector, limits: Limits, *, batch: int, token: str | None = None, hosts: tuple[str, ...] | None = None
 ) -> FastAPI:
@@ -254,7 +262,7 @@ def _add_predict(app: FastAPI, service: Service, token: str | None) -> None:
         response_model=Prediction,
         responses={200: described, **says_no(400, 401, 403, 408, 413, 415, 422, 429, 503, 504)},
         openapi_extra={"requestBody": _BODY},
-        dependencies=[Depends(_token_check(token)), Depends(_same_site)],
+        dependencies=[Depends(_token_check(token)), Depends(_same_site), Depends(_known_options)],
     )
     async def predict(
         request: Request,

@@ -34,7 +34,8 @@ let saying = 0;
 function saySoon(count) {
   const number = document.createElement("b");
   number.textContent = count.toLocaleString("en");
-  const text = `of ${panel.detections.length.toLocaleString("en")} detections shown`;
+  const all = panel.detections.length, hint = !count && all ? ": lower the score, or choose more classes" : "";
+  const text = all ? `of ${all.toLocaleString("en")} ${all === 1 ? "detection" : "detections"} shown${hint}` : "detections: nothing it knows was found";
   find("status").setAttribute("aria-busy", "true");
   say(number, text);
   clearTimeout(saying);
@@ -186,7 +187,7 @@ function refuse(error) {
   const titles = { 401: "A token is needed", 413: "Too large", 415: "Not a picture this server reads", 422: "This picture cannot be used", 429: "The server is busy", 504: "This took too long" };
   const text = error.message.charAt(0).toUpperCase() + error.message.slice(1);
   complain(titles[error.status] ?? error.title ?? "Something went wrong", text, [0, 408, 429, 503, 504].includes(error.status));
-  say(state.result ? "" : "Nothing detected.");
+  say(state.result ? "" : "Ready for another picture.");
 }
 
 function listenToKeys() {
