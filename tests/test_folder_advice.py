@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
     ("given", "advice"),
     [
         ("mydata", "Did you mean {tmp}/mydata/train or {tmp}/mydata/val?"),
-        ("mydata/trian", "Did you mean {tmp}/mydata/train?"),
+        ("mydata/trains", "Did you mean {tmp}/mydata/train?"),
         ("mydata/train/images", "Give the folder above: {tmp}/mydata/train."),
         ("yolo", "rotanext labels convert {tmp}/yolo NEW_FOLDER --from yolo-obb --to dota"),
         ("flat", "rotanext labels convert {tmp}/flat NEW_FOLDER --from yolo-obb --to dota"),
