@@ -109,6 +109,20 @@ def test_lines_grow_with_the_picture() -> None:
     assert 0.4 < share(2400) / share(400) < 2.5
 
 
+def test_large_objects_have_wide_lines_and_scores_keep_apart() -> None:
+    def lit(box: list[float]) -> int:
+        canvas = draw_detections(np.zeros((800, 800, 3), np.uint8), detections([box]), legend=False)
+        return int((canvas[395:405].max(-1) > 60).sum())  # across both upright sides
+
+    assert lit([400, 400, 300, 200, 0]) >= 1.5 * lit([400, 400, 60, 30, 0]) > 0
+    # Two boxes in one place: only the better one's score is written, in the rows above them.
+    image = np.zeros((800, 800, 3), np.uint8)
+    boxes = [[400, 400, 300, 200, 0], [400, 400, 301, 201, 0]]
+    one, both = (draw_detections(image, detections(boxes[:n]), legend=False)[:296] for n in (1, 2))
+    assert one.max() > 200
+    np.testing.assert_array_equal(both, one)
+
+
 def test_colours_are_distinct_and_stable() -> None:
     colours = [class_colour(i) for i in range(60)]
     assert len(set(colours)) == 60

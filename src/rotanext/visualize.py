@@ -21,6 +21,7 @@ _PALETTE: tuple[tuple[int, int, int], ...] = (
 _DARK = (18, 20, 24)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4
+_LARGE = 40.0  # pixels; shorter sides from which on a line of two pixels hides nothing
 _FAR = 30_000.0  # beyond this OpenCV's fixed-point coordinates and line clipping are not to be trusted
 
 
@@ -33,9 +34,13 @@ def class_colour(index: int) -> tuple[int, int, int]:
     return round(255 * r), round(255 * g), round(255 * b)
 
 
-def _line_width(height: int, width: int) -> int:
-    """Line width in pixels: 1 on small pictures, 2 at about 1300 pixels, 4 on 4K."""
-    return max(1, round(math.sqrt(height * width) / 700))
+def _line_width(height: int, width: int, corners: np.ndarray) -> int:
+    """Line width in pixels: 1 on small pictures, 2 at about 1300 pixels (from 600 around large objects), 4 on 4K."""
+    size = math.sqrt(height * width)
+    sides = np.linalg.norm(corners - np.roll(corners, 1, 1), axis=2).min(1)
+    sides = sides[np.isfinite(sides)]
+    large = size >= 600 and len(sides) > 0 and float(np.median(sides)) >= _LARGE
+    return max(1 + large, round(size / 700))
 
 
 def _font_scale(height: int, width: int) -> float:
@@ -100,7 +105,11 @@ def _draw_text(image: np.ndarray, text: str, left: int, base: int, scale: float,
 def _draw_scores(
     image: np.ndarray, corners: np.ndarray, scores: np.ndarray, colours: list[tuple[int, int, int]], scale: float
 ) -> None:
-    """The score above each box that is large enough, on a dark ground, moved into the picture at its border."""
+    """The score above each box that is large enough, on a dark ground, moved into the picture at its border.
+
+    In the order given: where two would cover each other, the first one is written.
+    """
+    taken: list[tuple[int, int, int, int]] = []
     rows, columns = image.shape[:2]
     for box, score, colour in zip(corners, scores, colours, strict=True):
         text = f"{score:.2f}"
@@ -114,6 +123,10 @@ def _draw_scores(
             continue
         left = int(min(max(0, x - wide / 2), columns - wide - 4))
         top = int(min(max(0, y - tall - 6), rows - tall - 5))
+        tag = (left, top, left + wide + 4, top + tall + 5)
+        if any(tag[0] < t[2] and t[0] < tag[2] and tag[1] < t[3] and t[1] < tag[3] for t in taken):
+            continue
+        taken.append(tag)
         image[top : top + tall + 5, left : left + wide + 4] //= 3
         _draw_text(image, text, left + 2, top + tall + 2, scale, colour)
 
@@ -180,7 +193,7 @@ def _draw(
     if 0 in canvas.shape:
         return canvas
     rows, columns = canvas.shape[:2]
-    width = _line_width(rows, columns)
+    width = _line_width(rows, columns, corners)
     colours = [class_colour(int(label)) for label in labels]
     hard = np.zeros(len(corners), bool) if difficult is None else difficult > 0
     # A dark line beneath keeps light colours visible on concrete; the least certain first, so that the best lie on top.
