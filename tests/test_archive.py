@@ -471,6 +471,41 @@ def test_a_node_that_dies_takes_nothing_with_it(
     assert len(files) == len(list((target / "scenes").iterdir())) == 6
 
 
+@pytest.mark.parametrize(
+    ("lost", "status", "waits"), [(0, "done", []), (2, "done", [2.0, 5.0]), (9, "failed", list(cluster._AGAIN))]
+)
+def test_a_merger_that_is_lost_is_asked_for_again(
+    lost: int, status: str, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster needs a while to notice that a machine is gone; Ray's own retries are spent by then."""
+    slept: list[float] = []
+    monkeypatch.setattr(cluster.time, "sleep", slept.append)
+    asked: list[list[Any]] = []
+
+    class FakeRay:
+        exceptions = ray.exceptions
+
+        @staticmethod
+        def wait(references: list[int], **_: Any) -> tuple[list[int], list[int]]:
+            return references, []
+
+        @staticmethod
+        def get(reference: int) -> cluster.Record:
+            if reference <= lost:
+                raise ray.exceptions.ActorUnavailableError("the actor is unavailable", None)
+            return cluster.Record("a.tif", "done", "")
+
+    def submit(rows: list[Any]) -> int:
+        asked.append(rows)
+        return len(asked)
+
+    merging = {submit(["rows"]): cluster._Merging("a.tif", ["rows"])}
+    (record,) = cluster._merged(FakeRay, merging, submit, most=0)
+    assert (record.status, slept) == (status, waits)
+    assert asked == [["rows"]] * (1 + len(waits))
+    assert not merging
+
+
 def test_clusters_that_are_not_there(cli: Callable, detector: Detector, scenes: Path, tmp_path: Path) -> None:
     if ray.is_initialized():
         ray.shutdown()

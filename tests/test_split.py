@@ -282,7 +282,7 @@ BAD: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     "target inside source": (lambda root: {"target": root / "source" / "tiles"}, "inside the source"),
     "target in use": (lambda root: {"target": root}, "--overwrite"),
     "target is a file": (lambda root: {"target": root / "source" / "labelTxt" / "big.txt"}, "inside|a file"),
-    "source missing": (lambda root: {"source": root / "missing"}, "images: found no such folder"),
+    "source missing": (lambda root: {"source": root / "missing"}, "missing: found no such folder"),
 }
 
 

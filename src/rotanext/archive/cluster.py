@@ -1,6 +1,7 @@
 """Prediction on archives of scenes through Ray Data: chunks of scenes spread over workers, results gathered by scene."""
 
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rotanext.archive.addresses import describe, is_remote, list_scenes
 from rotanext.archive.results import SCENES, Journal, Record, Target, claim, result_name, spelt
@@ -27,6 +28,7 @@ CORES = 4  # of a worker without a GPU, where the machines have so many
 _PLANNERS = 4  # tasks that open scenes' headers at once
 _PLANNED = 16  # scenes a planning task takes on
 _WORKERS_A_MERGER = 8  # as many workers keep one process that merges busy at most
+_AGAIN = (2.0, 5.0, 10.0, 20.0, 40.0)  # seconds before a scene is given to another merger, its own being lost
 _AHEAD = 16  # scenes for each worker that may be planned and not finished
 _IN_FLIGHT = 2  # chunks at a worker: one computed, one waiting
 _CONNECT = 10.0  # seconds that a cluster may take to answer
@@ -257,22 +259,39 @@ def _run(
     # a few processes that last: tasks would each start one of their own, and all of them import torch
     merger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=cluster.tries, scheduling_strategy="SPREAD")(Finisher)
     mergers = [merger.remote(job, gate) for _ in range(-(-workers // _WORKERS_A_MERGER))]
-    gathered, merging = Gathering(), dict[Any, str]()
+    turns = itertools.cycle(mergers)
+
+    def submit(rows: list[Row]) -> Any:
+        return next(turns).finish.remote(rows)
+
+    gathered, merging = Gathering(), dict[Any, _Merging]()
     rows = _rows(ray, todo, job, (workers, gpus), gate, ahead)
     with closing(rows):
         for row in rows:
             scene = gathered.add(row)
             tick(None, row["computed"])
             if scene is not None:
-                merging[mergers[gathered.complete % len(mergers)].finish.remote(scene)] = row["address"]
-            yield from _merged(ray, merging, most=4 * workers)
-    yield from _merged(ray, merging, most=0)
+                merging[submit(scene)] = _Merging(row["address"], scene)
+            yield from _merged(ray, merging, submit, most=4 * workers)
+    yield from _merged(ray, merging, submit, most=0)
     for address in gathered.missing(todo):  # nothing is lost without a word
         yield Record(spelt(address), "failed", f"{address}: the cluster lost it; run again")
 
 
-def _merged(ray: Any, merging: dict[Any, str], most: int) -> Iterator[Record]:
-    """The records of scenes that are written, taken out of `merging`; waits while more than `most` are left there."""
+class _Merging(NamedTuple):
+    """A scene whose rows are being merged, and how often that was asked for again."""
+
+    address: str
+    rows: list[Row]
+    again: int = 0
+
+
+def _merged(ray: Any, merging: dict[Any, _Merging], submit: Callable[[list[Row]], Any], most: int) -> Iterator[Record]:
+    """The records of scenes that are written, taken out of `merging`; waits while more than `most` are left there.
+
+    A merger that died with its machine comes back on another one, but only when the cluster has noticed; Ray's own retries
+    are spent long before. Merging a scene twice writes the same file.
+    """
     while merging:
         ready, _ = ray.wait(list(merging), num_returns=len(merging), timeout=0)
         if not ready and len(merging) > most:  # writing is slower than computing
@@ -280,11 +299,15 @@ def _merged(ray: Any, merging: dict[Any, str], most: int) -> Iterator[Record]:
         if not ready:
             return
         for reference in ready:
-            address = merging.pop(reference)
+            scene = merging.pop(reference)
             try:
                 yield ray.get(reference)
             except ray.exceptions.RayError as error:
-                yield Record(spelt(address), "failed", f"{address}: could not be merged ({describe(error)})")
+                if isinstance(error, ray.exceptions.RayActorError) and scene.again < len(_AGAIN):
+                    time.sleep(_AGAIN[scene.again])
+                    merging[submit(scene.rows)] = scene._replace(again=scene.again + 1)
+                    continue
+                yield Record(spelt(scene.address), "failed", f"{scene.address}: could not be merged ({describe(error)})")
 
 
 def _rows(ray: Any, todo: list[str], job: Job, pool: tuple[int, float], gate: Any, ahead: int) -> Generator[Row, None, None]:
@@ -325,11 +348,6 @@ class Gathering:
     def held(self) -> int:
         """How many scenes are incomplete."""
         return len(self._open)
-
-    @property
-    def complete(self) -> int:
-        """How many scenes are complete."""
-        return len(self._complete)
 
     def add(self, row: Row) -> list[Row] | None:
         """Take in a chunk; all rows of its scene when it was the last one missing."""
