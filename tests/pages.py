@@ -55,7 +55,8 @@ def words_of(command: str) -> list[str]:
     words = shlex.split(command, comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
-    ends = [i for i, word in enumerate(words) if word in ("|", ">", "&&", "&", ";")]
+    assert not {"&&", ";", "&"} & set(words), f"one command a line, so that each is run: {command}"
+    ends = [i for i, word in enumerate(words) if word in ("|", ">")]
     return words[: ends[0]] if ends else words
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import typer
 
-from pages import BLOCKS, COMMANDS, PAGES, ROOT, Block, commands_for, fill_sandbox, made_small, words_of, write_checkpoint
+from pages import BLOCKS, COMMANDS, PAGES, ROOT, Block, Command, commands_for, fill_sandbox, made_small, words_of, write_checkpoint
 from rotanext.cli import app
 from rotanext.config import keys_of, load_config, recipe_names
 
@@ -117,7 +117,7 @@ PARSERS: dict[str, Callable[[list[str]], None]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_the_command_is_valid(command: Any) -> None:
+def test_the_command_is_valid(command: Command) -> None:
     words = words_of(command.text)
     assert words[0] in PARSERS, f"nobody knows {words[0]}; mark the block as ```text if it holds no commands"
     PARSERS[words[0]](words[1:])

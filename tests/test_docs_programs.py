@@ -108,6 +108,8 @@ def test_the_server_and_what_curl_is_told_to_ask_it(sandbox: Path, free_port: in
             if subprocess.run(["curl", "-sf", f"{url}/health"], capture_output=True, check=False).returncode == 0:
                 break
             time.sleep(0.1)
+        else:
+            pytest.fail("no answer in two minutes")
         for command in asked:
             words = [word.replace("http://127.0.0.1:8000", url) for word in words_of(command.text)]
             done = subprocess.run([*words, "--fail-with-body", "-sS"], cwd=sandbox, capture_output=True, text=True, check=False)
@@ -202,6 +204,11 @@ def test_trainings_in_several_processes(command: Command, sandbox: Path, free_po
     if machines == 2:
         words = replaced(words, {"--nproc-per-node": "1"})
     started = [start([*launcher, *words], sandbox) for _ in range(machines)]
-    assert "in 2 processes" in "".join([finished(process) for process in started])
+    try:
+        assert "in 2 processes" in "".join([finished(process) for process in started])
+    finally:
+        for process in started:  # one that waits for another, which failed
+            process.kill()
+            process.wait()
     run = Path(words[words.index("--run") + 1])
     assert (sandbox / run / "last.safetensors").is_file()

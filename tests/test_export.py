@@ -198,6 +198,7 @@ def test_pictures_to_compare_on(detector: Detector, pictures: Path, tmp_path: Pa
 
     assert of(tmp_path / "gone", check=pictures) == of(tmp_path, evaluate=pictures) == of(pictures) == str(pictures)
     assert of(tmp_path / "gone").startswith("drawn scenes")
+    assert of(tmp_path / ("x" * 300)).startswith("drawn scenes")
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").write_text("no picture")
     assert of(tmp_path).startswith("drawn scenes")

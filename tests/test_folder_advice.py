@@ -17,8 +17,16 @@ def data(tmp_path: Path) -> Path:
     draw_dataset(tmp_path / "mydata/val", 1)
     (tmp_path / "yolo/labels/train").mkdir(parents=True)
     (tmp_path / "flat/labels").mkdir(parents=True)
-    (tmp_path / "flat/labels/a.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n")
+    (tmp_path / "yolo/inner/train/labels").mkdir(parents=True)
+    (tmp_path / "yolo/inner/data.yaml").touch()
+    (tmp_path / "yolo/inner/train/labels/a.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n")
+    (tmp_path / "flat/labels/a.txt").touch()
+    (tmp_path / "flat/labels/b.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n")
     (tmp_path / "v1/labelTxt-v1.0").mkdir(parents=True)
+    (tmp_path / "v1/images").mkdir()
+    (tmp_path / "v1/images_old").mkdir()
+    (tmp_path / "v1/images/a.png").touch()
+    (tmp_path / "file.txt").touch()
     (tmp_path / "none").mkdir()
     return tmp_path
 
@@ -31,7 +39,9 @@ def data(tmp_path: Path) -> Path:
         ("mydata/train/images", "Give the folder above: {tmp}/mydata/train."),
         ("yolo", "rotanext labels convert {tmp}/yolo NEW_FOLDER --from yolo-obb --to dota"),
         ("flat", "rotanext labels convert {tmp}/flat NEW_FOLDER --from yolo-obb --to dota"),
+        ("yolo/inner/train", "rotanext labels convert {tmp}/yolo/inner NEW_FOLDER --from yolo-obb --to dota"),
         ("v1", "Rename labelTxt-v1.0 to labelTxt?"),
+        ("file.txt", "This is a file. A data set is a folder with images/ and labelTxt/."),
         ("none", "A data set is a folder with images/ and labelTxt/."),
         ("nowhere/at/all", "Check the path."),
     ],

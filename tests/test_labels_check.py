@@ -128,9 +128,24 @@ def test_copies_in_other_bytes(tmp_path: Path, cli: Callable) -> None:
     assert kinds["copy of a picture in training and validation"] == ["v0.jpg", "v1.png"]
     assert kinds["copy of a picture"] == ["p3.png"]
     assert kinds["unreadable picture"] == ["v3.png"]
+    assert "unreadable picture" in check_labels(val, val).counts
     done = cli("labels", "check", train, "--val", val, "--no-pixels")
     assert "copy" not in done.out
     assert "unreadable" not in done.out
+
+
+def test_a_copy_is_found_behind_another_picture_of_the_still_scene(tmp_path: Path) -> None:
+    """The first picture that looks alike at 16 x 16 is another shot; the one it was made of comes later."""
+    train, val = draw_dataset(tmp_path / "train", 2), draw_dataset(tmp_path / "val", 1)
+    scene = cv2.resize(np.random.default_rng(0).integers(60, 200, (9, 9, 3)).astype(np.uint8), (256, 256))
+    board = np.indices((256, 256)).sum(0) // 4 % 2 * 2 - 1  # goes at 16 x 16, stays at 64 x 64
+    other = np.clip(scene + 3 * board[..., None], 0, 255).astype(np.uint8)
+    write_png(train / "images/p0.png", other)
+    write_png(train / "images/p1.png", scene)
+    (val / "images/p0.png").unlink()
+    cv2.imwrite(str(val / "images/p0.jpg"), scene[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    found = [f for f in check_labels(train, val).findings if "copy" in f.kind]
+    assert [(f.kind, Path(f.text.split()[-1]).name) for f in found] == [("copy of a picture in training and validation", "p1.png")]
 
 
 def test_pairs_are_the_same_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +156,9 @@ def test_pairs_are_the_same_block_by_block(monkeypatch: pytest.MonkeyPatch) -> N
     expected = [(7, 2), (19, 2), (30, 29), (39, 2)]
     for block in (3, 8, 100):
         monkeypatch.setattr(leaks, "_BLOCK", block)
-        assert list(leaks._pairs(rows)) == expected
+        found = list(leaks._alike_before(rows))
+        assert [(at, earlier[0]) for at, earlier in found] == expected
+        assert found[-1] == (39, [2, 7, 19])
 
 
 def test_coverage_is_that_of_the_whole_grid() -> None:
@@ -277,6 +294,9 @@ def test_what_cannot_be_read_is_not_missing_as_well(tmp_path: Path, cli: Callabl
     found = json.loads(cli("labels", "check-submission", path, "--version", "dota1.0", "--json").out)["problems"]
     assert len(found) == 2, found
     assert f"{locked.filename}: encrypted" in found[0]
+    other = make_zip(tmp_path / "b.zip", {"Task1_plane.txt": None, "results/model_plane.txt": GOOD})
+    said = cli("labels", "check-submission", other, "--version", "dota1.0").out
+    assert "Task1_plane.txt is missing" in said
     assert "results/Task1_plane.txt: in a folder" in found[1]
 
 

@@ -238,6 +238,8 @@ def test_weights_that_are_not_there_yet(tmp_path: Path) -> None:
     """A training has its best ones from the first validation on."""
     with pytest.raises(UserError, match=r"Check the path\."):
         load_detector(tmp_path / "best.safetensors")
+    with pytest.raises(UserError, match=r"Check the path\."):
+        load_detector(tmp_path / ("x" * 300) / "best.safetensors")
     (tmp_path / "last.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"There is .*last\.safetensors\."):
         load_detector(tmp_path / "best.safetensors")

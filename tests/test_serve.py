@@ -395,6 +395,7 @@ def test_senders_who_stop_give_their_place_to_others(detector: Detector, monkeyp
                 stalled.sendall(head.encode() + body)
                 assert b"408 Request Timeout" in stalled.recv(4000)
             running.settled()
+        monkeypatch.undo()
         assert running.post(encoded(noise(32, 32))).status_code == 200
 
 

@@ -106,8 +106,7 @@ class Reporter:
     @contextmanager
     def training(self, total: int, done: int) -> Iterator[Callable[[dict[str, float]], None]]:
         """A callable that takes each step's row; shows losses, learning rate, steps a second and the time left."""
-        start = time.monotonic()
-        last = start
+        last = time.monotonic()
         if self.console.is_terminal:
             with self._columns() as bar:
                 task = bar.add_task("training", total=total, completed=done, note="")

@@ -212,8 +212,9 @@ def _draw(
 def draw_detections(image: np.ndarray, detections: Detections, score_threshold: float = 0.3, legend: bool = True) -> np.ndarray:
     """A copy of the picture (uint8 RGB `[H, W, 3]`) with the detections of at least that score drawn on it.
 
-    Colours go by class index, line width and letters by the picture's size; scores are written where there are at most
-    40 boxes, and beside boxes large enough. Raises ValueError for another kind of array.
+    Colours go by class index, letters by the picture's size, line width by that and the objects'; scores are written where
+    there are at most 40 boxes, beside boxes large enough, and where they do not cover a better one. Raises ValueError for
+    another kind of array.
     """
     shown = detections.above(score_threshold)
     return _draw(

@@ -389,7 +389,8 @@ def _folder(root: Path, name: str, suffixes: Sequence[str]) -> list[Path]:
     folder = root / name
     if not folder.is_dir():
         missing, expected = (folder, f"the folder {name} in {root}") if root.is_dir() else (root, "a data set")
-        raise UserError(explain(missing, "no such folder", expected, folder_advice(root)))
+        found = "a file" if root.is_file() else "no such folder"
+        raise UserError(explain(missing, found, expected, folder_advice(root)))
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     if not files:
         raise UserError(explain(folder, "no such files", f"files ending in {' '.join(suffixes)}", "Check the folder."))

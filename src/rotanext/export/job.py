@@ -117,7 +117,7 @@ def _write(
     graph = path.with_name("graph.onnx")
     write_onnx(program, graph)
     if options.precision == "int8":
-        reporter.say(f"quantising with {len(calibration)} tiles")
+        reporter.say(f"quantising with {counted(len(calibration), 'tile')}")
         quantise(graph, path.with_name("int8.onnx"), list(calibration))
         graph = path.with_name("int8.onnx")
     if options.format == "openvino":
@@ -199,8 +199,8 @@ def _compared(detector: Detector, options: ExportOptions) -> tuple[list[np.ndarr
     if given := options.check or options.evaluate or options.calibrate:
         return _tiles(detector, given, CHECKED), str(given)
     for folder in (*detector.config.data.val, *detector.config.data.train):
-        if (Path(folder) / "images").is_dir():
-            with suppress(UserError):  # nobody asked for these
+        with suppress(UserError, OSError):  # nobody asked for these
+            if (Path(folder) / "images").is_dir():
                 return _tiles(detector, Path(folder), CHECKED), folder
     return _drawn(detector), "drawn scenes (--check takes pictures)"
 

@@ -107,7 +107,7 @@ def convert_labels(
         _place_pictures(target, data, writer, pictures == "copy")
     if data.unlabelled:
         lost.append(f"pictures: {len(data.unlabelled)} have no labels and were left out ({data.unlabelled[0].name}, ...)")
-    subsets = Counter(picture.subset for picture in data.pictures if any(data.subsets))
+    subsets = Counter(picture.subset or "in none" for picture in data.pictures) if any(data.subsets) else Counter[str]()
     return Conversion(len(data.pictures), data.count, tuple(data.class_names), (*data.notes, *lost), tuple(sorted(subsets.items())))
 
 

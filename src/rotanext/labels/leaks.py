@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -23,8 +24,9 @@ _COARSE, _FINE = 16, 64  # sides of the small grey pictures that are compared: o
 # JPEG of quality 60 and half the size leave up to 0.16 and 0.36, two photographs of one empty belt at least 0.33 and 0.76.
 _ALIKE = 0.5
 _PLAIN = 6.0  # standard deviation below which a picture shows too little to be told from another
-_LARGEST = 100_000_000  # pixels; larger pictures are compared by their files alone
+_LARGEST = 50_000_000  # pixels; larger pictures are compared by their files alone
 _BLOCK = 2048
+_REMEMBERED = 4096  # pictures of 64 x 64
 
 Look = np.ndarray | str | None  # see _look
 Track = Callable[[Iterable[Look], str, int], Iterable[Look]]
@@ -51,16 +53,16 @@ def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track:
             yield Finding(kind, str(picture.file or picture.name), None, f"training has {scenes[scene]}", picture)
     files = _files(data, val)
     same = _identical(files)
-    for path, (first, apart) in same.items():
+    for (path, _), (first, apart) in same.items():
         kind = "same picture in training and validation" if apart else "same picture twice"
         yield Finding(kind, str(path), None, f"the same as {first}")
     if pixels:
-        yield from _copies([(path, training) for path, training in files if path not in same], track)
+        yield from _copies([one for one in files if one not in same], track)
 
 
 def _copies(files: list[tuple[Path, bool]], track: Track | None) -> Iterator[Finding]:
     """Pictures that show what an earlier one shows: shrunk to 16 x 16, and then 64 x 64, grey values they hardly differ."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # each holds a decoded picture
         made = pool.map(_look, [path for path, _ in files])
         looks = list(track(made, "decoding", len(files)) if track else made)
     rows: list[np.ndarray] = []
@@ -71,12 +73,13 @@ def _copies(files: list[tuple[Path, bool]], track: Track | None) -> Iterator[Fin
         elif look is not None:
             rows.append(look)
             shown.append((path, training))
-    for at, first in _pairs(np.array(rows, np.float32).reshape(-1, _COARSE**2)):
-        (path, training), (other, other_training) = shown[at], shown[first]
-        if not _alike(_look(path, _FINE), _look(other, _FINE)):
-            continue
-        kind = "copy of a picture" if training == other_training else "copy of a picture in training and validation"
-        yield Finding(kind, str(path), None, f"shows the same as {other}")
+    fine = lru_cache(_REMEMBERED)(partial(_look, side=_FINE))  # decoded again: only pictures that are alike at 16 x 16
+    for at, earlier in _alike_before(np.array(rows, np.float32).reshape(-1, _COARSE**2)):
+        path, training = shown[at]
+        first = next((other for other in earlier if _alike(fine(path), fine(shown[other][0]))), None)
+        if first is not None:
+            kind = "copy of a picture" if training == shown[first][1] else "copy of a picture in training and validation"
+            yield Finding(kind, str(path), None, f"shows the same as {shown[first][0]}")
 
 
 def _files(data: LabelSet, val: LabelSet | None) -> list[tuple[Path, bool]]:
@@ -86,18 +89,18 @@ def _files(data: LabelSet, val: LabelSet | None) -> list[tuple[Path, bool]]:
     return list(dict.fromkeys(found))
 
 
-def _identical(files: list[tuple[Path, bool]]) -> dict[Path, tuple[Path, bool]]:
+def _identical(files: list[tuple[Path, bool]]) -> dict[tuple[Path, bool], tuple[Path, bool]]:
     """For each file that holds the bytes of an earlier one: that one, and whether it is on the other side."""
     lengths = Counter(path.stat().st_size for path, _ in files)
     digests: dict[str, tuple[Path, bool]] = {}
-    found: dict[Path, tuple[Path, bool]] = {}
+    found: dict[tuple[Path, bool], tuple[Path, bool]] = {}
     for path, training in files:
         if lengths[path.stat().st_size] < 2:  # only files of equal length can be equal
             continue
         with path.open("rb") as file:
             key = hashlib.file_digest(file, "sha256").hexdigest()
         if key in digests:
-            found[path] = (digests[key][0], digests[key][1] != training)
+            found[path, training] = (digests[key][0], digests[key][1] != training)
         else:
             digests[key] = (path, training)
     return found
@@ -112,6 +115,8 @@ def _look(path: Path, side: int = _COARSE) -> Look:
         grey = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
     except UserError as error:
         return str(error).removeprefix(f"{path}: ")
+    if min(grey.shape) > 8 * side:  # in bytes as long as rounding is far below what is compared
+        grey = cv2.resize(grey, (8 * side, 8 * side), interpolation=cv2.INTER_AREA)
     small = cv2.resize(grey.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
     return small.reshape(-1) if small.std() >= _PLAIN else None
 
@@ -120,19 +125,19 @@ def _alike(one: Look, other: Look) -> bool:
     return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and float(((one - other) ** 2).mean()) < _ALIKE**2
 
 
-def _pairs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Each row that is like an earlier one, with the first such."""
+def _alike_before(rows: np.ndarray) -> Iterator[tuple[int, list[int]]]:
+    """Each row that is like earlier ones, with all of these."""
     rows = rows - 128  # small numbers lose fewer digits
     squares = np.einsum("ij,ij->i", rows, rows)
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        first = np.full(len(block), -1)
-        for before in range(start, -1, -_BLOCK):  # backwards, so that the first one stays
+        found: dict[int, list[int]] = {}
+        for before in range(0, start + 1, _BLOCK):
             others = rows[before : before + _BLOCK]
             apart = squares[start : start + len(block), None] + squares[before : before + len(others)] - 2 * block @ others.T
             alike = apart < _ALIKE**2 * rows.shape[1]
             if before == start:
                 alike = np.tril(alike, -1)
-            hit = alike.any(1)
-            first[hit] = before + alike[hit].argmax(1)
-        yield from ((start + int(at), int(first[at])) for at in np.flatnonzero(first >= 0))
+            for row, column in np.argwhere(alike).tolist():
+                found.setdefault(start + row, []).append(before + column)
+        yield from sorted(found.items())

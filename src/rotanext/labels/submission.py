@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.data.images import IMAGE_SUFFIXES
-from rotanext.errors import UserError, explain
+from rotanext.errors import UserError, counted, explain
 
 _LARGEST = 1 << 30  # bytes of all files, unpacked
 _KEEP = 20  # messages of one kind
@@ -55,7 +55,7 @@ def check_submission(path: Path, images: Path | None = None, version: str | None
     result.pictures = len(found)
     if stems is not None and len(stems - found):
         some = ", ".join(sorted(stems - found)[:5])
-        result.notices.append(f"{len(stems - found)} pictures without any detection: {some} ...")
+        result.notices.append(f"{counted(len(stems - found), 'picture')} without any detection: {some} ...")
     if not sum(result.counts.values()):
         result.problems.append("no detection in any file")
     return result
@@ -80,13 +80,13 @@ def _check_names(entries: list[zipfile.ZipInfo], result: Submission, version: st
         name = entry.filename
         if "/" in name or "\\" in name:
             result.problems.append(f"{name[:80]}: in a folder; expected Task1_<class>.txt at the top of the zip")
-            unread.add(name.replace("\\", "/").rpartition("/")[2][6:-4])
+            unread.add(_class_of(name.replace("\\", "/").rpartition("/")[2]))
         elif entry.flag_bits & 1 or stat.S_ISLNK(entry.external_attr >> 16):
             result.problems.append(f"{name[:80]}: encrypted or a link; expected a plain file")
-            unread.add(name[6:-4])
-        elif not name.startswith("Task1_") or not name.endswith(".txt"):
+            unread.add(_class_of(name))
+        elif not (kind := _class_of(name)):
             result.problems.append(f"{name[:80]}: expected only files named Task1_<class>.txt")
-        elif (kind := name[6:-4]) in found:
+        elif kind in found:
             result.problems.append(f"{name[:80]}: twice in the zip")
         else:
             found[kind] = entry
@@ -99,6 +99,11 @@ def _check_names(entries: list[zipfile.ZipInfo], result: Submission, version: st
         f"Task1_{name}.txt is missing; the server wants a file for each class" for name in wanted if name not in {*found, *unread}
     ]
     return {name: found[name] for name in wanted if name in found}
+
+
+def _class_of(name: str) -> str:
+    """The class in Task1_<class>.txt; nothing of another name."""
+    return name[6:-4] if name.startswith("Task1_") and name.endswith(".txt") else ""
 
 
 def _check_file(name: str, data: bytes, result: Submission, stems: set[str] | None) -> set[str]:

@@ -66,7 +66,7 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
         data.notes.append(f"outlines: {count} of more than four points became the rectangle of least area around them")
     if count := changed["upright"]:
         lines = counted(count, "line")
-        data.notes.append(f"note: {lines} of five values (centre and sides) became upright boxes: right for upright objects alone")
+        data.notes.append(f"note: {lines} of five values (centre and sides) became upright boxes: correct only for upright objects")
     return finished(data, problems)
 
 

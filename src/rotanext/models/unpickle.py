@@ -449,5 +449,8 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
 
 def _missing_advice(path: Path) -> str:
     """For weights that are not there: others beside them, such as the last ones of a training before its first validation."""
-    others = sorted(path.parent.glob("*.safetensors")) if path.parent.is_dir() and not path.exists() else []
+    try:
+        others = sorted(path.parent.glob("*.safetensors")) if path.parent.is_dir() and not path.exists() else []
+    except OSError:  # a name that is too long, a folder that may not be entered
+        others = []
     return f"There is {others[-1]}." if others else "Check the path."

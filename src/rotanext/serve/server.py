@@ -36,7 +36,7 @@ def serve(detector: Detector, options: ServeOptions, console: Console) -> None:
     try:
         host, port = listening.getsockname()[:2]
         batch = options.batch or (1 if detector.device.type == "cpu" else GPU_BATCH)
-        hosts = ("localhost", "127.0.0.1", "::1", options.host, str(host)) if _is_loopback(host) else None
+        hosts = ("localhost", "127.0.0.1", "::1", options.host.lower(), str(host)) if _is_loopback(host) else None
         app = create_app(detector, options.limits, batch=batch, token=options.token, hosts=hosts)
         console.print("warming up", style="dim")
         app.state.service.warm_up()
