@@ -188,7 +188,19 @@ def test_an_archive_is_what_plain_prediction_finds(
         monkeypatch.setattr(cluster, name, 1)
     # On a busy machine the first worker would be through before the second has started.
     monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 120)
-    done = run(detector, scenes, tmp_path / "out")
+
+    def unhurried(weights: bytes, job: Job) -> Detector:
+        found = load_weights(weights, job)
+        on_tiles = found.on_tiles
+
+        def slow(scene: Any, part: range, **how: Any) -> Any:
+            time.sleep(0.5)  # otherwise one worker may be through with all while the other waits for a core
+            return on_tiles(scene, part, **how)
+
+        found.on_tiles = slow  # type: ignore[method-assign]
+        return found
+
+    done = run(detector, scenes, tmp_path / "out", load=unhurried)
     assert (done.scenes, done.skipped, done.done, done.failed) == (6, 0, 6, 0)
     assert done.detections == sum(map(len, plain.values()))
     files = results(tmp_path / "out")
