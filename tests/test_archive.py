@@ -189,18 +189,25 @@ def test_an_archive_is_what_plain_prediction_finds(
     # On a busy machine the first worker would be through before the second has started.
     monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 120)
 
-    def unhurried(weights: bytes, job: Job) -> Detector:
+    here = tmp_path / "workers"
+    here.mkdir()
+    log = str(here)
+
+    def together(weights: bytes, job: Job) -> Detector:
         found = load_weights(weights, job)
         on_tiles = found.on_tiles
+        (Path(log) / str(os.getpid())).touch()
 
-        def slow(scene: Any, part: range, **how: Any) -> Any:
-            time.sleep(0.5)  # otherwise one worker may be through with all while the other waits for a core
+        def waiting(scene: Any, part: range, **how: Any) -> Any:
+            end = time.monotonic() + 100  # otherwise one worker may be through with all before the other has started
+            while len(list(Path(log).iterdir())) < 2 and time.monotonic() < end:
+                time.sleep(0.05)
             return on_tiles(scene, part, **how)
 
-        found.on_tiles = slow  # type: ignore[method-assign]
+        found.on_tiles = waiting  # type: ignore[method-assign]
         return found
 
-    done = run(detector, scenes, tmp_path / "out", load=unhurried)
+    done = run(detector, scenes, tmp_path / "out", load=together)
     assert (done.scenes, done.skipped, done.done, done.failed) == (6, 0, 6, 0)
     assert done.detections == sum(map(len, plain.values()))
     files = results(tmp_path / "out")
