@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from rotanext.machine import processor
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -52,10 +54,8 @@ def spelt(seconds: float) -> str:
 
 def hardware() -> str:
     """Processor, its threads, and the GPU where there is one."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads{gpu}"
+    return f"{processor()}, {torch.get_num_threads()} threads{gpu}"
 
 
 def save(name: str, title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:

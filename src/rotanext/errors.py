@@ -69,7 +69,7 @@ class Problems:
         """A few lines for the terminal, or None when nothing was wrong."""
         if not self.count:
             return None
-        lines = [f"Skipped {self.count} invalid item{'s' * (self.count > 1)} (--strict refuses instead):"]
+        lines = [f"Skipped {counted(self.count, 'invalid item')} (--strict refuses instead):"]
         lines += [f"  {message}" for message in self.first]
         if self.count > len(self.first):
             lines.append(f"  ... and {self.count - len(self.first)} more")

@@ -19,7 +19,7 @@ _ROWS, _SHOWN, _SAMPLES, _SIDE = 50, 4, 6, 220  # rows and crops of a kind of fi
 
 def page(check: Check) -> str:
     """The whole page."""
-    state = f"{check.problems} problem{'s' * (check.problems > 1)}" if check.problems else "no problems"
+    state = counted(check.problems, "problem") if check.problems else "no problems"
     head = f"<h1>Labels: {state}</h1>{paragraph(_about(check), muted=True)}{_cards(check)}"
     sections = [
         ("advice", "Advice", "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in check.advice) + "</ul>"),
