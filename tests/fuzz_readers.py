@@ -42,7 +42,7 @@ from rotanext.labels.submission import check_submission
 from rotanext.load import load_detector
 from rotanext.models.checkpoints import load_backbone
 from rotanext.models.detector_files import read_detector_file
-from rotanext.models.unpickle import read_tensors
+from rotanext.models.tensor_files import read_tensors
 from rotanext.plots import plot_training
 from rotanext.progress import Reporter
 from rotanext.runlog import keep_rows, read_rows

@@ -25,7 +25,8 @@ from rotanext.models.checkpoints import find_state_dict, load_backbone, load_str
 from rotanext.models.convnext import ConvNeXt
 from rotanext.models.detector_files import _check_angles, anchor_convention, read_detector_file, save_detector_file
 from rotanext.models.retinanet import RetinaNet
-from rotanext.models.unpickle import Placeholder, read_tensors
+from rotanext.models.tensor_files import read_tensors
+from rotanext.models.unpickle import Placeholder
 
 GOLDEN = Path(__file__).parent / "golden"
 CLASSES = ("plane", "ship")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rotanext.errors import UserError
 from rotanext.models.checkpoints import find_state_dict
-from rotanext.models.unpickle import read_tensors
+from rotanext.models.tensor_files import read_tensors
 
 
 class Reduces:

@@ -8,7 +8,7 @@ from rotanext.errors import UserError, counted
 from rotanext.files import write_atomically
 from rotanext.load import read_detector, save_detector
 from rotanext.models.checkpoints import detect_layout, find_state_dict, map_keys
-from rotanext.models.unpickle import read_tensors
+from rotanext.models.tensor_files import read_tensors
 
 
 def convert_checkpoint(source: Path, target: Path, anchors: str | None, classes: str | None) -> list[str]:

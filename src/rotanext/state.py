@@ -12,7 +12,7 @@ import torch
 
 from rotanext.errors import UserError, explain, first_line, shortened
 from rotanext.files import write_atomically
-from rotanext.models.unpickle import read_tensors
+from rotanext.models.tensor_files import read_tensors
 
 State = dict[str, Any]
 

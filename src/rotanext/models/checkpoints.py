@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rotanext.errors import UserError, explain
-from rotanext.models.unpickle import read_tensors
+from rotanext.models.tensor_files import read_tensors
 
 StateDict = dict[str, Tensor]
 Rules = tuple[tuple[str, str], ...]

@@ -21,7 +21,8 @@ from rotanext.errors import UserError, explain
 from rotanext.files import write_atomically
 from rotanext.models.checkpoints import StateDict, detect_layout, find_state_dict, map_keys
 from rotanext.models.convnext import VARIANTS
-from rotanext.models.unpickle import Placeholder, read_tensors
+from rotanext.models.tensor_files import read_tensors
+from rotanext.models.unpickle import Placeholder
 
 Anchors = Literal["v0", "v1"]
 FORMAT = 1
