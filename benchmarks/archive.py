@@ -19,12 +19,12 @@ from scene import random_detector, write_raster
 
 from rotanext.archive.cluster import ClusterOptions, predict_archive
 from rotanext.archive.work import Job, load_weights
-from rotanext.data.raster import Raster, settings
 from rotanext.detections import Detections
-from rotanext.detector import Detector
 from rotanext.errors import Problems
-from rotanext.predict import PredictOptions, predict
-from rotanext.progress import Reporter
+from rotanext.images.raster import Raster, settings
+from rotanext.inference.detector import Detector
+from rotanext.inference.predict import PredictOptions, predict
+from rotanext.system.progress import Reporter
 
 BACKBONE, SCORE, CHUNK = "convnext_atto", 0.5, 4
 EMPTY_SCENES, EMPTY_CHUNK = 200, 8

@@ -16,10 +16,10 @@ from measure import save
 
 from rotanext.config import load_config
 from rotanext.data.dataset import EpochOrder, TrainingSet, make_loader, read_entries
-from rotanext.data.images import PNG_FAST, read_image
 from rotanext.data.split import split_dataset, windows
-from rotanext.data.synthetic import CLASS_NAMES, make_dataset
 from rotanext.errors import Problems
+from rotanext.images.reading import PNG_FAST, read_image
+from rotanext.synthetic.scenes import CLASS_NAMES, make_dataset
 
 PICTURES, SIDE, TILE, GAP = 8, 2048, 512, 128
 THREADS = min(os.cpu_count() or 1, PICTURES // 2)

@@ -21,9 +21,9 @@ from measure import save, spelt
 from torch import Tensor, nn
 
 from rotanext.config import load_config
-from rotanext.detector import build_model
-from rotanext.inference import for_inference
-from rotanext.models.retinanet import RetinaNet
+from rotanext.inference.detector import build_model
+from rotanext.models.fast import for_inference
+from rotanext.models.network import RetinaNet
 
 RECIPE = "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota"
 RUNS, ROUNDS = 5, 3

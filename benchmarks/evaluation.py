@@ -11,7 +11,7 @@ import torch
 from measure import median_seconds, save, spelt
 
 from rotanext.boxes import boxes_to_corners
-from rotanext.metrics import Predictions, Truths, evaluate
+from rotanext.evaluation.metrics import Predictions, Truths, evaluate
 
 
 def made_up(images: int, objects: int, detections: int, extent: float, classes: int = 15) -> tuple[Predictions, Truths]:

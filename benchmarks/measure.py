@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rotanext.machine import processor
+from rotanext.system.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rotanext.config import load_config
 from rotanext.data.split import windows
-from rotanext.detector import Detector, build_model
-from rotanext.inference import PRECISIONS, CompiledNetwork, for_inference
-from rotanext.models.retinanet import RetinaNet
+from rotanext.inference.detector import Detector, build_model
+from rotanext.models.fast import PRECISIONS, CompiledNetwork, for_inference
+from rotanext.models.network import RetinaNet
 
 CANDIDATES = 2000
 RECIPE = "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota"

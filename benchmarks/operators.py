@@ -12,8 +12,8 @@ from measure import median_seconds, save, spelt
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from rotanext.anchors import V0
-from rotanext.assign import assign
+from rotanext.heads.anchors import V0
+from rotanext.heads.assign import assign
 from rotanext.models.depthwise import DepthwiseConv
 from rotanext.ops import reference, rotated_iou, rotated_nms
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from measure import save
 
-from rotanext.data.images import list_images, read_image
 from rotanext.detections import Detections
+from rotanext.images.reading import list_images, read_image
 from rotanext.load import load_detector
 from rotanext.ops import rotated_iou
 

@@ -17,12 +17,12 @@ import torch
 from measure import median_seconds, save
 
 from rotanext.config import load_config
-from rotanext.data.images import read_image
-from rotanext.data.raster import Raster, load_rasterio, settings
-from rotanext.data.synthetic import CLASS_NAMES, make_dataset
-from rotanext.detector import Detector, build_model
+from rotanext.images.raster import Raster, load_rasterio, settings
+from rotanext.images.reading import read_image
+from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.tiles import Tiling
 from rotanext.load import save_detector
-from rotanext.scene import Tiling
+from rotanext.synthetic.scenes import CLASS_NAMES, make_dataset
 
 TILE, GAP, SIDE = 1024, 200, 4096
 BACKBONES = ("convnext_atto", "convnext_tiny")

@@ -19,7 +19,7 @@ import uvicorn
 from measure import save, spelt
 
 from rotanext.config import load_config
-from rotanext.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_model
 from rotanext.load import load_detector
 from rotanext.serve.app import create_app
 from rotanext.serve.limits import Limits

@@ -17,11 +17,11 @@ from operators import boxes
 from published import as_published
 from torch.profiler import ProfilerActivity, profile
 
-from rotanext.allocator import keep_freed_memory
 from rotanext.config import load_config
-from rotanext.criterion import batch_losses, make_targets
-from rotanext.detector import build_model
-from rotanext.optim import build_optimizer
+from rotanext.heads.criterion import batch_losses, make_targets
+from rotanext.inference.detector import build_model
+from rotanext.system.allocator import keep_freed_memory
+from rotanext.training.optimizer import build_optimizer
 
 RECIPE = "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota"
 CLASSES, OBJECTS = 15, 70

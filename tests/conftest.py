@@ -4,36 +4,28 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+
+from places import ROOT
+from tiny import Outcome, draw_dataset, tiny_config
 
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU; read when triton is imported, which torch may do
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from rotanext import ops, train
-from rotanext.config import Config, load_config
-from rotanext.data.dota import Objects, write_objects
-from rotanext.data.images import write_png
+from rotanext import ops
 from rotanext.errors import Problems
 from rotanext.ops import cpu_iou, reference
-from rotanext.state import State, newest_state
-from rotanext.train import start_training
-
-TINY = (
-    "model.fpn_channels=8", "model.tower_depth=1", "data.image_size=64", "predict.image_size=64", "data.workers=0",
-    "train.batch_size=2", "train.epochs=1", "train.warmup_steps=0",
-)  # fmt: skip
+from rotanext.training import train
+from rotanext.training.train import start_training
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real pictures and reference outputs beside the project; tests that need it skip without it."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
+    folder = ROOT.parent / "shared"
     if not (folder / "data").is_dir():
         pytest.skip("the folder ../shared (real pictures, whose licences forbid copying them here) is not on this machine")
     return folder
@@ -80,30 +72,6 @@ def pools(three_threads: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return used
 
 
-def draw_dataset(root: Path, count: int, seed: int = 0) -> Path:
-    """A DOTA folder of 64 x 64 pictures, each with a long red plane and a short blue ship at any angle."""
-    rng = np.random.default_rng(seed)
-    for name in ("images", "labelTxt"):
-        (root / name).mkdir(parents=True)
-    for index in range(count):
-        image = rng.integers(60, 90, (64, 64, 3)).astype(np.uint8)
-        corners = []
-        for x, size, colour in ((18, (24, 8), (230, 40, 40)), (46, (14, 12), (40, 40, 230))):
-            angle = rng.uniform(-1.5, 1.5)
-            turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            corners.append(np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2 * size @ turn.T + (x, rng.uniform(18, 46)))
-            cv2.fillPoly(image, [np.rint(corners[-1]).astype(np.int32)], colour)
-        write_png(root / f"images/p{index}.png", image)
-        write_objects(root / f"labelTxt/p{index}.txt", Objects(np.array(corners), ["plane", "ship"], np.zeros(2, np.int64)))
-    return root
-
-
-def tiny_config(train: Path, val: Path | None = None, *overrides: str, recipe: str = "demo") -> Config:
-    """A recipe made small enough for a test; pictures of `draw_dataset` give half as many steps an epoch."""
-    folders = [f'data.train=["{train}"]', f'data.val=["{val}"]' if val else "data.val=[]"]
-    return load_config(recipe, [*TINY, *folders, *overrides])
-
-
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the DOTA folders train (four pictures) and val (two)."""
@@ -128,23 +96,10 @@ def tiny_weights(tiny_run: Path) -> Path:
     return tiny_run / "last.safetensors"
 
 
-def read_state(run: Path) -> State:
-    """The newest state of a training, which must be whole."""
-    return newest_state(run, pytest.fail)
-
-
-class Outcome(NamedTuple):
-    """What a command left: exit code and both streams."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Runs `rotanext ARGUMENTS` in this process."""
-    from rotanext.cli import main
+    from rotanext.cli.main import main
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr("sys.argv", ["rotanext", *map(str, arguments)])

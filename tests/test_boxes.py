@@ -1,7 +1,6 @@
 """The box convention, and corners to boxes against the reference and by brute force."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ from hypothesis import strategies as st
 from shapely.geometry import MultiPoint, Polygon
 from torch import Tensor
 
+import places
 from rotanext.boxes import boxes_to_corners, corners_to_boxes, regularize, wrap_angle
 from rotanext.ops import rotated_iou_pairs
 
-GOLDEN = Path(__file__).parent / "golden" / "functions.npz"
+GOLDEN = places.GOLDEN / "functions.npz"
 HALF = math.pi / 2
 
 

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 
 import formula
 import rotanext
+from mmrotate_files import as_mmrotate
 from process_memory import forget_peak, status
+from rotanext.checkpoints.layouts import map_keys
 from rotanext.config import load_config
 from rotanext.data.dota import CLASS_LISTS
-from rotanext.detector import Detector, build_model
 from rotanext.errors import UserError
+from rotanext.inference.detector import Detector, build_model
 from rotanext.load import load_detector, read_detector, save_detector
-from rotanext.models.checkpoints import map_keys
-from test_checkpoints import as_mmrotate
 
 V0 = {"mmrotate_version": "0.1.0", "mmdet_version": "2.19.0"}
 V1 = {"mmengine_version": "0.3.2", "dataset_meta": {"classes": CLASS_LISTS["dota1.0"]}}

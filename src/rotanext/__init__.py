@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rotanext.detections import Detections
-    from rotanext.detector import Detector
+    from rotanext.inference.detector import Detector
     from rotanext.load import load_detector, save_detector
 
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ __all__ = ["Detections", "Detector", "load_detector", "save_detector"]
 
 _HOMES = {
     "Detections": "rotanext.detections",
-    "Detector": "rotanext.detector",
+    "Detector": "rotanext.inference.detector",
     "load_detector": "rotanext.load",
     "save_detector": "rotanext.load",
 }

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rotanext.anchors import AnchorRule
 from rotanext.errors import UserError, shortened
+from rotanext.heads.anchors import AnchorRule
 
 # Strict: `true` is no number and "3" no count; a whole number may stand for a float.
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
@@ -44,7 +44,7 @@ class ModelConfig(_Section):
     gradient_checkpointing: Switch  # less memory, a third more work
     fpn_channels: Count  # of the pyramid and the head
     tower_depth: Count  # convolutions before each output of the head
-    anchors: Literal["v0", "v1"]  # see anchors.py
+    anchors: Literal["v0", "v1"]  # see heads/anchors.py
     anchor_scale: Annotated[float, Field(ge=0.1, le=100, strict=True)]  # side of the smallest square anchor, in strides
     anchor_octaves: Annotated[int, Field(ge=1, le=8, strict=True)]  # sizes between one level and the next
     anchor_ratios: Annotated[tuple[_Ratio, ...], Field(min_length=1, max_length=16)]  # height / width
@@ -92,7 +92,7 @@ class AugmentConfig(_Section):
 
 
 class AssignConfig(_Section):
-    """Which anchors learn an object, see assign.py."""
+    """Which anchors learn an object, see heads/assign.py."""
 
     positive_iou: Fraction  # from this IoU on an anchor is positive
     negative_iou: Fraction  # below it is negative; in between it learns nothing

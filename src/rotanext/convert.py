@@ -4,11 +4,11 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from rotanext.checkpoints.layouts import detect_layout, find_state_dict, map_keys
+from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.errors import UserError, counted
-from rotanext.files import write_atomically
 from rotanext.load import read_detector, save_detector
-from rotanext.models.checkpoints import detect_layout, find_state_dict, map_keys
-from rotanext.models.tensor_files import read_tensors
+from rotanext.system.files import write_atomically
 
 
 def convert_checkpoint(source: Path, target: Path, anchors: str | None, classes: str | None) -> list[str]:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import torch
 
+from rotanext.checkpoints.detector_files import Anchors, DetectorFile, read_detector_file, save_detector_file
+from rotanext.checkpoints.layouts import check_strict, load_strict
 from rotanext.config import Config, load_config, of_any_version, validate
 from rotanext.data.dota import CLASS_LISTS, find_class_names
-from rotanext.detector import Detector, build_model, find_device
 from rotanext.errors import Problems, UserError, counted, explain
-from rotanext.models.checkpoints import check_strict, load_strict
-from rotanext.models.detector_files import Anchors, DetectorFile, read_detector_file, save_detector_file
+from rotanext.inference.detector import Detector, build_model
+from rotanext.system.devices import find_device
 
 EXPORTED = (".onnx", ".xml", ".pt2")  # what `rotanext export` writes
 PUBLISHED = {

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rotanext.data.images import IMAGE_SUFFIXES
-from rotanext.data.raster import RASTER_SUFFIXES, Raster, RasterOptions
 from rotanext.errors import UserError, explain, extra
-from rotanext.predict import open_scene
-from rotanext.scene import Scene
+from rotanext.images.raster import RASTER_SUFFIXES, Raster, RasterOptions
+from rotanext.images.reading import IMAGE_SUFFIXES
+from rotanext.inference.predict import open_scene
+from rotanext.inference.tiles import Scene
 
 SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 # A read that does not follow the one before takes this much more: headers come at once, and blocks of pixels hardly grow.

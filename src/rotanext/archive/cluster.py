@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 from rotanext.archive.addresses import describe, is_remote, list_scenes
 from rotanext.archive.results import SCENES, Journal, Record, Target, claim, result_name, spelt
 from rotanext.archive.work import Finisher, Gate, Job, Row, Worker, load_weights, plan
-from rotanext.detector import Detector
 from rotanext.errors import Problems, UserError, explain, extra
-from rotanext.files import make_folder
-from rotanext.predict import PredictOptions
-from rotanext.progress import Reporter
-from rotanext.stitch import MergeRule
+from rotanext.inference.detector import Detector
+from rotanext.inference.predict import PredictOptions
+from rotanext.inference.stitch import MergeRule
+from rotanext.system.files import make_folder
+from rotanext.system.progress import Reporter
 
 CORES = 4  # of a worker without a GPU, where the machines have so many
 _PLANNERS = 4  # tasks that open scenes' headers at once

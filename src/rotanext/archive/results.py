@@ -13,9 +13,9 @@ from rotanext.archive.addresses import answering, file_system
 from rotanext.boxes import CONVENTION
 from rotanext.detections import Detections
 from rotanext.errors import UserError, explain, extra
-from rotanext.files import write_atomically
 from rotanext.geo.georeference import Georeference
 from rotanext.geo.vectors import DECIMALS, detections_frame
+from rotanext.system.files import write_atomically
 
 MANIFEST, JOURNAL, SCENES, RUN = "manifest.parquet", "journal", "scenes", "run.json"
 _META = b"rotanext"  # key of the record in a result's own metadata

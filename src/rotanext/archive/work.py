@@ -14,12 +14,12 @@ import torch
 
 from rotanext.archive.addresses import describe, is_raster, open_address
 from rotanext.archive.results import SCENES, Record, Target, result_name, spelt, to_parquet
-from rotanext.data.raster import Raster, settings
 from rotanext.detections import Detections
-from rotanext.detector import Detector
-from rotanext.predict import PredictOptions
-from rotanext.scene import Scene, Tiling
-from rotanext.stitch import MergeRule, SceneMerger
+from rotanext.images.raster import Raster, settings
+from rotanext.inference.detector import Detector
+from rotanext.inference.predict import PredictOptions
+from rotanext.inference.stitch import MergeRule, SceneMerger
+from rotanext.inference.tiles import Scene, Tiling
 
 Row = dict[str, Any]
 WHOLE = -1  # the tile of detections that need no merging: those of a scene of one chunk

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from rotanext.config import AugmentConfig
-from rotanext.data.images import FILL
+from rotanext.images.reading import FILL
 
 
 def flip(image: np.ndarray, corners: np.ndarray, horizontal: bool, vertical: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config
 from rotanext.data.augment import augment
-from rotanext.data.dota import Objects, inside, list_items, read_objects
-from rotanext.data.images import check_image, read_image
-from rotanext.data.resize import resize_to_fit
+from rotanext.data.dota import inside, list_items, read_objects
 from rotanext.errors import Problems, UserError, explain
+from rotanext.images.reading import check_image, read_image
+from rotanext.images.resize import resize_to_fit
+from rotanext.objects import Objects
 
 
 class Sample(NamedTuple):

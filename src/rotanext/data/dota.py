@@ -5,15 +5,15 @@ import io
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from rotanext.data.folder_advice import folder_advice
-from rotanext.data.images import IMAGE_SUFFIXES, write_file
 from rotanext.errors import Problems, UserError, explain
+from rotanext.images.reading import IMAGE_SUFFIXES, write_file
+from rotanext.objects import Fault, Labelled, Objects
 
 if TYPE_CHECKING:  # torch stays out of the splitter's worker processes
     from rotanext.detections import Detections
@@ -35,43 +35,6 @@ _TASK1_LINE = "`stem score x1 y1 x2 y2 x3 y3 x4 y4`"
 LABEL_SUFFIXES = (".txt", ".geojson", ".gpkg")  # the first that a picture has counts
 _FARTHEST = 1e6
 _LEAST_AREA = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class Objects:
-    """Labelled objects of one picture.
-
-    corners `[N, 4, 2]` float64 (x, y in pixels, in the order of the file), names (classes), difficult `[N]` int64 (0
-    no, 1 difficult, 2 cut by a tile's border).
-    """
-
-    corners: np.ndarray
-    names: list[str]
-    difficult: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def take(self, index: np.ndarray) -> "Objects":
-        """The objects at these indices, or where this mask is true."""
-        chosen = np.arange(len(self))[index]
-        return Objects(self.corners[chosen], [self.names[i] for i in chosen], self.difficult[chosen])
-
-
-class Fault(NamedTuple):
-    """What makes a line or a feature of a label file no object."""
-
-    found: str
-    expected: str
-    advice: str = "Correct or remove the line."
-
-
-class Labelled(NamedTuple):
-    """One object of a label file: four corners in pixels, class, difficulty."""
-
-    corners: list[tuple[float, float]]
-    name: str
-    difficult: int
 
 
 class Item(NamedTuple):

@@ -12,9 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rotanext.data.dota import Item, Objects, inside, list_items, read_objects, write_objects
-from rotanext.data.images import FILL, read_image, write_png
+from rotanext.data.dota import Item, inside, list_items, read_objects, write_objects
 from rotanext.errors import Problems, UserError, explain
+from rotanext.images.reading import FILL, read_image, write_png
+from rotanext.objects import Objects
 
 _MIN_IMAGE = 0.6  # of a window, by area
 _MIN_OBJECT = 0.7  # of an object, by area

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from rotanext.anchors import STRIDES
-from rotanext.coding import decode
 from rotanext.config import Config
-from rotanext.inference import PRECISIONS, for_inference
-from rotanext.models.retinanet import SIZE_DIVISOR, RetinaNet, flatten_levels
+from rotanext.heads.anchors import STRIDES
+from rotanext.heads.coding import decode
+from rotanext.models.fast import PRECISIONS, for_inference
+from rotanext.models.network import SIZE_DIVISOR, RetinaNet, flatten_levels
 
 INPUT = "pictures"
 OUTPUTS = ("logits", "boxes")

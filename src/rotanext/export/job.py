@@ -11,11 +11,8 @@ import torch
 from torch.export import ExportedProgram
 
 from rotanext.data.dataset import read_entries
-from rotanext.data.images import IMAGE_SUFFIXES, list_images, read_image
-from rotanext.data.synthetic import draw_scene
-from rotanext.detector import Detector
 from rotanext.errors import Problems, UserError, counted, explain
-from rotanext.evaluate import detect_all, score
+from rotanext.evaluation.evaluate import detect_all, score
 from rotanext.export.graph import DecodedNetwork, trace
 from rotanext.export.metadata import PRECISIONS, Metadata
 from rotanext.export.onnx_file import need, quantise, seal, write_onnx
@@ -23,8 +20,11 @@ from rotanext.export.openvino_file import weights_of, write_openvino
 from rotanext.export.parity import Parity, compare
 from rotanext.export.runtime import SUFFIXES, RuntimeNetwork, open_exported
 from rotanext.export.torch_file import open_program, write_program
-from rotanext.files import make_folder
-from rotanext.progress import Reporter
+from rotanext.images.reading import IMAGE_SUFFIXES, list_images, read_image
+from rotanext.inference.detector import Detector
+from rotanext.synthetic.scenes import draw_scene
+from rotanext.system.files import make_folder
+from rotanext.system.progress import Reporter
 
 CHECKED, CALIBRATED = 8, 64  # tiles
 DRAWN = 2  # tiles, where there are no pictures
@@ -184,7 +184,7 @@ def _tiles(detector: Detector, source: Path, most: int) -> list[np.ndarray]:
     for path in paths:
         image = read_image(path)
         if detector.config.predict.image_size:
-            from rotanext.data.resize import resize_to_fit
+            from rotanext.images.resize import resize_to_fit
 
             tiles.append(resize_to_fit(image, side)[0])
             continue

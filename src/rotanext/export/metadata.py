@@ -10,7 +10,7 @@ from typing import Any
 from rotanext.boxes import CONVENTION
 from rotanext.config import Config, of_any_version, validate
 from rotanext.errors import UserError, explain, shortened
-from rotanext.models.retinanet import MEAN, STD
+from rotanext.models.network import MEAN, STD
 
 FORMAT = "1"
 PREFIX = "rotanext."

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from rotanext.boxes import boxes_to_corners
-from rotanext.data.images import write_file
 from rotanext.detections import Detections
-from rotanext.detector import Detector
 from rotanext.errors import counted
 from rotanext.export.graph import DecodedNetwork
+from rotanext.images.reading import write_file
+from rotanext.inference.detector import Detector
 from rotanext.ops import rotated_iou
 
 Tile = np.ndarray  # uint8 RGB [H, W, 3]

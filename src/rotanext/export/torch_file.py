@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from rotanext.checkpoints.layouts import check_strict
 from rotanext.config import Config
-from rotanext.detector import Detector, build_model
 from rotanext.errors import UserError, explain, shortened
 from rotanext.export.metadata import Metadata, read_metadata
-from rotanext.models.checkpoints import check_strict
+from rotanext.inference.detector import Detector, build_model
 
 _EXTRA = "rotanext.json"
 _WEIGHTS, _INDEX = "data/weights", "model_weights_config.json"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rotanext.data.dota import Fault, Labelled
 from rotanext.errors import UserError, explain, extra
 from rotanext.geo.georeference import Georeference
+from rotanext.objects import Fault, Labelled
 
 if TYPE_CHECKING:
     from pyproj import CRS

@@ -12,9 +12,9 @@ import numpy as np
 from rotanext.boxes import boxes_to_corners
 from rotanext.detections import Detections
 from rotanext.errors import extra
-from rotanext.files import write_atomically
 from rotanext.geo.georeference import Georeference
 from rotanext.geo.rings import close, cut, unroll, wind
+from rotanext.system.files import write_atomically
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

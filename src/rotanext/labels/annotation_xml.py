@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rotanext.data.images import write_file
 from rotanext.errors import Problems, UserError
+from rotanext.images.reading import write_file
 from rotanext.labels.dataset import (
     LabelSet,
     Picture,

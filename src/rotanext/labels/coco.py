@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rotanext.data.images import write_file
 from rotanext.errors import Problems, UserError, explain
+from rotanext.images.reading import write_file
 from rotanext.labels.dataset import LabelSet, PictureFiles, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.geometry import as_rectangles, four_corners, signed_area, turned
 from rotanext.labels.values import Invalid, class_name, flag, items, level, number, picture_name, points, read_json, record, side

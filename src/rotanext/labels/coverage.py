@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rotanext.anchors import STRIDES, AnchorRule
 from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config
+from rotanext.heads.anchors import STRIDES, AnchorRule
 from rotanext.labels.dataset import LabelSet
 from rotanext.labels.findings import crosses
 from rotanext.labels.geometry import signed_area

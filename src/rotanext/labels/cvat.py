@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rotanext.data.images import write_file
 from rotanext.errors import Problems, UserError, explain
+from rotanext.images.reading import write_file
 from rotanext.labels.dataset import LabelSet, Picture, PictureFiles, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.geometry import as_rectangles, four_corners, off_rectangle, turned
 from rotanext.labels.values import (

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from rotanext.data.dota import Objects
-from rotanext.data.images import IMAGE_SUFFIXES, image_size
 from rotanext.errors import Problems, UserError, explain, shortened
+from rotanext.images.reading import IMAGE_SUFFIXES, image_size
+from rotanext.objects import Objects
 
 LONGEST_NAME = 100  # characters of a class
 _LONGEST_FILE = 180  # bytes of a picture's name

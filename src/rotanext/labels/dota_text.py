@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rotanext.data.dota import Fault, Labelled, list_labels, read_label_entries, write_objects
+from rotanext.data.dota import list_labels, read_label_entries, write_objects
 from rotanext.data.folder_advice import folder_advice, looks_like_yolo
 from rotanext.errors import Problems, UserError
 from rotanext.labels.dataset import LabelSet, PictureFiles, Shapes, existing, finished, nothing_read, size_of, subset_folders
 from rotanext.labels.values import Invalid, picture_name
+from rotanext.objects import Fault, Labelled
 
 
 def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:

@@ -7,8 +7,8 @@ where there is one, as in the files written here.
 import math
 from pathlib import Path
 
-from rotanext.data.images import write_file
 from rotanext.errors import Problems, UserError
+from rotanext.images.reading import write_file
 from rotanext.labels.annotation_xml import coordinates
 from rotanext.labels.dataset import (
     LabelSet,

@@ -13,8 +13,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 
-from rotanext.data.images import write_file
 from rotanext.errors import Problems
+from rotanext.images.reading import write_file
 from rotanext.labels.cvat import EXACT
 from rotanext.labels.dataset import LabelSet, Picture, PictureFiles, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.geometry import as_rectangles, four_corners, off_rectangle, turned

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rotanext.data.images import write_file
 from rotanext.errors import Problems, UserError, explain
+from rotanext.images.reading import write_file
 from rotanext.labels.dataset import LabelSet, Picture, PictureFiles, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.geometry import four_corners, upright
 from rotanext.labels.values import Invalid, class_name, flag, items, number, picture_name, points, read_json, record, side

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rotanext.data.images import image_size, read_image
 from rotanext.errors import UserError
+from rotanext.images.reading import image_size, read_image
 from rotanext.labels.dataset import LabelSet, Picture
 from rotanext.labels.findings import Finding
 

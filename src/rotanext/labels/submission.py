@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rotanext.data.dota import CLASS_LISTS
-from rotanext.data.images import IMAGE_SUFFIXES
 from rotanext.errors import UserError, counted, explain
+from rotanext.images.reading import IMAGE_SUFFIXES
 
 _LARGEST = 1 << 30  # bytes of all files, unpacked
 _KEEP = 20  # messages of one kind

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rotanext.data.images import write_file
 from rotanext.errors import Problems, UserError, counted, explain, shortened
+from rotanext.images.reading import write_file
 from rotanext.labels.dataset import (
     LabelSet,
     Picture,

@@ -89,7 +89,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
 
 
 def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    """Assignment `[A]` (int64) of anchors `[A, 5]` to objects `[G, 5]`; assign.py says by which rule, and what is refused."""
+    """Assignment `[A]` (int64) of anchors `[A, 5]` to objects `[G, 5]`; heads/assign.py says by which rule, and what is refused."""
     anchors, boxes = _checked(anchors, "anchors"), _checked(boxes, "boxes")
     if not 0 <= negative_iou <= positive_iou <= 1:
         raise ValueError(f"negative_iou {negative_iou} and positive_iou {positive_iou} must rise from 0 to 1")

@@ -37,7 +37,8 @@ def warm_up() -> float:
 
 def _run(name: str, *arguments: object) -> Any:
     """Call a kernel; without numba's disk cache, should that be damaged or its disk full."""
-    from rotanext.ops import cpu_assign, cpu_depthwise, cpu_iou, cpu_nms, cpu_polygons, winograd
+    from rotanext.ops import cpu_assign, cpu_depthwise, cpu_iou, cpu_nms, cpu_polygons
+    from rotanext.ops import cpu_winograd as winograd
 
     modules = {
         "iou_pairs": cpu_iou,
@@ -113,7 +114,7 @@ def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Te
 
 
 def convolve(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
-    """See winograd.py."""
+    """See ops/cpu_winograd.py."""
     result: Tensor = _run("convolve", x, matrices, bias)
     return result
 

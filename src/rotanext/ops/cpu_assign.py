@@ -213,7 +213,7 @@ def _conclude(
 
 
 def assign(anchors: np.ndarray, boxes: np.ndarray, positive_iou: float, negative_iou: float) -> np.ndarray:
-    """Assignment `[A]` int64 of anchors `[A, 5]` (float32 or float64) to boxes `[G, 5]` float64; see assign.py."""
+    """Assignment `[A]` int64 of anchors `[A, 5]` (float32 or float64) to boxes `[G, 5]` float64; see heads/assign.py."""
     prepared, layout = prepare(boxes), _levels(anchors)
     parts = max(1, min(torch.get_num_threads(), len(boxes), 8))
     best = np.zeros((parts, len(anchors)), anchors.dtype)

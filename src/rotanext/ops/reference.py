@@ -195,7 +195,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
 
 
 def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    """The rule of assign.py on the whole matrix of IoUs."""
+    """The rule of heads/assign.py on the whole matrix of IoUs."""
     result = torch.full((len(anchors),), -1, device=anchors.device)
     if len(boxes) == 0 or len(anchors) == 0:
         return torch.zeros_like(result)

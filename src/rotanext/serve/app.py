@@ -21,9 +21,10 @@ from starlette.exceptions import HTTPException
 
 from rotanext import __version__
 from rotanext.boxes import CONVENTION
-from rotanext.detector import Detector
 from rotanext.errors import UserError
-from rotanext.scene import Picture
+from rotanext.images.drawing import class_colour
+from rotanext.inference.detector import Detector
+from rotanext.inference.tiles import Picture
 from rotanext.serve.answers import About, Class, Health, Prediction, geojson, prediction_json, refusal, says_no
 from rotanext.serve.batching import Abandoned, Batcher
 from rotanext.serve.guard import HEADERS, Guard, KnownHosts
@@ -32,7 +33,6 @@ from rotanext.serve.metrics import Metrics
 from rotanext.serve.receive import FIELD, receive_upload
 from rotanext.serve.site import page_files
 from rotanext.serve.uploads import Upload
-from rotanext.visualize import class_colour
 
 log = logging.getLogger("rotanext.serve")
 OPTIONS = ("score", "format", "preview")  # of POST /predict, in its address

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from rotanext.detections import Detections
-from rotanext.detector import Detector
-from rotanext.scene import Crop
+from rotanext.inference.detector import Detector
+from rotanext.inference.tiles import Crop
 from rotanext.serve.limits import Refused
 
 Listener = Callable[[int, float], None]  # hears of each batch how many tiles it had, and the seconds it took

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 import uvicorn
 from rich.console import Console
 
-from rotanext.detector import Detector
 from rotanext.errors import UserError
+from rotanext.inference.detector import Detector
 from rotanext.serve.app import create_app
 from rotanext.serve.limits import Limits
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from rotanext.data.images import decode_image
-from rotanext.data.raster import Raster, load_rasterio
 from rotanext.errors import UserError
-from rotanext.scene import Crop, Picture, Scene
+from rotanext.images.raster import Raster, load_rasterio
+from rotanext.images.reading import decode_image
+from rotanext.inference.tiles import Crop, Picture, Scene
 from rotanext.serve.limits import Limits, Refused, check_pixels
 
 NAME = "the picture"  # in messages

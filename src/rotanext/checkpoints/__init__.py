@@ -1,0 +1,1 @@
+"""Files of weights: read without executing anything, of every known layout, and our own."""

@@ -1,0 +1,142 @@
+"""`rotanext labels`: convert and check labels."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rotanext.cli.terminal import JsonOption, QuietOption, StrictOption, console, finish, print_json, print_result
+from rotanext.errors import Problems, UserError, counted
+
+labels_app = typer.Typer(name="labels", help="Labels of other tools: convert and check them.", no_args_is_help=True)
+_FORMATS = "dota, yolo-obb, coco, coco-rbox, rolabelimg, hrsc, dior-r, cvat, labelme, label-studio or voc."
+
+ImagesOption = Annotated[Path | None, typer.Option("--images", help="Where the pictures lie, if not where the format has them.")]
+FromOption = Annotated[str, typer.Option("--from", help=_FORMATS)]
+
+
+@labels_app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="The data set: a folder, or the file where a format has one.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    from_format: FromOption,
+    to_format: Annotated[str, typer.Option("--to", help=_FORMATS)],
+    images: ImagesOption = None,
+    pictures: Annotated[
+        str, typer.Option("--pictures", help="The new data set gets links to the pictures, copies or none.")
+    ] = "link",
+    copied: Annotated[bool, typer.Option("--copy", help="The same as --pictures copy.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
+    strict: StrictOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn labels of one format into another, and say what the other cannot hold.
+
+    Exit code 0: done; 1: done but for what was skipped; 2: refused.
+    """
+    from rotanext.labels.convert import convert_labels
+
+    pictures = "copy" if copied else pictures
+    if pictures not in ("link", "copy", "none"):
+        raise UserError(f"--pictures is '{pictures}'; expected link, copy or none")
+    problems = Problems(strict)
+    done = convert_labels(
+        source,
+        out,
+        from_format,
+        to_format,
+        images=images,
+        pictures=pictures,  # type: ignore[arg-type]
+        overwrite=overwrite,
+        problems=problems,
+    )
+    held = f"{counted(done.objects, 'object')} of {counted(len(done.class_names), 'class')}"
+    console.print(f"{counted(done.pictures, 'picture')} with {held}: {out} ({to_format})")
+    if done.subsets:
+        console.print(f"  {', '.join(f'{name}: {number}' for name, number in done.subsets)}", style="dim")
+    for line in done.lost:
+        console.print(f"  {line}" if line.startswith("note: ") else f"  lost: {line}", style="yellow")
+    if all(line.startswith("note: ") for line in done.lost):
+        console.print("  of what was read, nothing was lost" if problems.count else "  nothing was lost", style="dim")
+    finish(problems)
+
+
+@labels_app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="The data set to train on.")],
+    val: Annotated[Path | None, typer.Option("--val", help="The data set to validate on: is it apart from the other?")] = None,
+    from_format: Annotated[str, typer.Option("--from", help=_FORMATS)] = "dota",
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Whose anchors and picture size count; small by default.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", "-w", help="The same, of a detector; its classes count, too.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="dota1.0, dota1.5, dota2.0 or a text file: the only classes that may occur.")
+    ] = None,
+    images: ImagesOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A folder for report.html and report.json.")] = None,
+    pixels: Annotated[
+        bool, typer.Option("--pixels/--no-pixels", help="Decode all pictures, to find damaged ones and copies in other bytes.")
+    ] = True,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Look for faults in labels, leaks between training and validation, and objects no anchor matches.
+
+    Exit code 0: clean (perhaps with notices); 1: problems were found; 2: refused.
+    """
+    from rotanext.labels.check import check_labels, choose, write_check
+    from rotanext.labels.findings import KINDS
+    from rotanext.system.progress import Reporter
+
+    config, names = choose(recipe, weights, classes)
+    found = check_labels(
+        data, val, form=from_format, config=config, class_names=names, images=images, pixels=pixels, track=Reporter(console).track
+    )
+    if out is not None:
+        for path in write_check(found, out):
+            console.print(f"wrote {path}", style="dim")
+    if as_json:
+        print_json(found.to_json())
+    else:
+        data_counts = (len(found.data.pictures), "picture"), (found.data.count, "object"), (len(found.data.class_names), "class")
+        print_result(f"{', '.join(counted(*one) for one in data_counts)}: {counted(found.problems, 'problem')}")
+        for kind, count in found.counts.items():
+            first = next(finding for finding in found.findings if finding.kind == kind)
+            where = first.path if first.place is None else f"{first.path}:{first.place}"
+            word = "problem" if KINDS[kind][0] else "notice"
+            print_result(f"  {word:7} {count:6} {kind}: {where}: {first.text}")
+        for line in found.advice:
+            print_result(f"  advice: {line}")
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@labels_app.command(name="check-submission")
+def submission(
+    path: Annotated[Path, typer.Argument(metavar="ZIP", help="What DOTA's test server is to get.")],
+    images: Annotated[Path | None, typer.Option("--images", help="The test set's pictures, whose names must be those.")] = None,
+    version: Annotated[str | None, typer.Option("--version", help="dota1.0, dota1.5 or dota2.0; guessed otherwise.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Check a zip of Task1 files before the server does.
+
+    Exit code 0: fine; 1: the server would refuse or misread something; 2: no zip.
+    """
+    from rotanext.data.dota import CLASS_LISTS
+    from rotanext.labels.submission import check_submission
+
+    if version is not None and version not in CLASS_LISTS:
+        raise UserError(f"--version is '{version}'; expected {', '.join(CLASS_LISTS)}")
+    found = check_submission(path, images, version)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        lines = [f"  problem: {text}" for text in found.problems] + [f"  notice: {text}" for text in found.notices]
+        total = sum(found.counts.values())
+        held = f"{counted(total, 'detection')} of {counted(len(found.counts), 'class')} in {counted(found.pictures, 'picture')}"
+        first = f"{held}: {counted(len(found.problems), 'problem')}"
+        print_result("\n".join([first, *lines]))
+    if found.problems:
+        raise typer.Exit(1)

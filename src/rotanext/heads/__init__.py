@@ -1,0 +1,1 @@
+"""Head families: each owns its module, priors, decoding, assignment, losses and configuration."""

@@ -1,0 +1,1 @@
+"""Reading images and rasters, stretches, and drawing on them."""

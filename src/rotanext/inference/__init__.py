@@ -1,0 +1,1 @@
+"""From an image or a scene to detections: windows, network, post-processing, merging."""

@@ -1,0 +1,176 @@
+"""The report of `rotanext labels check` as one HTML page."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+
+import cv2
+import numpy as np
+
+from rotanext.errors import UserError, counted
+from rotanext.images.reading import read_image
+from rotanext.labels.check import Check
+from rotanext.labels.findings import KINDS, Finding
+from rotanext.reports.html import cards, figure, paragraph, scrolling, table, whole_page
+from rotanext.reports.svg import Axis, Bars, bar_chart, number
+
+_ROWS, _SHOWN, _SAMPLES, _SIDE = 50, 4, 6, 220  # rows and crops of a kind of finding, pictures, pixels
+
+
+def page(check: Check) -> str:
+    """The whole page."""
+    state = counted(check.problems, "problem") if check.problems else "no problems"
+    head = f"<h1>Labels: {state}</h1>{paragraph(_about(check), muted=True)}{_cards(check)}"
+    sections = [
+        ("advice", "Advice", "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in check.advice) + "</ul>"),
+        ("findings", "Findings", _findings(check) or paragraph("Nothing was found.")),
+        ("pictures", "Some of the pictures, with their labels", _samples(check) or paragraph("None has labels.")),
+        ("classes", "Classes", _classes(check)),
+        ("distributions", "Distributions", f'<div class="pair">{"".join(_plots(check))}</div>'),
+    ]
+    return whole_page(f"Labels: {check.source}", head, sections, paragraph("Written by rotanext labels check.", muted=True))
+
+
+def _about(check: Check) -> str:
+    val = f"; validation: {check.val_source}" if check.val_source else ""
+    return f"Data: {check.source}{val}; anchors and picture size: recipe {check.recipe}"
+
+
+def _cards(check: Check) -> str:
+    empty = sum(not len(picture.objects) for picture in check.data.pictures)
+    missed = f"{100 * float(check.coverage.missed.float().mean()):.1f} %" if len(check.coverage.boxes) else "–"
+    return cards(
+        [
+            ("Pictures", f"{len(check.data.pictures):,}", f"{empty:,} without objects"),
+            ("Objects", f"{check.data.count:,}", ""),
+            ("Classes", f"{len(check.data.class_names):,}", ""),
+            ("Problems", f"{check.problems:,}", f"{len(check.findings) - check.problems:,} notices"),
+            ("No anchor", missed, "of the objects match none"),
+        ]
+    )
+
+
+def _findings(check: Check) -> str:
+    parts = []
+    for kind, count in check.counts.items():
+        serious, meaning = KINDS[kind]
+        mine = [finding for finding in check.findings if finding.kind == kind]
+        rows = "".join(
+            f"<tr><td><code>{escape(f.path)}{'' if f.place is None else f':{f.place}'}</code></td><td>{escape(f.text)}</td></tr>"
+            for f in mine[:_ROWS]
+        )
+        more = paragraph(f"and {count - _ROWS} more; report.json lists up to 200", muted=True) if count > _ROWS else ""
+        heading = f'{escape(kind)}: {count:,} <span class="muted">{"problem" if serious else "notice"}</span>'
+        listed = scrolling(kind, f'<table class="plain"><tbody>{rows}</tbody></table>')
+        inner = f"{paragraph(meaning)}{_shots(mine)}{listed}{more}"
+        parts.append(f"<details{' open' if serious else ''}><summary>{heading}</summary>{inner}</details>")
+    return "".join(parts)
+
+
+def _shots(findings: Sequence[Finding]) -> str:
+    shots: list[str] = []
+    for finding in findings:
+        if len(shots) == _SHOWN:
+            break
+        if finding.corners is not None and finding.picture is not None and finding.picture.file is not None:
+            try:
+                source = _crop(read_image(finding.picture.file), finding.corners)
+            except (UserError, cv2.error):
+                continue
+            name = escape(f"{finding.picture.name}: {finding.text}")
+            shots.append(f'<li><figure><img alt="{name}" src="{source}"><figcaption>{name}</figcaption></figure></li>')
+    return f'<ul class="crops">{"".join(shots)}</ul>' if shots else ""
+
+
+def _samples(check: Check) -> str:
+    """Pictures from the first to the last, whole, so that a shifted or turned conversion is seen at a glance."""
+    labelled = [picture for picture in check.data.pictures if len(picture.objects) and picture.file is not None]
+    items = []
+    for at in np.unique(np.linspace(0, len(labelled) - 1, _SAMPLES).round().astype(int)) if labelled else []:
+        picture = labelled[at]
+        assert picture.file is not None
+        try:
+            image = read_image(picture.file)
+        except (UserError, cv2.error):
+            continue
+        scale = 2 * _SIDE / max(image.shape[:2])
+        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        held = counted(len(picture.objects), "object")
+        name = escape(f"{picture.name}: {held}")
+        data = _jpeg(_outlined(small, picture.objects.corners * scale))
+        items.append(f'<li><figure><img class="whole" alt="{name}" src="{data}"><figcaption>{name}</figcaption></figure></li>')
+    return f'<ul class="crops">{"".join(items)}</ul>' if items else ""
+
+
+def _outlined(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """The picture with quadrilaterals `[N, 4, 2]`, orange on a dark seam."""
+    points = [np.rint(np.clip(each, -2000, 4000) * 8).astype(np.int32) for each in corners]
+    for colour, width in (((20, 20, 20), 4), ((255, 150, 30), 2)):
+        cv2.polylines(image, points, True, colour, width, cv2.LINE_AA, 3)
+    return image
+
+
+def _jpeg(image: np.ndarray) -> str:
+    """A picture as the address of an <img>."""
+    data = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 85))[1]
+    return f"data:image/jpeg;base64,{base64.b64encode(bytes(data)).decode()}"
+
+
+def _crop(image: np.ndarray, corners: np.ndarray) -> str:
+    """The object and its surroundings; what lies outside the picture is grey."""
+    low, high = corners.min(0), corners.max(0)
+    side = float(np.clip(1.6 * (high - low).max(), 40, 4000))
+    start = (low + high) / 2 - side / 2
+    scale = _SIDE / side
+    matrix = np.array([[scale, 0, -start[0] * scale], [0, scale, -start[1] * scale]])
+    crop = cv2.warpAffine(image, matrix, (_SIDE, _SIDE), flags=cv2.INTER_AREA, borderValue=(128, 128, 128))
+    return _jpeg(_outlined(crop, ((corners - start) * scale)[None]))
+
+
+def _classes(check: Check) -> str:
+    rows = []
+    for row in sorted(check.classes(), key=lambda row: -row["objects"]):
+        sizes = ["–"] * 4
+        if "long" in row:
+            aspect, missed = f"{row['aspect']:.1f}", f"{100 * row['unmatched']:.1f} %"
+            sizes = [f"{row['long']:.0f} px", f"{row['short']:.0f} px", aspect, missed]
+        rows.append([row["class"], f"{row['objects']:,}", f"{row['pictures']:,}", *sizes])
+    heads = ("class", "objects", "pictures", "long side", "short side", "aspect ratio", "no anchor")
+    return table("Sides and aspect ratios are medians.", heads, rows)
+
+
+def _plots(check: Check) -> list[str]:
+    boxes, scales = check.coverage.boxes.numpy().astype(np.float64), check.coverage.scales.numpy().astype(np.float64)
+    if not len(boxes):
+        return []
+    long, short = boxes[:, 2] / scales, boxes[:, 3] / scales
+    per_picture = np.array([len(picture.objects) for picture in check.data.pictures], np.float64)
+    sizes = np.array([max(p.width, p.height) for p in check.data.pictures if p.width], np.float64)
+    wide = 2.0 ** np.arange(0, 13)
+    plots = [
+        histogram("Long side, pixels", long, wide),
+        histogram("Short side, pixels", short, wide),
+        histogram("Aspect ratio", long / np.maximum(short, 1e-6), np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 20])),
+        histogram("Angle, degrees (long side, clockwise)", np.degrees(boxes[:, 4]), np.arange(-90, 91, 15.0), middle=False),
+        histogram("Objects a picture", per_picture, np.array([0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000.0]), "pictures"),
+        histogram("IoU of the best anchor", check.coverage.iou.numpy().astype(np.float64), np.arange(0, 1.01, 0.1)),
+    ]
+    return plots + (
+        [histogram("Longer side of the pictures, pixels", sizes, 2.0 ** np.arange(5, 16), "pictures")] if len(sizes) else []
+    )
+
+
+def histogram(title: str, values: np.ndarray, edges: np.ndarray, of: str = "objects", middle: bool = True) -> str:
+    """A figure with a bar for each interval of `edges`; what lies beyond them counts to the first or last.
+
+    Under each bar stands where it begins. middle: whether the median means something, which it does not for directions.
+    """
+    counts = np.histogram(np.clip(values, edges[0], np.nextafter(edges[-1], -np.inf)), edges)[0]
+    texts = [f"{low:g} to {high:g}: {count:,}" for low, high, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True)]
+    median = f"median {np.median(values):.3g}" if middle else ""
+    y = Axis(0, max(1.0, float(counts.max(initial=0))), of)
+    bars = Bars(counts.tolist(), 0, title, texts)
+    name = f"{title}: {f'{median}, of ' * middle}{len(values):,}"
+    chart = bar_chart(name, [number(low) for low in edges[:-1]], y, [bars], "from")
+    return figure(title, chart, median)

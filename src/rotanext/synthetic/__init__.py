@@ -1,0 +1,1 @@
+"""Drawn aerial scenes with rotated boxes, to try things without a download."""

@@ -1,0 +1,1 @@
+"""This machine: files written whole, devices and processes, what is installed, progress, signals."""

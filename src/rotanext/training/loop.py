@@ -1,0 +1,413 @@
+"""One training run, from top to bottom: data, model, optimiser, the loop, validation, files of the run."""
+
+import json
+import math
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rotanext.checkpoints.detector_files import save_detector_file
+from rotanext.checkpoints.layouts import load_backbone
+from rotanext.config import Config
+from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader, read_entries
+from rotanext.data.dota import find_class_names
+from rotanext.errors import Problems, UserError, explain, first_line
+from rotanext.evaluation.evaluate import detect_shared, gather, keep_readable
+from rotanext.evaluation.metrics import Evidence, Report
+from rotanext.heads.criterion import batch_losses, make_targets
+from rotanext.inference.detector import Detector, build_model
+from rotanext.models.network import RetinaNet
+from rotanext.reports.plots import plot_training
+from rotanext.system.files import write_atomically
+from rotanext.system.processes import Processes
+from rotanext.system.progress import Reporter
+from rotanext.system.signals import asked_to_stop
+from rotanext.training.feeding import StepData, batches_of, load_window, vanished
+from rotanext.training.optimizer import AveragedModel, build_optimizer, rate_factor, set_rate
+from rotanext.training.runlog import append_row, keep_rows, read_rows
+from rotanext.training.sharding import load_optimizer, load_weights, shard, synchronise_norms, wants_shards, whole, whole_on_main
+from rotanext.training.state import (
+    Progress,
+    State,
+    check_same_data,
+    newest_state,
+    random_state,
+    save_state,
+    seed_process,
+    set_random_state,
+)
+
+BAD_STEPS_IN_A_ROW = 20
+EMPTY_STEPS_IN_A_ROW = 5
+LOG_EVERY = 10
+
+
+class Trainer:
+    """One training run: its parts, built from a configuration, and the folder it writes to.
+
+    In several processes each has one, with its share of the data; they do everything at the same time, and the first writes and
+    speaks.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        device: str,
+        problems: Problems,
+        reporter: Reporter,
+        pretrained: bool = True,
+        processes: Processes | None = None,
+    ) -> None:
+        """`pretrained=False` leaves model.weights alone: a resumed training has its own."""
+        self.config, self.folder, self.problems, self.report = config, folder, problems, reporter
+        self.processes = processes or Processes(device, config.train.precision)
+        self.accelerator = self.processes.accelerator
+        torch.manual_seed(config.train.seed)
+        with self.processes.together():
+            self._read_data()
+            self._build_model(pretrained)
+        self._distribute()
+        seed_process(config.train.seed, self.processes.rank)
+        self.progress = Progress()
+        self.evidence: Evidence | None = None  # of the last validation
+        self.stop = False  # all processes know
+        self._asked = False  # to stop, this process
+        self._told: set[str] = set()  # unreadable pictures
+        self._trouble: str | None = None  # of this process, to be told to the others
+        self._empty = 0  # steps in a row for which no picture could be read
+        self._rows = 0  # in the log
+
+    def _read_data(self) -> None:
+        data, train = self.config.data, self.config.train
+        if not data.train:
+            raise UserError("no training data: give --data FOLDER (a DOTA folder: images/ and labelTxt/), or set data.train")
+        self.class_names = find_class_names(data.train, data.classes, self.problems)
+        entries = read_entries(data.train, self.class_names, self.problems)
+        self.validation = read_entries(data.val, self.class_names, self.problems) if data.val else []
+        dataset = TrainingSet(entries, self.class_names, self.config)
+        self.order = EpochOrder(len(dataset), train.batch_size, train.seed, self.processes.rank, self.processes.count)
+        self.loader = make_loader(dataset, self.order, data.workers)
+        self.steps_per_epoch = -(-len(self.order) // train.accumulate)
+        self.total_steps = self.steps_per_epoch * train.epochs
+
+    def _build_model(self, pretrained: bool) -> None:
+        self.model = build_model(self.config, len(self.class_names))
+        if self.config.model.weights and pretrained:
+            self.report.say(load_backbone(self.model.backbone, self.config.model.weights).text())
+        synchronise_norms(self.model, self.processes)
+
+    def _distribute(self) -> None:
+        """Model, averaged model and optimiser on this process's device, shared with the others or equal to theirs."""
+        train = self.config.train
+        self.model.to(self.processes.device)
+        self.averaged = AveragedModel(self.model, train.ema) if train.ema else None
+        self.sharded = wants_shards(self.processes, train.shard)
+        if self.sharded:
+            shard(self.model, self.processes)
+            if self.averaged:
+                shard(self.averaged.model, self.processes)
+        optimizer = build_optimizer(self.model, train, self.processes.count)
+        if self.sharded:
+            self.network, self.optimizer = self.model, self.processes.prepare(optimizer)
+        else:
+            self.network, self.optimizer = self.processes.prepare(self.model, optimizer)
+
+    @property
+    def final_model(self) -> RetinaNet:
+        """The weights to keep: the averaged ones where there are any."""
+        return self.averaged.model if self.averaged else self.model  # type: ignore[return-value]
+
+    def run(self) -> Report | None:
+        """Train to the end, or until interrupted; returns the last validation's report (to the first process)."""
+        with self.processes.together():
+            if self.processes.is_main:
+                text = json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n"
+                write_atomically(self.folder / "config.json", lambda path: path.write_text(text))
+        report = None
+        with asked_to_stop(self._ask), self.report.training(self.total_steps, self.progress.step) as tick:
+            while not self.stop:
+                if self._validation_is_due():
+                    report = self._validate()
+                elif self.progress.step < self.total_steps:
+                    self._run_epoch(tick)
+                else:
+                    break
+                self.save()
+        if self.progress.skipped:
+            self.report.say(f"{self.progress.skipped} of {self.progress.step} steps were skipped: loss or gradient was not finite")
+        if self.stop:
+            self.report.say(
+                f"Stopped after step {self.progress.step} of {self.total_steps}; everything is saved.\n"
+                f"Go on with: rotanext train --resume {self.folder}"
+            )
+        if self.processes.is_main and (rows := read_rows(self.folder / "metrics.jsonl")):
+            plot_training(rows, self.folder / "curves.png")
+        return report
+
+    def _ask(self) -> bool:
+        """Ask for a stop after the current step; whether it had been asked for already."""
+        before, self._asked = self._asked, True
+        return before
+
+    def _validation_is_due(self) -> bool:
+        """After every `validate_every` epochs and after the last one, once; a resumed training makes up for an interrupted one."""
+        epoch, rest = divmod(self.progress.step, self.steps_per_epoch)
+        every = self.config.train.validate_every
+        due = self.progress.step == self.total_steps or (every and epoch % every == 0)
+        return bool(self.validation and due and rest == 0 and epoch > self.progress.validated)
+
+    def _run_epoch(self, tick: Any) -> None:
+        """The rest of the current epoch."""
+        accumulate, every = self.config.train.accumulate, self.config.train.save_every
+        epoch, done = divmod(self.progress.step, self.steps_per_epoch)
+        self.order.epoch, self.order.start = epoch, done * accumulate
+        batches = batches_of(self.loader)
+        while self.progress.step < (epoch + 1) * self.steps_per_epoch:
+            left = len(self.order) - (self.progress.step - epoch * self.steps_per_epoch) * accumulate
+            window = self._agree(load_window(batches, min(accumulate, left), self.config.data.train))
+            if self.stop:
+                return
+            if not window:
+                self._pass_over()
+                continue
+            self._empty = 0
+            row = self.train_step(window)
+            tick(row)
+            self._log(row)
+            if self.stop:
+                return
+            if every and self.progress.step % every == 0 and self.progress.step % self.steps_per_epoch:
+                self.save()
+
+    def _agree(self, window: StepData) -> list[list[Sample]]:
+        """This process's batches for the next step, some of them perhaps empty; none where all are empty in all processes.
+
+        What one process has to say, all hear. Where loading has failed everything so far is saved, and the training ends.
+        """
+        unreadable = [text for text in window.unreadable if text not in self._told]
+        failure = self._trouble or window.failure
+        asked, news, *pictures = self.processes.sum([self._asked, bool(unreadable or failure), *map(len, window.batches)])
+        self.stop = self.stop or asked > 0
+        if news and not self.stop:  # a worker that ended with its process group, on a signal to stop, is no failure
+            heard = self.processes.gather((unreadable, failure))
+            for message in [text for _, text in heard if text]:
+                self.save()
+                self.processes.fail(f"{message} Go on with: rotanext train --resume {self.folder}")
+            self._note_unreadable([text for texts, _ in heard for text in texts])
+        return [batch for batch, count in zip(window.batches, pictures, strict=True) if count]
+
+    def _note_unreadable(self, messages: list[str]) -> None:
+        """Say which pictures turned out to be damaged, each once; they are left out of their batches."""
+        for message in messages:
+            if message not in self._told:
+                if self.problems.strict:
+                    self.save()
+                    self.processes.fail(message)
+                self._told.add(message)
+                self.problems.note(message)
+                self.report.say(f"left out of the training: {message}")
+
+    def _pass_over(self) -> None:
+        """Count a step for which no picture could be read; too many end the training, back where they began."""
+        self.progress.step += 1
+        self._empty += 1
+        if self._empty >= EMPTY_STEPS_IN_A_ROW:
+            self.progress.step -= self._empty
+            self.save()
+            self.processes.fail(
+                f"for {self._empty} steps in a row no picture could be read. Check {', '.join(self.config.data.train)}; then go on "
+                f"with: rotanext train --resume {self.folder}"
+            )
+
+    def train_step(self, batches: list[list[Sample]]) -> dict[str, float]:
+        """One optimiser step over one or more batches; the row of figures for the log."""
+        train, factor = self.config.train, rate_factor(self.progress.step, self.steps_per_epoch, self.config.train)
+        lr = set_rate(self.optimizer, factor)
+        self.network.train()
+        sums = torch.zeros(4, device=self.processes.device)
+        for number, samples in enumerate(batches, 1):
+            with self._gradients_shared(number == len(batches)):
+                classification, box, positives = self._losses(samples)
+                loss = classification + self.config.loss.weight * box
+                self.accelerator.backward(loss / len(batches))
+            sums[:3] += torch.stack([classification.detach(), box.detach(), positives]) / len(batches)
+        sums[3] = self._asked
+        norm = float(whole(self.accelerator.clip_grad_norm_(self.network.parameters(), train.clip_norm or float("inf"))))
+        classification, box, positives, asked = self.processes.mean(sums).tolist()  # all that is decided by is the same for all
+        self.stop = self.stop or asked > 0
+        scaled = self.accelerator.scaler is not None  # fp16: its scaler skips steps whose gradient overflows, as some do
+        finite = all(map(math.isfinite, (classification, box) if scaled else (norm, classification, box)))
+        if finite or scaled:
+            self.optimizer.step()
+        if finite:
+            self.progress.bad_steps = 0
+        else:
+            self._skip_bad_step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        if self.averaged:
+            self.averaged.update(self.model, self.progress.step)
+        weighted = self.config.loss.weight * box
+        return {
+            "step": self.progress.step,
+            "epoch": self.progress.step / self.steps_per_epoch,
+            "loss": classification + weighted,
+            "loss_cls": classification,
+            "loss_box": weighted,
+            "lr": lr,
+            "grad_norm": norm,
+            "positives": positives * self.processes.count,
+            "skipped": self.progress.skipped,
+        }
+
+    def _gradients_shared(self, now: bool) -> AbstractContextManager[Any]:
+        """Within it, gradients are averaged over the processes; before a step's last batch that would be for nothing (DDP)."""
+        return nullcontext() if now or self.sharded else self.accelerator.no_sync(self.network)
+
+    def _losses(self, samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+        """Both losses of a batch (per positive anchor of all processes, times the processes) and the mean number of positives."""
+        device = self.processes.device
+        batch = self.model.prepare([s.image for s in samples])
+        with self.accelerator.autocast() if self.sharded else nullcontext():  # otherwise accelerate has put it into the network
+            logits, deltas = self.network(batch)
+        if samples:
+            sizes = [(x.shape[2], x.shape[3]) for x in logits]
+            boxes, labels = [s.boxes.to(device) for s in samples], [s.labels.to(device) for s in samples]
+            rule = self.config.assign
+            targets = make_targets(sizes, boxes, labels, self.config.model.anchor_rule, rule.positive_iou, rule.negative_iou)
+            losses = batch_losses(logits, deltas, targets, len(self.class_names), self.config.loss.regression)
+            classification, box, positives = losses.classification, losses.regression, losses.positives.float()
+        else:  # other processes have pictures: this one's gradients are zeros
+            classification, box = (torch.stack([x.sum() for x in maps]).sum().float() for maps in (logits, deltas))
+            positives = torch.zeros((), device=device)
+        # Gradients are averaged over the processes, so the mean number of positives gives the loss of the whole batch.
+        positives = self.processes.mean(positives)
+        normaliser = positives.clamp_min(1 / self.processes.count)
+        return classification / normaliser, box / normaliser, positives
+
+    def _skip_bad_step(self) -> None:
+        self.progress.bad_steps += 1
+        self.progress.skipped += 1
+        self.report.say(f"step {self.progress.step}: loss or gradient is not finite; this step is skipped")
+        if self.progress.bad_steps >= BAD_STEPS_IN_A_ROW:
+            self.processes.fail(
+                f"{BAD_STEPS_IN_A_ROW} steps in a row had no finite loss; the training has diverged. Start again in another --run "
+                "folder with a lower train.lr, more train.warmup_steps, or train.precision=fp32; this one stays as last saved."
+            )
+
+    def _validate(self) -> Report | None:
+        """Score the weights to keep; None where Ctrl-C came in between, and on all processes but the first."""
+        epoch = self.progress.step // self.steps_per_epoch
+        detector = Detector(self._plain_model(), self.config, self.class_names)
+        known, report = self.problems.count, None
+        mine = self.validation[self.processes.rank :: self.processes.count]
+        tracked = self.report.track(mine, "validating", len(mine))
+        found = detect_shared(detector, self.validation, tracked, self.processes, lambda: self._asked or self.stop)
+        if found is None:
+            self.stop = True
+            return None
+        with self.processes.together():
+            if self.processes.is_main:
+                read, detections = keep_readable(found, self.problems)
+                if self.problems.count > known:
+                    if gone := vanished(self.config.data.val):
+                        raise UserError(f"{gone} Go on with: rotanext train --resume {self.folder}")
+                    self.report.say(f"validating without {self.problems.count - known} pictures that cannot be read")
+                self.evidence = gather(detections, read, self.class_names)
+                report = self.evidence.score()
+                self._note_report(report, epoch, detector.model)
+        self.progress.validated = epoch
+        return report
+
+    def _plain_model(self) -> RetinaNet:
+        """The weights to keep, in one plain model."""
+        if not self.sharded:
+            return self.final_model
+        with torch.random.fork_rng():
+            model = build_model(self.config, len(self.class_names)).to(self.processes.device)
+        model.load_state_dict(whole(self.final_model.state_dict()))
+        return model
+
+    def _note_report(self, report: Report, epoch: int, model: RetinaNet) -> None:
+        """Log a validation's figures, and keep the model where it is the best so far."""
+        figures = {name: value or 0.0 for name, value in report.summary().items()}  # None: no object to find
+        self._log({"step": self.progress.step, "epoch": epoch} | figures, always=True)
+        self.report.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+        if figures[self.config.train.best_metric] > self.progress.best:
+            self.progress.best = figures[self.config.train.best_metric]
+            self._save_detector("best.safetensors", model.state_dict())
+
+    def _log(self, row: dict[str, float], always: bool = False) -> None:
+        """Append a row to metrics.jsonl and TensorBoard."""
+        due = always or self.progress.step % LOG_EVERY == 0 or self.progress.step in (1, self.total_steps)
+        if not due or not self.processes.is_main:
+            return
+        try:
+            append_row(self.folder / "metrics.jsonl", row)
+        except UserError as error:
+            self._trouble = str(error)
+        self._rows += 1
+        self.report.scalars(row, self.progress.step)
+
+    def save(self) -> None:
+        """Write the training state, then the detector file; each replaces its predecessor only when complete."""
+        state = {
+            "progress": vars(self.progress).copy(),
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.model.state_dict() if self.averaged else None,
+            "optimizer": self.optimizer.state_dict(),
+            "random": self.processes.gather_on_main(random_state(self.processes.device)),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "class_names": list(self.class_names),
+            "pictures": self.order.length,
+            "total_batch": self.order.batch_size * self.order.processes,
+            "rows": self._rows,
+        }
+        state = whole_on_main(state, self.processes) if self.sharded else state
+        with self.processes.together():
+            if self._trouble:
+                raise UserError(self._trouble)
+            if self.processes.is_main:
+                self._write(state)
+
+    def _write(self, state: State) -> None:
+        if not all(value.isfinite().all() for value in state["model"].values()):
+            raise UserError(
+                f"after step {self.progress.step} the weights are no longer finite: the training has diverged. {self.folder} stays "
+                "as last saved. Start again in another --run folder with a lower train.lr or more train.warmup_steps."
+            )
+        save_state(self.folder, self.progress.step, state, self.config.train.keep)
+        self._save_detector("last.safetensors", state["averaged"] or state["model"])
+
+    def _save_detector(self, name: str, weights: dict[str, Tensor]) -> None:
+        config = self.config.model_dump(mode="json")
+        save_detector_file(self.folder / name, weights, config, self.class_names, self.config.model.anchors)
+
+    def resume(self, state: State | None = None) -> None:
+        """Take up a state, by default the newest in the run's folder; the log forgets what came after it."""
+        state = state or newest_state(self.folder, self.report.say)
+        with self.processes.together():
+            check_same_data(self.folder, state, self.class_names, self.order.length)
+            try:
+                load_weights(self.model, state["model"])
+                if self.averaged:
+                    load_weights(self.averaged.model, state["averaged"])
+                load_optimizer(self.optimizer, state["optimizer"])
+                if self.accelerator.scaler and state["scaler"]:
+                    self.accelerator.scaler.load_state_dict(state["scaler"])
+                self.progress = Progress(**state["progress"])
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                advice = "Has the run's config.json been changed? Restore it, or start a new training in another --run folder."
+                found = f"a state that does not fit ({first_line(error)})"
+                raise UserError(explain(self.folder / "states", found, "this training's", advice)) from None
+            if self.processes.is_main:
+                keep_rows(self.folder / "metrics.jsonl", state["rows"])
+        self._rows = state["rows"]
+        if self.processes.rank < len(state["random"]):
+            set_random_state(state["random"][self.processes.rank], self.processes.device)
+        else:  # there were fewer processes
+            seed_process(self.config.train.seed, self.processes.rank, self.progress.step)

@@ -1,0 +1,76 @@
+"""Optimiser, learning rate and averaged weights."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from rotanext.config import TrainConfig
+from rotanext.training.sharding import local
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig, processes: int = 1) -> torch.optim.Optimizer:
+    """SGD or AdamW over the trainable parameters; those named in `no_decay` have no weight decay.
+
+    With `scale_lr` the rate grows linearly with the total batch, from the published rate for a batch of 2.
+    """
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (plain if any(part in name for part in config.no_decay) else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    total = config.batch_size * config.accumulate * processes
+    lr = config.lr * (total / 2 if config.scale_lr else 1)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+
+
+def rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """What the learning rate is multiplied with at `step` (from 0).
+
+    "step": a tenth after each milestone epoch. "cosine": half a cosine down to a hundredth. Both rise linearly from `warmup_ratio`
+    over the first `warmup_steps`.
+    """
+    if config.schedule == "step":
+        factor = 0.1 ** sum(step // steps_per_epoch >= epoch for epoch in config.milestones)
+    else:
+        progress = min(1.0, step / (config.epochs * steps_per_epoch))
+        factor = 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
+    if step < config.warmup_steps:
+        factor *= 1 - (1 - step / config.warmup_steps) * (1 - config.warmup_ratio)
+    return factor
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Set every group's learning rate to `factor` times its initial one; returns the first group's."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+    return optimizer.param_groups[0]["lr"]
+
+
+class AveragedModel:
+    """Exponential moving average of a model's weights, with a decay that rises over the first steps."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after optimiser step number `step` (from 1)."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        pairs = list(zip(_values(self.model), _values(model), strict=True))
+        floating = [(a, b) for a, b in pairs if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], weight)
+        for averaged, current in pairs:
+            if not averaged.is_floating_point():
+                averaged.copy_(current)
+
+
+def _values(model: nn.Module) -> list[torch.Tensor]:
+    """Parameters (this process's part) and buffers, as `state_dict` lists them but without its copying of names."""
+    return [*local(model.parameters()), *model.buffers()]

@@ -1,0 +1,183 @@
+"""Starting a training, or going on with one: its folder, its configuration, its processes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rotanext.config import Config, flat_values, of_any_version, validate, with_overrides
+from rotanext.errors import Problems, UserError, counted, explain
+from rotanext.evaluation.evaluate import write_report
+from rotanext.evaluation.metrics import Report
+from rotanext.reports.run import Contents, write_html_report
+from rotanext.system.allocator import keep_freed_memory
+from rotanext.system.files import make_folder
+from rotanext.system.processes import Processes, lost_contact
+from rotanext.system.progress import Reporter
+from rotanext.system.provenance import provenance
+from rotanext.training.loop import Trainer
+from rotanext.training.runlog import read_rows
+from rotanext.training.state import State, newest_state, remove_leftovers, state_files
+from rotanext.training.trackers import open_trackers
+
+CHANGEABLE = ("data.workers", "data.cache", "train.save_every", "train.keep", "train.shard", "train.trackers")
+
+
+def holds_training(folder: Path) -> bool:
+    """Whether a training has saved something there."""
+    return bool(state_files(folder)) or any((folder / name).exists() for name in ("last.safetensors", "best.safetensors"))
+
+
+def read_run_config(folder: Path) -> Config:
+    """The configuration a run was started with."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; {folder} is not the folder of a training run")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        advice = "Restore the file; the checkpoints hold the configuration, too."
+        raise UserError(explain(path, f"that it cannot be read ({error})", "the configuration of the run", advice)) from None
+    return validate(of_any_version(values), str(path))
+
+
+def reconfigured(saved: Config, overrides: Sequence[str] = (), wanted: Config | None = None) -> Config:
+    """A run's configuration with those values changed, by overrides or as in `wanted`, that do not change the training's result.
+
+    Raises UserError for others.
+    """
+    new = wanted or with_overrides(saved, overrides)
+    before, after = flat_values(saved), flat_values(new)
+    # the batch of a process follows from the total; see _with_same_total
+    changed = [key for key in after if after[key] != before[key] and key not in (*CHANGEABLE, "train.batch_size")]
+    if changed:
+        advice = f"these may change: {', '.join(CHANGEABLE)}"
+        first = changed[0]
+        raise UserError(
+            f"--resume takes everything from the run's folder, and so does --go-on: {first} is {before[first]!r} there, not "
+            f"{after[first]!r}; {advice}. Start a new training in another --run folder."
+        )
+    return new
+
+
+def start_training(
+    config: Config, folder: Path, device: str, problems: Problems, console: Console, resume: bool = False
+) -> Report | None:
+    """Train in `folder` from the beginning, or go on with the training saved there; returns the last validation's report.
+
+    In several processes (torchrun, accelerate launch) each calls it; the report is the first one's. Raises UserError where it
+    cannot, and KeyboardInterrupt after Ctrl-C, when everything is saved; of several processes the first raises, the others exit.
+    """
+    processes = Processes(device, config.train.precision)
+    tensorboard = folder / "tensorboard" if "tensorboard" in config.train.trackers else None
+    reporter = Reporter(console if processes.is_main else Console(quiet=True), tensorboard)
+    try:
+        state = _open_folder(folder, resume, processes, reporter)
+        if state is not None:
+            config = _with_same_total(config, state, processes, reporter)
+        with processes.together():
+            if processes.is_main:
+                reporter.trackers = open_trackers(config, folder)
+        keep_freed_memory()
+        trainer = Trainer(config, folder, device, problems, reporter, pretrained=not resume, processes=processes)
+        report = _train(trainer, state)
+        if report is not None:
+            write_report(report, folder / "evaluation")
+            console.print(report.table())
+        if processes.is_main:
+            _write_page(trainer, report)
+    except RuntimeError as error:
+        if processes.count > 1 and lost_contact(error):
+            raise UserError(
+                f"process {processes.rank}: another process of this training has died or hangs (what it said itself tells why; one "
+                f"killed for memory says nothing). Go on from the last saved state with: rotanext train --resume {folder}"
+            ) from error
+        raise
+    finally:
+        reporter.close()
+    return report
+
+
+def _write_page(trainer: Trainer, report: Report | None) -> None:
+    """Write the run's `report.html`; one that knows more than this process, from before a resumption, stays."""
+    path, reporter, config = trainer.folder / "report.html", trainer.report, trainer.config
+    rate = reporter.steps_per_second()
+    if report is None and path.exists() and (trainer.validation or rate is None):
+        return
+    speed: dict[str, float] = {}
+    if rate:
+        batch = config.train.batch_size * config.train.accumulate * trainer.processes.count
+        speed = {"pictures/s, training": rate * batch, "steps/s, training": rate, "pictures a step": batch}
+    contents = Contents(
+        title=f"Training: {config.name}",
+        about={"Run": trainer.folder, "Data": ", ".join(config.data.train), "Validation": ", ".join(config.data.val) or "none"},
+        report=report,
+        evidence=trainer.evidence if report is not None else None,
+        rows=read_rows(trainer.folder / "metrics.jsonl"),
+        speed=speed,
+        config=flat_values(config),
+        environment=provenance(trainer.processes.device) | {"processes": str(trainer.processes.count)},
+    )
+    write_html_report(contents, path)
+    reporter.say(f"figures, curves and the worst failures on one page: {path}")
+
+
+def _train(trainer: Trainer, state: State | None) -> Report | None:
+    """Run a trainer, from a state or from the beginning; raises KeyboardInterrupt where it was stopped."""
+    reporter, processes = trainer.report, trainer.processes
+    if summary := trainer.problems.summary():
+        reporter.say(summary)
+    if state is not None:
+        trainer.resume(state)
+    count = sum(p.numel() for p in trainer.model.parameters())
+    several = f" in {processes.count} processes{', sharded' * trainer.sharded}" if processes.count > 1 else ""
+    data = f"{counted(trainer.order.length, 'picture')}, {counted(len(trainer.class_names), 'class')}"
+    reporter.say(
+        f"{trainer.config.name}: {data}, {count / 1e6:.1f} M parameters, "
+        f"{counted(trainer.total_steps, 'step')} on {processes.device}{several}; files in {trainer.folder}"
+    )
+    if trainer.progress.step == trainer.total_steps:
+        reporter.say("this training is complete; to train longer, start a new one with more train.epochs")
+    report = trainer.run()
+    processes.leave()
+    if trainer.stop and processes.is_main:
+        raise KeyboardInterrupt
+    if trainer.stop:
+        raise SystemExit(130)
+    return report
+
+
+def _open_folder(folder: Path, resume: bool, processes: Processes, reporter: Reporter) -> State | None:
+    """Make the run's folder ready; the state to go on from where one is wanted, the same in all processes."""
+    state = None
+    with processes.together():
+        if not resume and processes.is_main and holds_training(folder):
+            raise UserError(f"{folder} already holds a training; go on with --resume {folder}, or choose another --run folder")
+        if processes.is_main:
+            make_folder(folder)
+            remove_leftovers(folder)
+            if not resume:
+                (folder / "metrics.jsonl").unlink(missing_ok=True)  # of a training that never came to save its state
+        if resume:
+            state = newest_state(folder, reporter.say)
+    steps = processes.gather(state and state["progress"]["step"])
+    if len(set(steps)) > 1:
+        processes.fail(f"{folder}: the processes found states of the steps {steps}; the folder must be one that all machines share")
+    return state
+
+
+def _with_same_total(config: Config, state: State, processes: Processes, reporter: Reporter) -> Config:
+    """The configuration with as large a batch in all as the training had, whatever the number of processes now."""
+    total = state["total_batch"]
+    batch, rest = divmod(total, processes.count)
+    if rest:
+        possible = ", ".join(str(n) for n in range(1, total + 1) if total % n == 0)
+        processes.fail(
+            f"this training's batches are {total} pictures in all, which {processes.count} processes cannot share equally; "
+            f"go on with as many of these processes: {possible}"
+        )
+    if batch == config.train.batch_size:
+        return config
+    reporter.say(f"{processes.count} processes take {batch} pictures each: batches of {total} in all, as this training began with")
+    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch})})

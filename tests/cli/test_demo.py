@@ -1,0 +1,40 @@
+"""The demo in miniature: everything it promises is there, and a second call does its last part again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rotanext.cli.main import demo
+from rotanext.load import load_detector
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "TRAINING_SCENES": 2,
+        "VALIDATION_SCENES": 1,
+        "SCENE_SIDE": 320,
+        "TILE": 160,
+        "TRAINING_TILES": 8,
+        "SHOWN_SIZE": (200, 240),
+    }.items():
+        monkeypatch.setattr(demo, name, value)
+    console = Console(file=(tmp_path / "said").open("w"), width=200)
+    demo.run_demo(tmp_path / "run", "cpu", console)
+    expected = [
+        "last.safetensors", "metrics.jsonl", "curves.png", "evaluation/metrics.json", "evaluation/precision_recall.png",
+        "evaluation/confusion.png", "pictures/scene.png", "pictures/scene_labels.png", "pictures/scene_detections.png",
+        "pictures/validation_detections.png", "scene/Task1/Task1.zip", "scene/detections.json",
+    ]  # fmt: skip
+    assert [name for name in expected if not (tmp_path / "run" / name).is_file()] == []
+    kept = (tmp_path / "run/last.safetensors").read_bytes()
+    (tmp_path / "run/pictures/scene_detections.png").unlink()
+
+    demo.run_demo(tmp_path / "run", "cpu", console)
+    assert (tmp_path / "run/last.safetensors").read_bytes() == kept
+    assert (tmp_path / "run/pictures/scene_detections.png").is_file()
+    classes = load_detector(tmp_path / "run/last.safetensors", "cpu").class_names
+    report = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
+    assert set(report["iou"]["0.5"]["classes"]) == set(classes)
+    assert len(classes) >= 2

@@ -1,0 +1,194 @@
+"""Training samples: background, cache, scale and seeds; and the order of an epoch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rotanext.boxes import corners_to_boxes
+from rotanext.config import Config, load_config
+from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, collate, make_loader, read_entries
+from rotanext.data.dota import write_objects
+from rotanext.errors import Problems, UserError
+from rotanext.images.reading import write_png
+from rotanext.objects import Objects
+
+NAMES = ("ship", "plane")
+CORNERS = np.array([[[10.0, 10], [40, 10], [40, 22], [10, 22]], [[30, 30], [36, 38], [32, 41], [26, 33]]])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures of 48 x 64, two of them background."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "images").mkdir()
+    (folder / "labelTxt").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        write_png(folder / "images" / f"p{i}.png", rng.integers(0, 255, (48, 64, 3), np.uint8))
+        shown = CORNERS[: [2, 0, 1, 0, 2][i]] + i
+        names = ["plane", "ship"][: len(shown)]
+        write_objects(folder / "labelTxt" / f"p{i}.txt", Objects(shown, names, np.zeros(len(shown), np.int64)))
+    return folder
+
+
+def training_set(root: Path, *overrides: str) -> TrainingSet:
+    config = load_config("small", ["data.image_size=0", *overrides])
+    return TrainingSet(read_entries([str(root)], NAMES, Problems(strict=True)), NAMES, config)
+
+
+_OFF = ("flip_horizontal", "flip_vertical", "flip_diagonal", "quarter_turns", "rotate", "translate", "brightness", "contrast")
+PLAIN = [*(f"augment.{name}=0.0" for name in _OFF), "augment.scale=[1.0, 1.0]"]
+
+
+def assert_same(a: Sample, b: Sample) -> None:
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_sample_without_changes(root: Path) -> None:
+    sample = training_set(root, *PLAIN)[0, 0]
+    assert sample.image.dtype == torch.uint8
+    assert sample.image.shape == (48, 64, 3)
+    torch.testing.assert_close(sample.boxes, corners_to_boxes(torch.from_numpy(CORNERS)).float())
+    assert sample.labels.tolist() == [1, 0]  # by the list of names
+
+
+@pytest.mark.parametrize(("background", "stems"), [(True, ["p0", "p1", "p2", "p3", "p4"]), (False, ["p0", "p2", "p4"])])
+def test_background_pictures(root: Path, background: bool, stems: list[str]) -> None:
+    data = training_set(root, f"data.background={str(background).lower()}")
+    assert [entry.stem for entry in data.entries] == stems
+    assert len(data) == len(stems)
+
+
+def test_a_background_sample(root: Path) -> None:
+    sample = training_set(root, "augment.rotate=1.0")[0, 1]
+    assert sample.boxes.shape == (0, 5)
+    assert sample.boxes.dtype == torch.float32
+    assert sample.labels.shape == (0,)
+    assert sample.labels.dtype == torch.int64
+
+
+def test_nothing_but_background(root: Path) -> None:
+    entries = [e for e in read_entries([str(root)], NAMES, Problems()) if not len(e.objects)]
+    with pytest.raises(UserError, match=r"data\.background=true"):
+        TrainingSet(entries, NAMES, load_config("small", ["data.background=false"]))
+
+
+def test_no_folder_at_all() -> None:
+    with pytest.raises(UserError, match="DOTA folder"):
+        read_entries([], NAMES, Problems())
+
+
+def test_several_folders(root: Path) -> None:
+    assert len(read_entries([str(root), str(root)], NAMES, Problems())) == 10
+
+
+def test_the_cache_changes_nothing_but_the_reading(root: Path) -> None:
+    cached, read = training_set(root, "data.cache=true"), training_set(root, "data.cache=false")
+    for epoch in range(3):
+        for index in range(5):
+            assert_same(cached[epoch, index], read[epoch, index])
+    assert len(cached._cache) == 5
+    assert not read._cache
+
+
+@pytest.mark.parametrize(("size", "scale"), [(128, 2.0), (32, 0.5), (64, 1.0)])
+def test_pictures_and_boxes_are_resized_together(root: Path, size: int, scale: float) -> None:
+    sample = training_set(root, *PLAIN, f"data.image_size={size}")[0, 0]
+    assert sample.image.shape == (48 * scale, 64 * scale, 3)
+    torch.testing.assert_close(sample.boxes, corners_to_boxes(torch.from_numpy(CORNERS) * scale).float())
+
+
+STRONG = ["augment.rotate=1.0", "augment.scale=[0.5, 1.5]", "augment.brightness=0.3"]
+
+
+def test_seed_epoch_and_index_alone_decide(root: Path) -> None:
+    first, second = training_set(root, *STRONG), training_set(root, *STRONG)
+    second[0, 0], second[3, 2]  # what was asked before does not matter
+    assert_same(first[2, 4], second[2, 4])
+    others = [first[3, 4], training_set(root, *STRONG, "train.seed=1")[2, 4]]
+    assert all(not torch.equal(first[2, 4].image, other.image) for other in others)
+
+
+def test_lost_objects_lose_their_label_too(root: Path) -> None:
+    data = training_set(root, *PLAIN, "augment.translate=0.6")
+    counts = [(len(s.boxes), len(s.labels)) for s in (data[epoch, 0] for epoch in range(20))]
+    assert all(boxes == labels for boxes, labels in counts)
+    assert {boxes for boxes, _ in counts} >= {1, 2}
+
+
+def test_collate_leaves_sizes_alone(root: Path) -> None:
+    data = training_set(root)
+    samples = [data[0, 0], data[0, 1]]
+    assert collate(samples) is samples
+
+
+# The order of an epoch
+
+
+def batches(
+    length: int, batch: int, epoch: int = 0, start: int = 0, process: int = 0, processes: int = 1, seed: int = 0
+) -> list[list[int]]:
+    order = EpochOrder(length, batch, seed, process, processes)
+    order.epoch, order.start = epoch, start
+    found = list(order)
+    assert all(e == epoch for one in found for e, _ in one)
+    return [[i for _, i in one] for one in found]
+
+
+def flat(parts: list[list[int]]) -> list[int]:
+    return [i for part in parts for i in part]
+
+
+@pytest.mark.parametrize(("length", "batch"), [(10, 3), (9, 3), (1, 8), (8, 8), (100, 7)])
+def test_an_epoch_is_a_permutation(length: int, batch: int) -> None:
+    found = batches(length, batch)
+    assert sorted(flat(found)) == list(range(length))
+    assert all(len(one) == batch for one in found[:-1])
+    assert len(found) == len(EpochOrder(length, batch, 0))
+
+
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    assert batches(50, 4, epoch=3) == batches(50, 4, epoch=3)
+    assert batches(50, 4, epoch=3) != batches(50, 4, epoch=4)
+    assert batches(50, 4, epoch=3) != batches(50, 4, epoch=3, seed=1)
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 12, 13])
+def test_resuming_within_an_epoch_goes_on_where_it_stopped(start: int) -> None:
+    assert batches(50, 4, epoch=2, start=start) == batches(50, 4, epoch=2)[start:]
+
+
+@pytest.mark.parametrize(("length", "batch", "processes"), [(12, 2, 3), (10, 2, 3), (2, 1, 4), (7, 4, 2), (1, 2, 3), (9, 2, 2)])
+def test_processes_share_an_epoch(length: int, batch: int, processes: int) -> None:
+    parts = [batches(length, batch, process=p, processes=processes) for p in range(processes)]
+    alone = batches(length, batch * processes)
+    assert all(len(part) == len(alone) for part in parts), "equally many, or some would wait for ever"
+    for number, whole in enumerate(alone):  # at any time all have, together, what one process with the larger batch has
+        assert sorted(flat([part[number] for part in parts])) == sorted(whole)
+    assert sorted(flat([flat(part) for part in parts])) == list(range(length)), "no picture comes twice"
+    assert len(EpochOrder(length, batch, 0, 0, processes)) == len(alone)
+
+
+def test_a_share_of_nothing_is_an_empty_batch(root: Path) -> None:
+    data = training_set(root)
+    last = [list(make_loader(data, EpochOrder(len(data), 2, 0, p, 2), 0))[-1] for p in range(2)]
+    assert [len(batch) for batch in last] == [1, 0]
+
+
+def test_the_loader_gives_the_order_and_leaves_the_global_generator_alone(root: Path) -> None:
+    data = training_set(root)
+    order = EpochOrder(len(data), 2, 0)
+    order.epoch = 1
+    state = torch.get_rng_state()
+    loaded = list(make_loader(data, order, 0))
+    assert torch.equal(torch.get_rng_state(), state)
+    expected = [[data[key] for key in batch] for batch in order]
+    for found_batch, expected_batch in zip(loaded, expected, strict=True):
+        for found, sample in zip(found_batch, expected_batch, strict=True):
+            assert_same(found, sample)
+
+
+def test_configuration_is_kept(root: Path) -> None:
+    assert isinstance(training_set(root).config, Config)

@@ -1,0 +1,326 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rotanext.data.dota import (
+    CLASS_LISTS,
+    find_class_names,
+    inside,
+    list_items,
+    read_objects,
+    read_task1,
+    write_objects,
+    write_task1,
+    zip_task1,
+)
+from rotanext.detections import Detections
+from rotanext.errors import Problems, UserError
+from rotanext.objects import Objects
+
+SQUARE = "10 10 50 10 50 40 10 40"
+GOOD = f"{SQUARE} plane 0\n"
+
+
+def label(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "a.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+FINE = {
+    # what the file holds, difficulties of the objects read
+    "plain": (GOOD, [0]),
+    "difficult": (f"{SQUARE} plane 1\n", [1]),
+    "no difficulty": (f"{SQUARE} plane\n", [0]),
+    "no line end": (GOOD.strip(), [0]),
+    "header lines": (f"imagesource:GoogleEarth\ngsd:0.139\n{GOOD}", [0]),
+    "empty header lines": (f"imagesource:\nGSD:null\n{GOOD}", [0]),
+    "byte-order mark": (b"\xef\xbb\xbf" + GOOD.encode(), [0]),
+    "byte-order mark and header": (b"\xef\xbb\xbfimagesource:x\r\n" + GOOD.encode(), [0]),
+    "Windows line ends": (f"{SQUARE} plane 0\r\n60 10 90 10 90 40 60 40 plane 2\r\n", [0, 2]),
+    "tabs": (GOOD.replace(" ", "\t"), [0]),
+    "blank lines and spaces": (f"\n  {SQUARE}   plane 0  \n\n \n", [0]),
+    "empty": ("", []),
+    "only header": ("imagesource:x\ngsd:1\n", []),
+    "exponents and signs": ("+1e1 -4.0e0 5e1 10.0 50 40 10 .4e2 plane 0\n", [0]),
+    "counter-clockwise": ("10 40 50 40 50 10 10 10 plane 0\n", [0]),
+    "same place, other class": (f"{GOOD}{SQUARE} ship 0\n", [0, 0]),
+    "a dart": ("0 0 40 20 0 40 10 20 plane 0\n", [0]),
+    "across the edge": ("-5 -5 20 -5 20 20 -5 20 plane 0\n", [0]),
+    "thin": ("0 0 1000 0 1000 0.1 0 0.1 plane 0\n", [0]),
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_labels_that_are_fine(tmp_path: Path, name: str) -> None:
+    text, difficult = FINE[name]
+    objects = read_objects(label(tmp_path, text), Problems(strict=True))
+    assert objects.corners.shape == (len(difficult), 4, 2)
+    assert objects.corners.dtype == np.float64
+    assert objects.difficult.dtype == np.int64
+    assert objects.difficult.tolist() == difficult
+    assert len(objects.names) == len(objects) == len(difficult)
+
+
+def test_corners_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    objects = read_objects(label(tmp_path, "10 40 50 40 50 10 10 10 plane 0\n"), Problems(strict=True))
+    assert objects.corners[0].tolist() == [[10, 40], [50, 40], [50, 10], [10, 10]]
+
+
+INVALID = {
+    # a line, what the message says
+    "too few numbers": ("10 10 50 10 50 40 10 plane 0", "found '(plane|10)'|9 fields"),
+    "far too few": ("10 10 plane", "found 3 fields; expected the ten"),
+    "too many fields": (f"{SQUARE} storage tank 0", "11 fields"),
+    "letters": ("10 10 fifty 10 50 40 10 40 plane 0", "found 'fifty'; expected a number"),
+    "underscore": ("1_0 10 50 10 50 40 10 40 plane 0", "found '1_0'"),
+    "comma": ("10 10 50,5 10 50 40 10 40 plane 0", "found '50,5'"),
+    "NaN": ("10 10 nan 10 50 40 10 40 plane 0", "nan; expected a finite number"),
+    "infinity": ("10 10 inf 10 50 40 10 40 plane 0", "inf; expected a finite number"),
+    "absurd": ("10 10 1e9 10 50 40 10 40 plane 0", "coordinate 1e9"),
+    "unknown class": (f"{SQUARE} plain 0", "unknown class 'plain'.*Did you mean plane"),
+    "difficulty": (f"{SQUARE} plane x", "difficulty 'x'"),
+    "large difficulty": (f"{SQUARE} plane 99999999999999999999", "difficulty '99999999999999999999'"),
+    "negative difficulty": (f"{SQUARE} plane -1", "difficulty '-1'"),
+    "crossed": ("10 10 50 40 50 10 10 40 plane 0", "crossed corners"),
+    "crossed the other way": ("10 10 50 10 10 40 50 40 plane 0", "crossed corners"),
+    "point": ("10 10 10 10 10 10 10 10 plane 0", "no area"),
+    "line": ("10 10 20 20 30 30 40 40 plane 0", "no area"),
+    "line there and back": ("10 10 50 10 50 10 10 10 plane 0", "no area"),
+    "duplicate": (GOOD.strip(), "object of line 1 again"),
+    "duplicate from another corner": ("50 10 50 40 10 40 10 10 plane 1", "object of line 1 again"),
+    "not UTF-8": (b"10 10 50 10 50 40 10 40 \xe9glise 0", "not UTF-8"),
+    "UTF-16": ("ÿ".encode("latin-1") + b"\xfe1\x000\x00", "not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_objects_are_skipped_with_their_line_or_refused(tmp_path: Path, name: str) -> None:
+    line, message = INVALID[name]
+    last = b"60 10 90 10 90 40 60 40 ship 0"
+    path = label(tmp_path, b"\n".join([GOOD.strip().encode(), line if isinstance(line, bytes) else line.encode(), last]))
+    problems = Problems()
+    objects = read_objects(path, problems, ("plane", "ship"))
+    assert objects.names == ["plane", "ship"]
+    assert problems.count == 1
+    assert problems.first[0].startswith(f"{path}:2: found ")
+    with pytest.raises(UserError, match=message):
+        read_objects(path, Problems(strict=True), ("plane", "ship"))
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_a_label_file_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.txt"
+    if kind == "folder":
+        path.mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        read_objects(path, Problems())
+
+
+def test_written_objects_read_back(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    offsets = rng.uniform(-50, 50, (20, 1, 2)).round(3)
+    corners = offsets + np.array([[0, 0], [30.5, 2], [28, 20.25], [-3, 18]])
+    objects = Objects(corners, ["a-b", "c"] * 10, rng.integers(0, 3, 20))
+    write_objects(tmp_path / "a.txt", objects)
+    again = read_objects(tmp_path / "a.txt", Problems(strict=True))
+    assert np.abs(again.corners - corners).max() < 1e-4
+    assert (again.names, again.difficult.tolist()) == (objects.names, objects.difficult.tolist())
+
+
+def test_label_text(tmp_path: Path) -> None:
+    corners = np.array([[[218, 108], [249.25, -0.0], [0.1 + 0.2, 1e5], [-3.0, -1e-9]]])
+    write_objects(tmp_path / "a.txt", Objects(corners, ["swimming-pool"], np.array([2])))
+    expected = "218.0 108.0 249.25 0.0 0.3 100000.0 -3.0 0.0 swimming-pool 2\n"
+    assert (tmp_path / "a.txt").read_text() == expected
+
+
+@pytest.mark.parametrize(
+    ("shift", "kept"),
+    [((0, 0), True), ((-15, 0), True), ((-21, 0), False), ((101, 0), False), ((90, 70), True), ((0, 81), False)],
+    ids=str,
+)
+def test_objects_outside_the_picture(shift: tuple[int, int], kept: bool) -> None:
+    corners = np.array([[[0.0, 0], [20, 0], [20, 20], [0, 20]]]) + shift
+    objects = Objects(corners, ["plane"], np.array([0]))
+    problems = Problems()
+    result = inside(objects, 100, 80, problems, "a.txt")
+    assert len(result) == kept
+    assert problems.count == (not kept)
+    if kept:
+        assert (result.corners == corners).all()
+    else:
+        assert "touches the 100 x 80 picture" in problems.first[0]
+
+
+def folders(root: Path, images: list[str], labels: list[str]) -> Path:
+    for name, files in (("images", images), ("labelTxt", labels)):
+        (root / name).mkdir(parents=True)
+        for file in files:
+            (root / name / file).touch()
+    return root
+
+
+def test_items_are_sorted_and_paired(tmp_path: Path) -> None:
+    images = ["b.png", "a.TIF", "c.jpg", "d.bmp", "readme.md", "._a.png"]
+    root = folders(tmp_path, images, ["a.txt", "b.txt", "c.txt", "d.txt"])
+    items = list_items(root, Problems(strict=True))
+    assert [(item.stem, item.image.name, item.label.name) for item in items] == [
+        ("a", "a.TIF", "a.txt"), ("b", "b.png", "b.txt"), ("c", "c.jpg", "c.txt"), ("d", "d.bmp", "d.txt"),
+    ]  # fmt: skip
+    assert [item.label for item in list_items(root, Problems(strict=True), labelled=False)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (["a.png", "b.png"], ["a.txt"], "b.png: found no label file.*empty file says that the picture is background"),
+        (["a.png"], ["a.txt", "b.txt"], "b.txt: found no picture"),
+        (["a.jpg", "a.png"], ["a.txt"], "a.png: found a second picture named a beside a.jpg"),
+    ],
+)
+def test_items_that_do_not_fit(tmp_path: Path, images: list[str], labels: list[str], message: str) -> None:
+    root = folders(tmp_path, images, labels)
+    problems = Problems()
+    assert [item.stem for item in list_items(root, problems)] == ["a"]
+    assert problems.count == 1
+    with pytest.raises(UserError, match=message):
+        list_items(root, Problems(strict=True))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "renamed", "message"),
+    [
+        ([], ["a.txt"], None, "images: found no such files"),
+        (["a.png"], [], None, "labelTxt: found no such files"),
+        (["a.png"], ["b.txt"], None, "no picture that has a label file"),
+        (["a.png"], ["a.txt"], "labelTxt", "Rename labelTxt-v1.0 to labelTxt"),
+        (["a.png"], ["a.txt"], "images", "images: found no such folder"),
+    ],
+)
+def test_folders_that_are_missing_or_empty(
+    tmp_path: Path, images: list[str], labels: list[str], renamed: str | None, message: str
+) -> None:
+    root = folders(tmp_path, images, labels)
+    if renamed:
+        (root / renamed).rename(root / f"{renamed}-v1.0")
+    with pytest.raises(UserError, match=message):
+        list_items(root, Problems())
+
+
+def test_class_names(tmp_path: Path) -> None:
+    root = folders(tmp_path / "data", ["a.png"], [])
+    (root / "labelTxt" / "a.txt").write_text(f"{SQUARE} ship 0\nbroken line\n{SQUARE} boat\n10 10 1 bad\n")
+    assert find_class_names([root], "auto", Problems(strict=True)) == ("boat", "ship")
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufeffship\r\n\r\ncafé\r\n".encode())
+    assert find_class_names([root], names, Problems(strict=True)) == ("ship", "café")
+    assert len(find_class_names([], "dota1.0", Problems())) == 15
+    assert CLASS_LISTS["dota1.5"][-1] == "container-crane"
+    assert CLASS_LISTS["dota2.0"][:16] == CLASS_LISTS["dota1.5"]
+    assert len(set(CLASS_LISTS["dota2.0"])) == 18
+
+
+@pytest.mark.parametrize(
+    ("text", "choice", "message"),
+    [
+        ("ship\nship\n", "names.txt", "names.txt:2: found 'ship' a second time"),
+        ("storage tank\n", "names.txt", "names.txt:1: .*space inside"),
+        ("\n", "names.txt", "no class names"),
+        ("", "dota-1.5", "Did you mean dota1.5"),
+        ("", "auto", "no valid object"),
+    ],
+)
+def test_class_names_that_cannot_be(tmp_path: Path, text: str, choice: str, message: str) -> None:
+    (tmp_path / "names.txt").write_text(text)
+    root = folders(tmp_path / "data", ["a.png"], ["a.txt"])
+    with pytest.raises(UserError, match=message):
+        find_class_names([root], tmp_path / choice if "txt" in choice else choice, Problems(strict=True))
+
+
+def detections(count: int, names: tuple[str, ...]) -> Detections:
+    boxes = torch.rand(count, 5) * torch.tensor([900.0, 900, 60, 20, 1]) + torch.tensor([50.0, 50, 30, 5, -0.5])
+    scores = torch.rand(count).sort(descending=True).values
+    return Detections(boxes, scores, torch.randint(0, len(names), (count,)), names)
+
+
+def test_task1_files_read_back(tmp_path: Path) -> None:
+    names = ("plane", "ship", "harbor")
+    found = {"P2": detections(20, names), "P1 with a space": detections(0, names), "a b": detections(5, names[:2])}
+    paths = write_task1(tmp_path, found, names)
+    assert [path.name for path in paths] == ["Task1_plane.txt", "Task1_ship.txt", "Task1_harbor.txt"]
+    lines = read_task1(tmp_path, Problems(strict=True))
+    assert sorted(lines) == sorted(names)
+    for label, name in enumerate(names):
+        for stem, item in found.items():
+            mine = [line for line in lines[name] if line.stem == stem]
+            chosen = item.labels == label
+            assert [line.score for line in mine] == item.scores[chosen].tolist()  # to the last bit
+            corners = np.array([line.corners for line in mine]).reshape(-1, 4, 2)
+            assert np.abs(corners - item.corners[chosen].numpy()).max(initial=0) <= 1e-4
+
+
+def test_task1_files_of_an_empty_result(tmp_path: Path) -> None:
+    write_task1(tmp_path / "new", {}, ("plane",))
+    assert read_task1(tmp_path / "new", Problems(strict=True)) == {"plane": []}
+
+
+@pytest.mark.parametrize("names", [("ship",), ("a/b", "plane")])
+def test_task1_folder_that_would_mislead(tmp_path: Path, names: tuple[str, ...]) -> None:
+    write_task1(tmp_path, {}, ("plane",))
+    with pytest.raises(UserError):
+        write_task1(tmp_path, {}, names)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (f"P1 {SQUARE}", "9 fields"),
+        (f"P1 high {SQUARE}", "found 'high'"),
+        (f"P1 nan {SQUARE}", "finite"),
+        (f"P1 0.5 {SQUARE[:-2]}inf", "finite"),
+        ("P1", "1 fields"),
+    ],
+)
+def test_broken_task1_lines(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "Task1_plane.txt").write_text(f"P1 0.5 {SQUARE}\n{line}\n\n")
+    problems = Problems()
+    assert len(read_task1(tmp_path, problems)["plane"]) == 1
+    assert problems.first[0].startswith(f"{tmp_path / 'Task1_plane.txt'}:2: ")
+    with pytest.raises(UserError, match=message):
+        read_task1(tmp_path, Problems(strict=True))
+
+
+def test_task1_folder_missing_or_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        read_task1(tmp_path / "missing", Problems())
+    with pytest.raises(UserError, match="no Task1_"):
+        read_task1(tmp_path, Problems())
+    with pytest.raises(UserError, match="no Task1_"):
+        zip_task1(tmp_path)
+
+
+def test_the_zip_holds_the_files_and_does_not_change(tmp_path: Path) -> None:
+    write_task1(tmp_path, {"P1": detections(5, ("a", "b"))}, ("a", "b"))
+    path = zip_task1(tmp_path)
+    first = path.read_bytes()
+    (tmp_path / "Task1_a.txt").touch()
+    assert zip_task1(tmp_path).read_bytes() == first
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["Task1_a.txt", "Task1_b.txt"]
+        assert archive.read("Task1_b.txt") == (tmp_path / "Task1_b.txt").read_bytes()
+
+
+def test_real_labels_and_detections(shared: Path) -> None:
+    folder = shared / "data" / "dota-sample"
+    problems = Problems(strict=True)
+    files = sorted((folder / "labelTxt").glob("*.txt"))
+    objects = {path.stem: read_objects(path, problems, CLASS_LISTS["dota1.0"]) for path in files}
+    pictures = {path.stem for path in (folder / "images").iterdir()}
+    assert sum(len(objects[stem]) for stem in pictures) == 694
+    merged = read_task1(folder / "merged_detections", problems)
+    assert sum(map(len, merged.values())) == 857
+    assert sum(map(len, read_task1(folder / "patch_detections", problems).values())) == 1632

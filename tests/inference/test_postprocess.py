@@ -1,0 +1,148 @@
+"""From logits and deltas to detections: threshold, top k, ties, suppression, limits."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from rotanext.heads.anchors import STRIDES, V0
+from rotanext.heads.coding import encode
+from rotanext.inference.postprocess import best_candidates, detect
+from rotanext.ops import rotated_iou
+
+CLASSES = 2
+SIDE = 128
+SIZES = [(SIDE // s, SIDE // s) for s in STRIDES]
+Found = tuple[Tensor, Tensor, Tensor]
+Said = list[tuple[list[float], float, int]]  # box, score, label
+
+
+def logit(score: float) -> float:
+    return math.log(score / (1 - score))
+
+
+@pytest.mark.parametrize(
+    ("scores", "threshold", "top_k", "expected"),
+    [
+        ([[0.9, 0.1], [0.3, 0.6]], 0.2, 10, [(0, 0), (1, 1), (1, 0)]),
+        ([[0.9, 0.1], [0.3, 0.6]], 0.2, 2, [(0, 0), (1, 1)]),
+        ([[0.9, 0.1], [0.3, 0.6]], 0.95, 10, []),
+        ([[0.5, 0.5], [0.5, 0.5]], 0.4, 3, [(0, 0), (0, 1), (1, 0)]),  # ties: the lower index
+        ([[0.5, 0.5], [0.5, 0.5]], 0.5, 3, []),  # above the threshold, not at it
+    ],
+    ids=["order", "top-k", "none", "ties", "at-threshold"],
+)
+def test_best_candidates(scores: list[list[float]], threshold: float, top_k: int, expected: list[tuple[int, int]]) -> None:
+    logits = torch.tensor([[[logit(s) for s in row] for row in scores]])
+    _, _, anchors, labels, found = best_candidates([logits], threshold, top_k)
+    assert list(zip(anchors.tolist(), labels.tolist(), strict=True)) == expected
+    assert found.tolist() == pytest.approx([scores[a][c] for a, c in expected])
+
+
+def test_best_candidates_of_a_batch_are_those_of_each_level() -> None:
+    """Against the plain way: one picture, one level at a time."""
+    generator = torch.Generator().manual_seed(0)
+    # few different values, so that many tie
+    levels = [torch.randint(-30, 10, (3, count, CLASSES), generator=generator) / 5 for count in (50, 20, 9, 4, 1)]
+    expected = []
+    for picture in range(3):
+        first = 0
+        for number, level in enumerate(levels):
+            scores = level[picture].flatten().sigmoid().tolist()
+            best = sorted((k for k in range(len(scores)) if scores[k] > 0.2), key=lambda k: (-scores[k], k))[:7]
+            expected += [(picture, number, first + k // CLASSES, k % CLASSES, scores[k]) for k in best]
+            first += level.shape[1]
+    found = best_candidates(levels, 0.2, 7)
+    assert list(zip(*(values.tolist() for values in found), strict=True)) == expected
+    assert len(expected) > 60
+
+
+def maps(*pictures: Said) -> tuple[list[Tensor], list[Tensor]]:
+    """Head outputs that say this, each at the free anchor with the best IoU."""
+    anchors = torch.cat(V0.grid(SIZES))
+    logits = torch.full((len(pictures), len(anchors), CLASSES), -20.0)
+    deltas = torch.zeros(len(pictures), len(anchors), 5)
+    for i, picture in enumerate(pictures):
+        for box, score, label in picture:
+            overlap = rotated_iou(anchors, torch.tensor([box]))[:, 0]
+            overlap[logits[i].amax(1) > -20] = -1
+            anchor = overlap.argmax()
+            logits[i, anchor, label] = logit(score)
+            deltas[i, anchor] = encode(anchors[anchor], torch.tensor(box))
+    counts = [h * w * V0.per_position for h, w in SIZES]
+
+    def as_maps(flat: Tensor) -> list[Tensor]:
+        return [
+            part.reshape(len(flat), h, w, -1).permute(0, 3, 1, 2) for part, (h, w) in zip(flat.split(counts, 1), SIZES, strict=True)
+        ]
+
+    return as_maps(logits), as_maps(deltas)
+
+
+def run(*pictures: Said, sizes: list[tuple[int, int]] | None = None, **changes: float) -> list[Found]:
+    options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000} | changes
+    logits, deltas = maps(*pictures)
+    return detect(logits, deltas, sizes or [(SIDE, SIDE)] * len(pictures), num_classes=CLASSES, anchors=V0, **options)
+
+
+A, B = [40.0, 40, 50, 20, 0.4], [90.0, 90, 30, 16, -0.8]
+NEAR_A = [42.0, 41, 50, 20, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("said", "changes", "expected"),
+    [
+        ([], {}, []),
+        ([(A, 0.9, 1)], {}, [(A, 0.9, 1)]),
+        ([(B, 0.3, 0), (A, 0.9, 1)], {}, [(A, 0.9, 1), (B, 0.3, 0)]),  # best first
+        ([(A, 0.9, 1), (NEAR_A, 0.8, 1)], {}, [(A, 0.9, 1)]),  # one class suppresses
+        ([(A, 0.9, 1), (NEAR_A, 0.8, 0)], {}, [(A, 0.9, 1), (NEAR_A, 0.8, 0)]),  # another does not
+        ([(A, 0.9, 1), (NEAR_A, 0.8, 1)], {"iou_threshold": 0.95}, [(A, 0.9, 1), (NEAR_A, 0.8, 1)]),
+        ([(A, 0.9, 1), (B, 0.04, 0)], {}, [(A, 0.9, 1)]),
+        ([(A, 0.9, 1), (B, 0.04, 0)], {"score_threshold": 0.01}, [(A, 0.9, 1), (B, 0.04, 0)]),
+        ([(A, 0.9, 1), (B, 0.3, 0)], {"max_detections": 1}, [(A, 0.9, 1)]),
+        ([([127.9, 60, 20, 10, 0.0], 0.9, 0)], {}, [([127.0, 60, 20, 10, 0.0], 0.9, 0)]),  # centres are held inside
+    ],
+    ids=["none", "one", "order", "suppressed", "other-class", "looser", "low", "lower-threshold", "limit", "clamped"],
+)
+def test_detect(said: Said, changes: dict[str, float], expected: Said) -> None:
+    ((boxes, scores, labels),) = run(said, **changes)
+    torch.testing.assert_close(boxes, torch.tensor([e[0] for e in expected]).reshape(-1, 5), atol=1e-4, rtol=1e-5)
+    assert scores.tolist() == pytest.approx([e[1] for e in expected], abs=1e-6)
+    assert labels.tolist() == [e[2] for e in expected]
+
+
+def test_top_k_is_per_level() -> None:
+    small, large = [[20.0 + 30 * i, 20, 12, 9, 0.1] for i in range(3)], [64.0, 80, 100, 70, 0.2]
+    said = [(small[0], 0.9, 0), (small[1], 0.8, 0), (small[2], 0.7, 0), (large, 0.2, 0)]
+    ((_, scores, _),) = run(said, top_k=2, iou_threshold=0.9)
+    assert scores.tolist() == pytest.approx([0.9, 0.8, 0.2])
+
+
+def test_pictures_of_a_batch_are_independent() -> None:
+    pictures = [[(A, 0.9, 1)], [], [(NEAR_A, 0.8, 1), (B, 0.7, 0)]]
+    sizes = [(128, 128), (64, 64), (96, 60)]
+    for found, picture, size in zip(run(*pictures, sizes=sizes), pictures, sizes, strict=True):
+        (alone,) = run(picture, sizes=[size])
+        for x, y in zip(found, alone, strict=True):
+            torch.testing.assert_close(x, y)
+    assert run(*pictures, sizes=sizes)[2][0][:, 0].max() <= 59, "centres stay within their own picture"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_not_detected(value: float) -> None:
+    logits, deltas = maps([(A, 0.9, 1), (B, 0.8, 0)])
+    options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000}
+    for spoilt in range(len(deltas)):
+        changed = [torch.full_like(x, value) if k == spoilt else x for k, x in enumerate(deltas)]
+        [(boxes, scores, labels)] = detect(logits, changed, [(SIDE, SIDE)], num_classes=CLASSES, anchors=V0, **options)
+        assert boxes.isfinite().all()
+        assert len(boxes) == len(scores) == len(labels)
+        lost = sum(bool((x[0] > -10).any()) for x in logits[spoilt : spoilt + 1])
+        assert len(boxes) <= 2 - lost
+
+
+def test_no_pictures() -> None:
+    options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000}
+    assert detect(*maps([]), [], num_classes=CLASSES, anchors=V0, **options) == []

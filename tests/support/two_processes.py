@@ -1,0 +1,208 @@
+"""What test_distributed.py runs under torchrun, in two processes; its one-process counterparts use the same functions.
+
+    torchrun --nproc-per-node 2 tests/support/two_processes.py FOLDER
+
+FOLDER holds the data sets; what each process found comes back as FOLDER/found-RANK.pt.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from rotanext.config import Config
+from rotanext.data.dataset import Sample
+from rotanext.errors import Problems, UserError
+from rotanext.evaluation.evaluate import detect_shared
+from rotanext.inference.detector import Detector
+from rotanext.system.progress import Reporter
+from rotanext.training.loop import Trainer
+from rotanext.training.state import newest_state, state_files
+from tiny import tiny_config
+
+QUIET = Console(quiet=True)
+SIX_STEPS = ("train.epochs=2", "train.warmup_steps=2", "train.save_every=2", "train.keep=9", "train.clip_norm=0.5")
+# name: data set, pictures of a process and of one alone, other settings
+EQUAL: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    "ddp": ("even", 1, SIX_STEPS),
+    "sharded": ("even", 1, (*SIX_STEPS, "train.shard=true")),
+    "uneven": ("uneven", 2, ("train.epochs=2",)),  # 5 pictures in batches of 4: nothing is left for the second process
+    "accumulated": ("uneven", 1, ("train.epochs=2", "train.accumulate=2", "train.optimizer=sgd", "train.lr=0.01")),
+    "backgrounds": ("backgrounds", 1, ()),
+    "one-damaged": ("damaged", 1, ("data.cache=false",)),
+    "bf16": ("uneven", 2, ("train.precision=bf16",)),
+    "sharded-bf16": ("uneven", 2, ("train.precision=bf16", "train.shard=true")),
+    "checkpointing": ("uneven", 2, ("model.gradient_checkpointing=true",)),
+}
+
+
+def config_of(root: Path, data: str, batch: int, *overrides: str) -> Config:
+    return tiny_config(root / data, None, f"data.classes={root / 'names.txt'}", f"train.batch_size={batch}", *overrides)
+
+
+def make(config: Config, folder: Path) -> Trainer:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Trainer(config, folder, "cpu", Problems(), Reporter(QUIET))
+
+
+def rows_of(trainer: Trainer, most: int = 99) -> list[dict[str, float]]:
+    """Run a training, at most so many steps of it; the rows of all its steps."""
+    rows: list[dict[str, float]] = []
+    plain = trainer.train_step
+
+    def step(batches: list[list[Sample]]) -> dict[str, float]:
+        rows.append(plain(batches))
+        trainer._asked = trainer.stop = len(rows) >= most
+        return rows[-1]
+
+    trainer.train_step = step  # type: ignore[method-assign]
+    trainer.run()
+    return rows
+
+
+def outcome(action: Callable[[], Any]) -> tuple[str, str]:
+    """How an action ended: the kind of its exception, and what that says."""
+    try:
+        action()
+    except (UserError, SystemExit) as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def equal_to_one(root: Path, processes: int) -> dict[str, Any]:
+    """Rows and weights of every case of EQUAL, with the same pictures a step whatever the number of processes."""
+    found = {}
+    for name, (data, batch, overrides) in EQUAL.items():
+        trainer = make(config_of(root, data, batch * 2 // processes, *overrides), root / f"{name}-{processes}")
+        rows = rows_of(trainer)
+        state = newest_state(trainer.folder, print) if trainer.processes.is_main else {}
+        found[name] = {
+            "rows": rows,
+            "model": state.get("model"),
+            "problems": trainer.problems.count,
+            "parts": sum(p.numel() if not hasattr(p, "to_local") else p.to_local().numel() for p in trainer.model.parameters()),
+        }
+    return found
+
+
+def resumed(root: Path, name: str, *overrides: str) -> dict[str, bool]:
+    """Whether a training that was stopped and resumed ends as the uninterrupted one, bit for bit; drop path is on."""
+    config = config_of(root, "uneven", 1, "model.drop_path=0.5", "train.epochs=2", "train.precision=bf16", *overrides)
+    straight, halved = make(config, root / f"{name}-straight"), make(config, root / f"{name}-halved")
+    rows_of(straight)
+    assert len(rows_of(make(config, halved.folder), 4)) == 4  # in the middle of the second epoch
+    torch.rand(7)
+    again = make(config, halved.folder)
+    again.resume()
+    assert again.progress.step == 4
+    rows_of(again)
+    if not straight.processes.is_main:
+        return {}
+    one, two = newest_state(straight.folder, print), newest_state(halved.folder, print)
+    same = {part: all(torch.equal(one[part][key], two[part][key]) for key in one[part]) for part in ("model", "averaged")}
+    random = [[process["cpu"] for process in state["random"]] for state in (one, two)]
+    same["random"] = all(map(torch.equal, *random))
+    same["processes differ"] = not torch.equal(*random[0])
+    return same
+
+
+def bad_steps(root: Path) -> dict[str, Any]:
+    """A loss that is not finite in the second process alone."""
+    trainer = make(config_of(root, "even", 1), root / "nan")
+    batch = [trainer.loader.dataset[0, trainer.processes.rank]]
+    before = [value.clone() for value in trainer.model.state_dict().values()]
+    plain = trainer._losses
+
+    def losses(samples: list[Sample]) -> Any:
+        classification, box, positives = plain(samples)
+        return classification * (float("nan") if trainer.processes.rank == 1 else 1.0), box, positives
+
+    trainer._losses = losses  # type: ignore[method-assign]
+    row = trainer.train_step([batch])
+    same = all(map(torch.equal, before, trainer.model.state_dict().values()))
+    ends = [outcome(lambda: trainer.train_step([batch])) for _ in range(19)]
+    return {"skipped": row["skipped"], "same": same, "ends": ends}
+
+
+def failures(root: Path) -> dict[str, tuple[str, str]]:
+    """How errors in one process end both."""
+    full = make(config_of(root, "even", 1), root / "full")
+
+    def no_room(state: Any) -> None:
+        raise UserError("state.pt: could not be written (No space left on device)")
+
+    full._write = no_room  # type: ignore[method-assign]
+    logged = make(config_of(root, "even", 1), root / "logged")
+    if logged.processes.is_main:  # the log cannot be written any more
+        (logged.folder / "metrics.jsonl").mkdir()
+    gone = make(config_of(root, "even", 1), root / "gone")
+    if gone.processes.rank == 1:  # on its machine
+        gone.config = config_of(root, "none", 1)
+        gone.loader.dataset.entries = [e._replace(path=root / "none/images/x.png") for e in gone.loader.dataset.entries]  # type: ignore[attr-defined]
+        gone.loader.dataset._cache.clear()  # type: ignore[attr-defined]
+    strict = make(config_of(root, "damaged", 1, "data.cache=false"), root / "strict")
+    strict.problems.strict = True
+    return {
+        "full": outcome(full.run),
+        "log": outcome(logged.run),
+        "gone": outcome(gone.run),
+        "strict": outcome(strict.run),
+        "data": outcome(lambda: make(config_of(root, "none" if strict.processes.rank else "even", 1), root / "data")),
+        "norms": outcome(lambda: make(config_of(root, "even", 1, "model.backbone=timm:resnet18"), root / "norms")),
+    }
+
+
+def stopped_by_one(root: Path) -> int:
+    """Steps done where only the second process is asked to stop, in the third step."""
+    trainer = make(config_of(root, "even", 1), root / "stopped")
+    plain = trainer.train_step
+
+    def step(batches: list[list[Sample]]) -> dict[str, float]:
+        trainer._asked = trainer.processes.rank == 1 and trainer.progress.step == 2
+        return plain(batches)
+
+    trainer.train_step = step  # type: ignore[method-assign]
+    trainer.run()
+    return trainer.progress.step
+
+
+def validated(root: Path) -> Any:
+    """Detections on nine pictures, one of them damaged, of an untrained network."""
+    config = config_of(root, "val", 1, "predict.score_threshold=0.009")
+    trainer = make(config, root / "validated")
+    entries = trainer.loader.dataset.entries  # type: ignore[attr-defined]
+    processes = trainer.processes
+    detector = Detector(trainer.model, config, trainer.class_names)
+    found = detect_shared(detector, entries, entries[processes.rank :: processes.count], processes, lambda: False)
+    stopped = detect_shared(detector, entries, entries[processes.rank :: processes.count], processes, lambda: processes.rank == 1)
+    assert found is not None
+    return [(e.stem, str(d) if isinstance(d, UserError) else (d.boxes, d.scores, d.labels)) for e, d in found], stopped is None
+
+
+def main(root: Path) -> None:
+    from rotanext.evaluation import evaluate
+    from rotanext.training import loop as trainer
+
+    evaluate._AT_ONCE = 2  # several rounds of gathering
+    trainer.plot_training = lambda rows, path: None  # a second each
+    found = {
+        "equal": equal_to_one(root, 2),
+        "resumed": resumed(root, "resumed"),
+        "resumed sharded": resumed(root, "resumed-sharded", "train.shard=true"),
+        "bad steps": bad_steps(root),
+        "stopped": stopped_by_one(root),
+        "validated": validated(root),
+        "failures": failures(root),
+    }
+    one = make(config_of(root, "even", 1, *SIX_STEPS, "train.shard=true"), root / "ddp-1-resumed")
+    one.resume()  # begun by one process
+    found["from one"] = {"step": one.progress.step, "rows": rows_of(one)}
+    torch.save(found, root / f"found-{one.processes.rank}.pt")
+    assert one.processes.rank == 0 or not state_files(root / "nothing")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,151 @@
+"""Files that appear whole or not at all; and the form of every message."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rotanext.errors import Problems, UserError, explain
+from rotanext.system.files import write_atomically
+from rotanext.training.runlog import read_rows
+
+
+def write_new(part: Path) -> None:
+    part.write_text("new")
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_written_in_place(before: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "file.txt"
+    if before is not None:
+        path.parent.mkdir(parents=True)
+        path.write_text(before)
+    write_atomically(path, write_new)
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path], "nothing else is left behind"
+
+
+def test_the_old_file_is_replaced_not_overwritten(tmp_path: Path) -> None:
+    """A reader that has the old file open, or a crash half-way, must never see a mixture."""
+    path, reader = tmp_path / "file.txt", tmp_path / "reader"
+    path.write_text("old")
+    reader.hardlink_to(path)
+    write_atomically(path, write_new)
+    assert (path.read_text(), reader.read_text()) == ("new", "old")
+
+
+def full_disk(part: Path) -> None:
+    part.write_text("half of it")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_disk_as_torch_says_it(part: Path) -> None:
+    part.write_text("half of it")
+    raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+def nothing_written(_: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize("write", [full_disk, full_disk_as_torch_says_it, nothing_written], ids=lambda f: f.__name__)
+def test_a_failure_leaves_the_previous_file(write: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    path.write_text("old")
+    with pytest.raises(UserError) as error:
+        write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path], "no half file is left behind"
+    assert str(path) in str(error.value)
+    assert "untouched" in str(error.value)
+
+
+def interrupted(part: Path) -> None:
+    part.write_text("half of it")
+    raise KeyboardInterrupt
+
+
+def test_an_interruption_leaves_the_previous_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, interrupted)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["file/inside", "x" * 300, "folder"], ids=["under-a-file", "long-name", "a-folder"])
+def test_impossible_places_are_a_users_error(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="could not be written"):
+        write_atomically(tmp_path / name, write_new)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "a.txt: found x; expected y. Do z."),
+        ({"line": 7}, "a.txt:7: found x; expected y. Do z."),
+        ({"line": 7, "name": "ship"}, "a.txt:7: ship: found x; expected y. Do z."),
+    ],
+    ids=["file", "line", "name"],
+)
+def test_explain(options: dict, expected: str) -> None:
+    assert explain("a.txt", "x", "y", "Do z.", **options) == expected
+
+
+def test_problems_are_counted_and_the_first_few_kept() -> None:
+    problems = Problems(keep=2)
+    assert problems.summary() is None
+    for line in range(1, 5):
+        problems.add("a.txt", "x", "y", "Do z.", line)
+    assert problems.count == 4
+    assert problems.summary() == (
+        "Skipped 4 invalid items (--strict refuses instead):\n"
+        "  a.txt:1: found x; expected y. Do z.\n"
+        "  a.txt:2: found x; expected y. Do z.\n"
+        "  ... and 2 more"
+    )
+
+
+def test_one_problem_is_singular_and_whole() -> None:
+    problems = Problems()
+    problems.add("a.txt", "x", "y", "Do z.")
+    assert problems.summary() == "Skipped 1 invalid item (--strict refuses instead):\n  a.txt: found x; expected y. Do z."
+
+
+def test_strict_refuses_the_first() -> None:
+    problems = Problems(strict=True)
+    with pytest.raises(UserError, match=r"a\.txt:3: found x; expected y"):
+        problems.add("a.txt", "x", "y", "Do z.", 3)
+    assert problems.count == 0
+
+
+@pytest.mark.parametrize(("ours", "theirs", "kept"), [(1, 1, 2), (2, 5, 3), (0, 4, 3), (3, 3, 3)])
+def test_merging_what_workers_found(ours: int, theirs: int, kept: int) -> None:
+    first, second = Problems(keep=3), Problems(keep=3)
+    for problems, count in ((first, ours), (second, theirs)):
+        for line in range(count):
+            problems.add("a.txt", "x", "y", "Do z.", line)
+    first.merge(second)
+    assert first.count == ours + theirs
+    assert len(first.first) == kept
+
+
+def test_a_damaged_log(tmp_path: Path) -> None:
+    """Lines that are no rows are passed over, whatever they are."""
+    bad = [
+        b"\xff\xfe",
+        b'{"step": "2"}',
+        b'{"step": null}',
+        b'{"step": 2, "loss": "x"}',
+        b'{"step": 2, "loss": NaN}',
+        b"[" * 100_000,
+    ]
+    bad += [b'{"step": ' + b"9" * digits + b"}" for digits in (400, 5000)]
+    bad += [b'{"loss": 1}', b"[]", b'{"step": 1']
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + b"\n".join(bad) + b'\n{"step": 3, "loss": null}\n')
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 3, "loss": None}]
