@@ -24,13 +24,13 @@ from rotanext.errors import Problems
 from rotanext.images.raster import Raster, settings
 from rotanext.inference.detector import Detector
 from rotanext.inference.predict import PredictOptions, predict
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 
 BACKBONE, SCORE, CHUNK = "convnext_atto", 0.5, 4
 EMPTY_SCENES, EMPTY_CHUNK = 200, 8
 
 
-class Clock(Reporter):
+class Clock(Display):
     """Notes when how many tiles had been computed."""
 
     def __init__(self) -> None:
@@ -75,9 +75,9 @@ def plain_rate(detector: Detector, source: Path, folder: Path, options: PredictO
             tiles += len(detector.tiling(1).windows(raster.width, raster.height))
     torch.set_num_threads(1)
     first = next(source.iterdir())
-    predict(detector, first, folder / "warm", options, Problems(strict=True), Reporter(Console(quiet=True)))
+    predict(detector, first, folder / "warm", options, Problems(strict=True), Display(Console(quiet=True)))
     start = time.perf_counter()
-    predict(detector, source, folder / "plain", options, Problems(strict=True), Reporter(Console(quiet=True)))
+    predict(detector, source, folder / "plain", options, Problems(strict=True), Display(Console(quiet=True)))
     return tiles / (time.perf_counter() - start), tiles
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument("--part", choices=["speed", "driver"])
     given = parser.parse_args()
-    options = PredictOptions(score_threshold=SCORE, pictures=False)
+    options = PredictOptions(score_threshold=SCORE, images=False)
     with tempfile.TemporaryDirectory() as name, settings():
         folder = Path(name)
         write_raster(folder / "drawn.tif", folder / "drawn")

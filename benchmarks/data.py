@@ -1,4 +1,4 @@
-"""Splitting a data set beside mere decoding and encoding of its pictures, and the training loader's rate by worker.
+"""Splitting a data set beside mere decoding and encoding of its images, and the training loader's rate by worker.
 
 python benchmarks/data.py
 """
@@ -21,16 +21,16 @@ from rotanext.errors import Problems
 from rotanext.images.reading import PNG_FAST, read_image
 from rotanext.synthetic.scenes import CLASS_NAMES, make_dataset
 
-PICTURES, SIDE, TILE, GAP = 8, 2048, 512, 128
-THREADS = min(os.cpu_count() or 1, PICTURES // 2)
+IMAGES, SIDE, TILE, OVERLAP = 8, 2048, 512, 128
+THREADS = min(os.cpu_count() or 1, IMAGES // 2)
 
 
 def codec_seconds(folder: Path, workers: int) -> float:
-    """Seconds to decode all pictures and encode their tiles as PNG in memory: what splitting cannot do without."""
+    """Seconds to decode all images and encode their tiles as PNG in memory: what splitting cannot do without."""
 
     def code(path: Path) -> None:
         image = read_image(path)
-        for x, y, size in windows(SIDE, SIDE, [TILE], [GAP]):
+        for x, y, size in windows(SIDE, SIDE, [TILE], [OVERLAP]):
             cv2.imencode(".png", np.ascontiguousarray(image[y : y + size, x : x + size]), PNG_FAST)
 
     start = time.perf_counter()
@@ -40,7 +40,7 @@ def codec_seconds(folder: Path, workers: int) -> float:
 
 
 def loader_rate(folder: Path, workers: int) -> float:
-    """Augmented pictures a second of the training loader, after its workers have started."""
+    """Augmented images a second of the training loader, after its workers have started."""
     config = load_config("demo", [f'data.train=["{folder}"]', f"data.image_size={TILE}", "data.cache=false"])
     entries = read_entries([str(folder)], CLASS_NAMES, Problems())
     dataset = TrainingSet(entries, CLASS_NAMES, config)
@@ -59,7 +59,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        make_dataset(root / "scenes", PICTURES, SIDE, 0, workers=os.cpu_count() or 1)
+        make_dataset(root / "scenes", IMAGES, SIDE, 0, workers=os.cpu_count() or 1)
         for workers in range(1, THREADS + 1):
             bare, whole = [], []
             for _ in range(5):
@@ -68,7 +68,7 @@ def main() -> None:
                     root / "scenes",
                     root / f"tiles{workers}",
                     size=TILE,
-                    gap=GAP,
+                    overlap=OVERLAP,
                     workers=workers,
                     progress=False,
                     overwrite=True,
@@ -77,7 +77,7 @@ def main() -> None:
             share = f"{100 * median(bare) / median(whole):.0f} % of the rate of decoding and encoding alone"
             rows.append([f"split, {workers} threads", f"{report.tiles / median(whole):.1f} tiles/s", share])
         for workers in range(THREADS + 1):
-            rate = f"{loader_rate(root / 'tiles1', workers):.1f} pictures/s"
+            rate = f"{loader_rate(root / 'tiles1', workers):.1f} images/s"
             rows.append([f"loader, {workers} workers", rate, f"of {TILE} x {TILE}, augmented"])
     save("data", "Splitting and loading", ["work", "rate", ""], rows)
 

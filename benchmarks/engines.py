@@ -37,8 +37,8 @@ class Flat(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        logits, deltas = self.network(pictures)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        logits, deltas = self.network(images)
         return (*logits, *deltas)
 
 
@@ -64,11 +64,11 @@ def prepare(folder: Path, backbone: str, size: int) -> None:
     with torch.no_grad():
         np.savez(folder / "expected.npz", *(y.numpy() for y in Flat(model)(x)))
     plain = Flat(for_inference(model, winograd=False)).eval()
-    torch.onnx.export(plain, (x,), folder / "fp32.onnx", dynamo=True, input_names=["pictures"], external_data=False, verbose=False)
+    torch.onnx.export(plain, (x,), folder / "fp32.onnx", dynamo=True, input_names=["images"], external_data=False, verbose=False)
 
-    class Pictures(CalibrationDataReader):
+    class Images(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter([{"pictures": x.numpy()}])
+            self.left = iter([{"images": x.numpy()}])
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.left, None)
@@ -76,7 +76,7 @@ def prepare(folder: Path, backbone: str, size: int) -> None:
     quantize_static(
         folder / "fp32.onnx",
         folder / "int8.onnx",
-        Pictures(),
+        Images(),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         op_types_to_quantize=["Conv", "MatMul", "Gemm"],
@@ -84,7 +84,7 @@ def prepare(folder: Path, backbone: str, size: int) -> None:
 
 
 def engine(name: str, folder: Path, backbone: str) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A function from pictures to the ten maps."""
+    """A function from images to the ten maps."""
     if name == "ours":
         flat = Flat(for_inference(network(folder, backbone)))
 
@@ -111,7 +111,7 @@ def engine(name: str, folder: Path, backbone: str) -> Callable[[np.ndarray], lis
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(graph, session_options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"pictures": x})
+    return lambda x: session.run(None, {"images": x})
 
 
 def measure(name: str, folder: Path, backbone: str) -> None:
@@ -163,8 +163,8 @@ def main() -> None:
         if runs
     ]
     rows += [[name, "failed", "", reason] for name, reason in failed.items()]
-    title = f"{options.backbone} rotated RetinaNet, one picture of {options.size} x {options.size}, engines on the CPU"
-    note = "int8: every convolution and matrix product, calibrated on the one random picture; for its speed, not its accuracy."
+    title = f"{options.backbone} rotated RetinaNet, one image of {options.size} x {options.size}, engines on the CPU"
+    note = "int8: every convolution and matrix product, calibrated on the one random image; for its speed, not its accuracy."
     save("engines-cpu", title, ["engine", "median", "of ours", "largest difference from the plain network"], rows, note)
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     names, rows = [f"class{k}" for k in range(15)], []
     for title, arguments, goal in (
         ("100 tiles, 7,000 objects, 36,000 detections", (100, 7_000, 36_000, 1024.0), "0.5 s"),
-        ("1,000 pictures, 200,000 objects, 500,000 detections", (1_000, 200_000, 500_000, 8192.0), "60 s, 2 GB"),
+        ("1,000 images, 200,000 objects, 500,000 detections", (1_000, 200_000, 500_000, 8192.0), "60 s, 2 GB"),
     ):
         data = made_up(*arguments)
         seconds = median_seconds({"all": partial(evaluate, *data, names)}, 5, 60)["all"]

@@ -1,4 +1,4 @@
-"""The detector on pictures: ours beside the same weights in fp32, NCHW, eager; the backbone beside timm's; growth with the picture.
+"""The detector on images: ours beside the same weights in fp32, NCHW, eager; the backbone beside timm's; growth with the image.
 
 python benchmarks/model.py [--device cuda] [--size 1024] [--backbone convnext_tiny]
 """
@@ -50,7 +50,7 @@ def variants(model: RetinaNet, plain: RetinaNet) -> dict[str, tuple[str, Callabl
 def forward_rows(
     compared: dict[str, tuple[str, Callable[[Tensor], Any]]], batch: Tensor, rate: float, flops: int
 ) -> list[list[str]]:
-    """The network alone; `rate` is that of a large matrix product, `flops` those of one picture."""
+    """The network alone; `rate` is that of a large matrix product, `flops` those of one image."""
     functions = {name: partial(run, network, batch.to(PRECISIONS[kind])) for name, (kind, network) in compared.items()}
     times = median_seconds(functions, 5, 90)
     rows = []
@@ -67,7 +67,7 @@ def forward_rows(
 def whole_rows(
     detector: Detector, compared: dict[str, tuple[str, Callable[[Tensor], Any]]], image: np.ndarray, batch: int
 ) -> list[list[str]]:
-    """From uint8 pictures to boxes, decoding and NMS included, at about as many candidates as a crowded picture has."""
+    """From uint8 images to boxes, decoding and NMS included, at about as many candidates as a crowded image has."""
     functions, found = {}, {}
     for name, (kind, network) in compared.items():
         one = Detector(detector.model, detector.config, detector.class_names, precision=kind)
@@ -78,7 +78,7 @@ def whole_rows(
     times = median_seconds(functions, 5, 90)
     rows = []
     for name, seconds in times.items():
-        work = f"whole detector, batch {batch}, to {found[name]} boxes a picture: {name}"
+        work = f"whole detector, batch {batch}, to {found[name]} boxes an image: {name}"
         rows.append([work, spelt(seconds), f"{batch / seconds:.3g}", f"{times[BASE] / seconds:.2f} x", ""])
     return rows
 
@@ -91,8 +91,8 @@ def matrix_rate(device: torch.device) -> float:
 
 
 def growth(device: torch.device) -> None:
-    """The demo's small network, tile by tile, on pictures of 1 to 256 megapixels, with as many detections as crowded ones have."""
-    config = load_config("demo", ["predict.tile=1024", "predict.gap=128", "predict.max_detections=100000"])
+    """The demo's small network, tile by tile, on images of 1 to 256 megapixels, with as many detections as crowded ones have."""
+    config = load_config("demo", ["predict.tile=1024", "predict.overlap=128", "predict.max_detections=100000"])
     detector = Detector(build_model(config, 6).to(device), config, tuple(f"class{k}" for k in range(6)))
     pattern = torch.randint(0, 255, (1024, 1024, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
     scores = detector.reconfigured(score_threshold=0.0, iou_threshold=1.0)(pattern).scores
@@ -107,8 +107,8 @@ def growth(device: torch.device) -> None:
         seconds = time.perf_counter() - start
         tiles = len(windows(side, side, [1024], [128], 0.0))
         rows.append([f"{side} x {side}", f"{tiles}", f"{found:,}", spelt(seconds), spelt(seconds / tiles)])
-    header = ["picture", "tiles of 1024", "boxes", "one run", "a tile"]
-    save(f"growth-{device.type}", "The demo's network on pictures of growing size, merging included", header, rows)
+    header = ["image", "tiles of 1024", "boxes", "one run", "a tile"]
+    save(f"growth-{device.type}", "The demo's network on images of growing size, merging included", header, rows)
 
 
 def flags() -> str:
@@ -158,11 +158,11 @@ def main() -> None:
             rows.append([work, spelt(seconds), f"{1 / seconds:.3g}", f"{times['timm'] / seconds:.2f} x of timm", ""])
     title = f"{options.backbone} rotated RetinaNet at {options.size} x {options.size}"
     note = f"A large matrix product reaches {rate / 1e12:.3g} TFLOP/s here ({'bf16' if device.type == 'cuda' else 'fp32'}); "
-    note += f"one picture is {counter.get_total_flops() / 1e9:.0f} GFLOP in plain convolutions and products."
+    note += f"one image is {counter.get_total_flops() / 1e9:.0f} GFLOP in plain convolutions and products."
     if device.type == "cuda":
         allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
         note += f" TF32 in the fp32 baseline: convolutions {allowed[0]}, products {allowed[1]}."
-    header = ["work", "median", "pictures/s", f"against {BASE}", "share of the matrix rate"]
+    header = ["work", "median", "images/s", f"against {BASE}", "share of the matrix rate"]
     save(f"model-{device.type}", title, header, rows, note)
     growth(device)
 

@@ -63,7 +63,7 @@ def iou_rows(device: torch.device) -> list[list[str]]:
 
 
 def assignment_rows(device: torch.device) -> list[list[str]]:
-    """All anchors of a picture of 1024 x 1024 beside the readable rule."""
+    """All anchors of an image of 1024 x 1024 beside the readable rule."""
     anchors, rows = torch.cat(V0.grid([(128, 128), (64, 64), (32, 32), (16, 16), (8, 8)], device)), []
     for n in (100, 1_000, 5_000):
         objects = boxes(n, 1024, device)[0]
@@ -80,7 +80,7 @@ def assignment_rows(device: torch.device) -> list[list[str]]:
 
 
 def depthwise_rows() -> list[list[str]]:
-    """Backward pass of ConvNeXt-T's depthwise convolutions in training, a batch of two pictures, beside torch's own."""
+    """Backward pass of ConvNeXt-T's depthwise convolutions in training, a batch of two images, beside torch's own."""
     rows = []
     for size, channels, side in ((512, 96, 128), (512, 384, 32), (1024, 96, 256)):
         conv = DepthwiseConv(channels, 7)
@@ -91,7 +91,7 @@ def depthwise_rows() -> list[list[str]]:
         times = median_seconds(functions, 9)
         baseline = f"torch {spelt(times['torch'])} ({times['torch'] / times['ours']:.1f} x)"
         rows.append(
-            [f"depthwise 7x7 backward, 2 x {channels} x {side} x {side} (pictures of {size})", spelt(times["ours"]), "", baseline]
+            [f"depthwise 7x7 backward, 2 x {channels} x {side} x {side} (images of {size})", spelt(times["ours"]), "", baseline]
         )
     return rows
 

@@ -32,7 +32,7 @@ def agreeing(exact: Detections, other: Detections) -> tuple[int, int]:
 
 
 def share(found: list[Detections], others: list[Detections]) -> str:
-    """Agreement over all pictures."""
+    """Agreement over all images."""
     pairs = [agreeing(a, b) for a, b in zip(found, others, strict=True)]
     same, count = (sum(values) for values in zip(*pairs, strict=True))
     return f"{same} of {count}, {100 * same / count:.2f} %" if count else "nothing above the score"
@@ -42,26 +42,26 @@ def main() -> None:
     """Measure and save."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--weights", nargs="+", type=Path, required=True)
-    parser.add_argument("--source", nargs="+", required=True, help="pictures for each of the weights")
+    parser.add_argument("--source", nargs="+", required=True, help="images for each of the weights")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--pictures", nargs="+", type=int, help="at most so many for each of the weights")
+    parser.add_argument("--images", nargs="+", type=int, help="at most so many for each of the weights")
     options = parser.parse_args()
     rows = []
-    for weights, source, most in zip(options.weights, options.source, options.pictures or [100] * len(options.source), strict=True):
-        pictures = [read_image(path) for path in list_images(source)[:most]]
+    for weights, source, most in zip(options.weights, options.source, options.images or [100] * len(options.source), strict=True):
+        images = [read_image(path) for path in list_images(source)[:most]]
         exact = load_detector(weights, options.device)
-        expected = [exact(picture) for picture in pictures]
+        expected = [exact(image) for image in images]
         for precision in ("bf16", "fp16"):
             detector = load_detector(weights, options.device, precision=precision)
             # the same network without suppression: were the boxes found, and others kept in their places?
             unsuppressed = detector.reconfigured(iou_threshold=1.0, merge_iou=1.0, max_detections=100_000)
             vars(unsuppressed)["network"] = detector.network
-            found = [detector(picture) for picture in pictures]
-            candidates = [unsuppressed(picture) for picture in pictures]
+            found = [detector(image) for image in images]
+            candidates = [unsuppressed(image) for image in images]
             shares = share(expected, found), share(found, expected), share(expected, candidates)
-            rows.append([f"{weights.parent.name}, {len(pictures)} pictures, {precision}", *shares])
+            rows.append([f"{weights.parent.name}, {len(images)} images, {precision}", *shares])
     title = f"Detections above {LEAST_SCORE} that fp32 and a lower precision share (same class, IoU > {LEAST_IOU})"
-    header = ["model, pictures, precision", "fp32's found in it", "its found in fp32", "fp32's among its boxes before suppression"]
+    header = ["model, images, precision", "fp32's found in it", "its found in fp32", "fp32's among its boxes before suppression"]
     save(f"precision-{torch.device(options.device).type}", title, header, rows, "Goal: 99 %.")
 
 

@@ -24,7 +24,7 @@ from rotanext.inference.tiles import Tiling
 from rotanext.load import save_detector
 from rotanext.synthetic.scenes import CLASS_NAMES, make_dataset
 
-TILE, GAP, SIDE = 1024, 200, 4096
+TILE, OVERLAP, SIDE = 1024, 200, 4096
 BACKBONES = ("convnext_atto", "convnext_tiny")
 CANDIDATES = (200, 3000)  # of a tile, of which about half remain: usual scenes, and crowded ones
 LIMIT = 1.5  # GB
@@ -33,7 +33,7 @@ LIMIT = 1.5  # GB
 def random_detector(backbone: str, device: str, precision: str) -> Detector:
     """A detector with random weights whose scores are spread."""
     torch.manual_seed(0)
-    config = load_config("demo", [f"model.backbone={backbone}", f"predict.tile={TILE}", f"predict.gap={GAP}"])
+    config = load_config("demo", [f"model.backbone={backbone}", f"predict.tile={TILE}", f"predict.overlap={OVERLAP}"])
     model = build_model(config, len(CLASS_NAMES))
     torch.nn.init.normal_(model.head.cls_out.weight, std=0.05)
     return Detector(model.to(device), config, CLASS_NAMES, precision=precision)
@@ -42,7 +42,7 @@ def random_detector(backbone: str, device: str, precision: str) -> Detector:
 def write_raster(path: Path, folder: Path) -> None:
     """A tiled, deflated GeoTIFF of drawn scenes."""
     make_dataset(folder, 4, SIDE // 2, 0, workers=2)
-    parts = [read_image(picture) for picture in sorted((folder / "images").glob("*"))]
+    parts = [read_image(file) for file in sorted((folder / "images").glob("*"))]
     image = np.concatenate([np.concatenate(parts[:2], 1), np.concatenate(parts[2:], 1)])
     profile = {"driver": "GTiff", "count": 3, "width": SIDE, "height": SIDE, "dtype": "uint8", "compress": "deflate"}
     with load_rasterio().open(path, "w", **profile, tiled=True, blockxsize=512, blockysize=512, predictor=2) as file:
@@ -53,7 +53,7 @@ def throughput(path: Path, backbone: str, candidates: int, options: argparse.Nam
     """Tiles a second of the bare model on tiles in memory, and of a scene on disk, with so many scores above the threshold."""
     detector = random_detector(backbone, options.device, options.precision)
     with Raster(path) as raster:
-        windows = Tiling(TILE, GAP).windows(raster.width, raster.height)
+        windows = Tiling(TILE, OVERLAP).windows(raster.width, raster.height)
         crops = [raster.read(*window)[0] for window in windows]
         logits = torch.cat([x.flatten() for x in detector.network(detector.model.prepare([torch.from_numpy(crops[0])]))[0]])
         threshold = logits.float().sigmoid().sort(descending=True).values[candidates].item()

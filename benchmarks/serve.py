@@ -1,6 +1,6 @@
 """Load on the service: requests a second, the distribution of latencies, and what an overload is answered.
 
-A real server (uvicorn on loopback) in this process serves a detector; clients are threads that each send one picture after
+A real server (uvicorn on loopback) in this process serves a detector; clients are threads that each send one image after
 another. Without --weights it is a small detector with random weights, whose time is what matters here.
 """
 
@@ -42,8 +42,8 @@ class Load:
         return [name, str(good), f"{good / self.seconds:.2f}", *shares, others]
 
 
-def load(url: str, pictures: list[bytes], clients: int, seconds: float) -> Load:
-    """Let `clients` threads send pictures for that long; who is told to come back waits a tenth of a second."""
+def load(url: str, images: list[bytes], clients: int, seconds: float) -> Load:
+    """Let `clients` threads send images for that long; who is told to come back waits a tenth of a second."""
     latencies: list[float] = []
     statuses: Counter[int] = Counter()
     waits: list[int] = []
@@ -54,7 +54,7 @@ def load(url: str, pictures: list[bytes], clients: int, seconds: float) -> Load:
         with httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
             while time.perf_counter() - start < seconds:
                 begun = time.perf_counter()
-                answer = client.post("/predict", files={"file": pictures[index % len(pictures)]}, params={"score": 0.3})
+                answer = client.post("/predict", files={"file": images[index % len(images)]}, params={"score": 0.3})
                 taken = time.perf_counter() - begun
                 index += clients
                 with lock:
@@ -78,7 +78,7 @@ def a_detector(weights: str | None, device: str, tile: int) -> Detector:
     """From a file, or a small one with random weights."""
     if weights is not None:
         return load_detector(weights, device)
-    config = load_config("demo", [f"predict.tile={tile}", f"predict.gap={tile // 4}"])
+    config = load_config("demo", [f"predict.tile={tile}", f"predict.overlap={tile // 4}"])
     torch.manual_seed(0)
     return Detector(build_model(config, 15).to(device), config, tuple(f"class {i}" for i in range(15)))
 
@@ -95,7 +95,7 @@ def main() -> None:
     detector = a_detector(options.weights, options.device, options.tile)
     tile = detector.config.predict.tile
     rng = np.random.default_rng(0)
-    pictures = [
+    images = [
         cv2.imencode(".jpg", cv2.resize(rng.integers(0, 255, (tile // 8, tile // 8, 3)).astype(np.uint8), (tile, tile)))[
             1
         ].tobytes()
@@ -110,16 +110,16 @@ def main() -> None:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        load(url, pictures, 1, 0.5)  # warms up
+        load(url, images, 1, 0.5)  # warms up
         for name, clients in (("1 client", 1), ("8 clients", 8), ("overload: 24 clients", 24), ("1 client, after it", 1)):
-            done = load(url, pictures, clients, options.seconds)
+            done = load(url, images, clients, options.seconds)
             rows.append([str(batch), *done.row(name)])
             if done.retry_after:
                 told = f"Overload was told to come back after {min(done.retry_after)} to {max(done.retry_after)} s (Retry-After)."
         server.should_exit = True
         thread.join()
     header = ["--batch", "load", "answers", "a second", "p50", "p95", "p99", "refused"]
-    size = f"Pictures of one tile, {tile} x {tile}, as JPEG; {options.weights or 'random weights'}; --concurrency 8. {told}"
+    size = f"Images of one tile, {tile} x {tile}, as JPEG; {options.weights or 'random weights'}; --concurrency 8. {told}"
     save("serve" if options.device == "cpu" else f"serve_{options.device}", "The service under load", header, rows, size)
 
 

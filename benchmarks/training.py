@@ -118,7 +118,7 @@ def main() -> None:
     times = median_seconds(works, 5, 120)
     whole = times[OURS]
     rows = [
-        [name, spelt(t), f"{options.batch / t:.3g} pictures/s" if name in (OURS, PLAIN) else "", f"{t / whole:.3f}"]
+        [name, spelt(t), f"{options.batch / t:.3g} images/s" if name in (OURS, PLAIN) else "", f"{t / whole:.3f}"]
         for name, t in times.items()
     ]
     del plain, works

@@ -1,4 +1,4 @@
-"""Draws the pictures of boxes.md, each for light and for dark pages: `python docs/drawings.py`.
+"""Draws the images of boxes.md, each for light and for dark pages: `python docs/drawings.py`.
 
 They are made of numbers by the package's own functions, so that a drawing cannot say something else than the code.
 """
@@ -18,7 +18,7 @@ SCHEMES = {
 
 
 class Drawing:
-    """Shapes of one picture in one scheme."""
+    """Shapes of one image in one scheme."""
 
     def __init__(self, scheme: str, width: int, height: int, title: str) -> None:
         self.colours, self.size, self.title, self.parts = SCHEMES[scheme], (width, height), title, list[str]()

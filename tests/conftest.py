@@ -24,10 +24,10 @@ from rotanext.training.train import start_training
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real pictures and reference outputs beside the project; tests that need it skip without it."""
+    """The folder of real images and reference outputs beside the project; tests that need it skip without it."""
     folder = ROOT.parent / "shared"
     if not (folder / "data").is_dir():
-        pytest.skip("the folder ../shared (real pictures, whose licences forbid copying them here) is not on this machine")
+        pytest.skip("the folder ../shared (real images, whose licences forbid copying them here) is not on this machine")
     return folder
 
 
@@ -74,7 +74,7 @@ def pools(three_threads: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the DOTA folders train (four pictures) and val (two)."""
+    """A folder with the DOTA folders train (four images) and val (two)."""
     root = tmp_path_factory.mktemp("tiny")
     draw_dataset(root / "train", 4)
     draw_dataset(root / "val", 2, seed=1)

@@ -32,14 +32,14 @@ def test_every_recipe_loads(name: str) -> None:
 
 # REFERENCE.md, "The published systems": the facts of all three, then of each.
 SHARED_FACTS = {
-    "model.fpn_channels": 256, "model.tower_depth": 4, "model.anchors": "v0", "data.classes": "dota1.0", "data.image_size": 1024,
+    "model.fpn_channels": 256, "model.stacked_convs": 4, "model.anchors": "v0", "data.classes": "dota1.0", "data.image_size": 1024,
     "data.background": False, "loss.regression": "kld-stable", "loss.weight": 5.5, "train.epochs": 12, "train.batch_size": 2,
     "train.accumulate": 1, "train.scale_lr": False, "train.schedule": "step", "train.milestones": [8, 11], "train.clip_norm": 35,
     "train.ema": 0, "train.precision": "fp32", "augment.flip_horizontal": 0.25, "augment.flip_vertical": 0.25,
     "augment.flip_diagonal": 0.25, "augment.quarter_turns": 0, "augment.rotate": 0, "augment.scale": (1, 1),
     "augment.translate": 0, "augment.brightness": 0, "augment.contrast": 0, "augment.saturation": 0, "augment.hue": 0,
-    "predict.tile": 1024, "predict.gap": 200, "predict.score_threshold": 0.05, "predict.top_k": 2000, "predict.iou_threshold": 0.1,
-    "predict.max_detections": 2000, "predict.merge_iou": 0.1,
+    "predict.tile": 1024, "predict.overlap": 200, "predict.score_threshold": 0.05, "predict.top_k": 2000,
+    "predict.iou_threshold": 0.1, "predict.max_detections": 2000, "predict.merge_iou": 0.1,
 }  # fmt: skip
 SGD_FACTS = {
     "train.optimizer": "sgd", "train.lr": 0.0025, "train.momentum": 0.9, "train.weight_decay": 1e-4, "train.no_decay": [],
@@ -115,7 +115,7 @@ def test_the_last_override_counts() -> None:
         ("augment.flip_horizontal=0.9", ["augment", "more than 1"]),
         ("augment.scale=[2.0, 1.0]", ["augment", "[smallest, largest]"]),
         ("augment.scale=[1.0]", ["augment.scale"]),
-        ("predict.gap=1024", ["predict", "smaller than tile"]),
+        ("predict.overlap=1024", ["predict", "smaller than tile"]),
         ("data.train=3", ["data.train", "list"]),
     ],
 )

@@ -29,7 +29,7 @@ IMAGE = formula.image(3, 96, 128)
 
 def reference_weights(backbone: str, classes: int) -> dict[str, torch.Tensor]:
     """A small detector's weights under MMRotate's names, valued by name and shape as in the golden files."""
-    config = load_config("demo", [f"model.backbone={backbone}", "model.fpn_channels=8", "model.tower_depth=1"])
+    config = load_config("demo", [f"model.backbone={backbone}", "model.fpn_channels=8", "model.stacked_convs=1"])
     names = as_mmrotate(build_model(config, classes).state_dict())
     return {name: torch.from_numpy(formula.weight(name, tuple(value.shape))) for name, value in names.items()}
 
@@ -189,7 +189,7 @@ def test_conversions_that_cannot_be(
 
 
 def test_a_detector_on_any_timm_backbone_loads_again(tmp_path: Path) -> None:
-    config = load_config("small", ["model.backbone=timm:regnety_002", "model.fpn_channels=8", "model.tower_depth=1"])
+    config = load_config("small", ["model.backbone=timm:regnety_002", "model.fpn_channels=8", "model.stacked_convs=1"])
     detector = Detector(build_model(config, 2), config, ("plane", "ship"))
     save_detector(detector, tmp_path / "model.safetensors")
     again = load_detector(tmp_path / "model.safetensors", "cpu")
@@ -213,7 +213,7 @@ def test_a_configuration_from_before_there_were_its_newer_keys(tiny_weights: Pat
 
 @pytest.mark.parametrize(("change", "found"), [
     ({"fpn_channels": 10**6}, "1000000 FPN channels"),  # would take terabytes
-    ({"tower_depth": 10**6}, "1000000 head layers"),
+    ({"stacked_convs": 10**6}, "1000000 head layers"),
     ({"anchor_octaves": 8}, "mismatched shapes"),
     ({"backbone": "timm:resnet152"}, "missing"),
     ({"backbone": "timm:vit_giant_patch14_clip_224"}, None),

@@ -43,7 +43,7 @@ class ModelConfig(_Section):
     frozen_norm: Switch  # timm: BatchNorm keeps its stored statistics
     gradient_checkpointing: Switch  # less memory, a third more work
     fpn_channels: Count  # of the pyramid and the head
-    tower_depth: Count  # convolutions before each output of the head
+    stacked_convs: Count  # convolutions before each output of the head
     anchors: Literal["v0", "v1"]  # see heads/anchors.py
     anchor_scale: Annotated[float, Field(ge=0.1, le=100, strict=True)]  # side of the smallest square anchor, in strides
     anchor_octaves: Annotated[int, Field(ge=1, le=8, strict=True)]  # sizes between one level and the next
@@ -56,19 +56,19 @@ class ModelConfig(_Section):
 
 
 class DataConfig(_Section):
-    """Which pictures, and how they come in."""
+    """Which images, and how they come in."""
 
     train: list[str]  # DOTA folders
     val: list[str]  # DOTA folders; empty: no validation
     classes: str  # "auto": the names found in the labels; dota1.0, dota1.5, dota2.0; or a text file with one name a line
-    image_size: Natural  # pictures are resized to fit this square; 0: as they are
-    background: Switch  # train on pictures without objects, too
+    image_size: Natural  # images are resized to fit this square; 0: as they are
+    background: Switch  # train on images without objects, too
     workers: Natural
-    cache: Switch  # keep decoded pictures in memory
+    cache: Switch  # keep decoded images in memory
 
 
 class AugmentConfig(_Section):
-    """Random changes of training pictures; all exact on corners."""
+    """Random changes of training images; all exact on corners."""
 
     flip_horizontal: Fraction
     flip_vertical: Fraction
@@ -76,7 +76,7 @@ class AugmentConfig(_Section):
     quarter_turns: Fraction  # chance of a turn by 90, 180 or 270 degrees
     rotate: Fraction  # chance of a turn by any angle
     scale: tuple[Positive, Positive]  # range of a random zoom
-    translate: Fraction  # largest random shift, in picture sizes
+    translate: Fraction  # largest random shift, in image sizes
     brightness: Fraction
     contrast: Fraction
     saturation: Fraction
@@ -143,9 +143,9 @@ class TrainConfig(_Section):
 class PredictConfig(_Section):
     """From logits to detections."""
 
-    image_size: Natural  # pictures are resized to fit this square; 0: their own resolution
-    tile: Count  # larger pictures are cut into tiles of this size ...
-    gap: Natural  # ... that overlap by this much (only where image_size is 0)
+    image_size: Natural  # images are resized to fit this square; 0: their own resolution
+    tile: Count  # larger images are cut into tiles of this size ...
+    overlap: Natural  # ... that overlap by this much (only where image_size is 0)
     score_threshold: Fraction
     top_k: Count
     iou_threshold: Fraction
@@ -154,8 +154,8 @@ class PredictConfig(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "PredictConfig":
-        if self.gap >= self.tile:
-            raise ValueError(f"gap {self.gap} must be smaller than tile {self.tile}")
+        if self.overlap >= self.tile:
+            raise ValueError(f"overlap {self.overlap} must be smaller than tile {self.tile}")
         return self
 
 

@@ -1,4 +1,4 @@
-"""What a detector returns for one picture."""
+"""What a detector returns for one image."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from rotanext.boxes import boxes_to_corners
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections of one picture or scene, best first.
+    """Detections of one image or scene, best first.
 
-    boxes `[N, 5]` float32 (le90, pixels of that picture), scores `[N]` float32 in (0, 1], labels `[N]` int64 into class_names.
+    boxes `[N, 5]` float32 (le90, pixels of that image), scores `[N]` float32 in (0, 1], labels `[N]` int64 into class_names.
     """
 
     boxes: Tensor
@@ -42,7 +42,7 @@ class Detections:
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], self.class_names)
 
     def scaled(self, factor: float) -> "Detections":
-        """The same in the pixels of a picture resized by `factor`."""
+        """The same in the pixels of an image resized by `factor`."""
         boxes = torch.cat([self.boxes[:, :4] * factor, self.boxes[:, 4:]], 1)
         return Detections(boxes, self.scores, self.labels, self.class_names)
 

@@ -34,7 +34,7 @@ def to_supervision(detections: Detections) -> Any:
 def to_tv_tensors(detections: Detections, height: int, width: int) -> "BoundingBoxes":
     """torchvision's `BoundingBoxes` `[N, 5]` in its format CXCYWHR: pixels, and degrees counter-clockwise on the screen.
 
-    height and width: of the picture, in pixels.
+    height and width: of the image, in pixels.
     """
     import torch
     from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat

@@ -50,7 +50,7 @@ def _config(file: DetectorFile, path: Path, classes: str | None) -> Config:
         values["model"]["anchors"] = file.anchors
         return validate(values, origin)
     recipe = load_config(PUBLISHED[file.backbone.startswith("convnext")]).model_dump()
-    shape = {"fpn_channels": file.fpn_channels, "tower_depth": file.tower_depth}
+    shape = {"fpn_channels": file.fpn_channels, "stacked_convs": file.stacked_convs}
     recipe["model"] |= {"backbone": file.backbone, "weights": "", "anchors": file.anchors, **shape}
     recipe["data"] |= {"classes": classes or "auto"}
     return validate(recipe, str(path))
@@ -58,11 +58,11 @@ def _config(file: DetectorFile, path: Path, classes: str | None) -> Config:
 
 def _check_architecture(config: Config, file: DetectorFile, path: Path, num_classes: int) -> None:
     """Raise UserError where the configuration describes another network than the weights, before one of any size is built."""
-    stated = (config.model.fpn_channels, config.model.tower_depth)
-    if stated != (file.fpn_channels, file.tower_depth):
+    stated = (config.model.fpn_channels, config.model.stacked_convs)
+    if stated != (file.fpn_channels, file.stacked_convs):
         found = "a configuration of {} FPN channels and {} head layers".format(*stated)
         advice = "Its configuration and weights come from different runs; it cannot be used as it is."
-        raise UserError(explain(path, found, f"{file.fpn_channels} and {file.tower_depth}, as its weights have", advice))
+        raise UserError(explain(path, found, f"{file.fpn_channels} and {file.stacked_convs}, as its weights have", advice))
     with torch.device("meta"):  # shapes alone, without memory
         check_strict(build_model(config, num_classes), file.state_dict, path, file.layout)
 
@@ -110,7 +110,7 @@ def _read_exported(
         backbone=model.backbone,
         num_classes=len(detector.class_names),
         fpn_channels=model.fpn_channels,
-        tower_depth=model.tower_depth,
+        stacked_convs=model.stacked_convs,
         anchors=model.anchors,
         class_names=metadata.class_names,
         notes=[f"exported by rotanext {metadata.version}: {metadata.precision}, {counted(len(metadata.class_names), 'class')}"],

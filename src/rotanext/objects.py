@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """Labelled objects of one picture.
+    """Labelled objects of one image.
 
     corners `[N, 4, 2]` float64 (x, y in pixels, in the order of the file), names (classes), difficult `[N]` int64 (0
     no, 1 difficult, 2 cut by a tile's border).

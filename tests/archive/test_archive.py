@@ -28,7 +28,7 @@ from rotanext.images.reading import write_png
 from rotanext.inference.detector import Detector, build_model
 from rotanext.inference.predict import PredictOptions, predict
 from rotanext.load import save_detector
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from tiny import tiny_config
 
 ray = pytest.importorskip("ray", reason="needs the extra ray: pip install 'rotanext[ray]'")
@@ -37,7 +37,7 @@ rasterio = pytest.importorskip("rasterio")
 geopandas = pytest.importorskip("geopandas")
 
 SCORE = 0.08
-OPTIONS = PredictOptions(score_threshold=SCORE, pictures=False)
+OPTIONS = PredictOptions(score_threshold=SCORE, images=False)
 TWO = ClusterOptions(workers=2, cores=1, chunk=5)
 WAIT = 400  # seconds after which a test counts as hung
 
@@ -93,7 +93,7 @@ def machines(storage: str) -> Iterator[Any]:
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
     """A small network with random weights, wide enough that scores differ."""
     torch.manual_seed(0)
-    config = tiny_config(Path("unread"), None, "predict.image_size=0", "predict.tile=64", "predict.gap=16")
+    config = tiny_config(Path("unread"), None, "predict.image_size=0", "predict.tile=64", "predict.overlap=16")
     model = build_model(config, 2)
     for name, values in model.head.named_parameters():
         if name.endswith("weight"):
@@ -122,7 +122,7 @@ def write_raster(path: Path, image: np.ndarray, **profile: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two rasters with a place, one without, an empty one, and two pictures; several tiles each."""
+    """Two rasters with a place, one without, an empty one, and two images; several tiles each."""
     root = tmp_path_factory.mktemp("scenes")
     place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(5e5, 5e6, 0.5, 0.5)}
     write_raster(root / "a.tif", draw(300, 250, 0), **place)
@@ -143,8 +143,8 @@ def plain(detector: Detector, scenes: Path, tmp_path_factory: pytest.TempPathFac
     return found
 
 
-def quiet() -> Reporter:
-    return Reporter(Console(quiet=True))
+def quiet() -> Display:
+    return Display(Console(quiet=True))
 
 
 def run(detector: Detector, source: object, target: object, problems: Problems | None = None, **changes: Any) -> Summary:

@@ -44,7 +44,7 @@ def golden_weights(file: str) -> dict[str, Tensor]:
 def small() -> RetinaNet:
     """A small detector of our own whose weights all differ."""
     torch.manual_seed(1)
-    model = RetinaNet("convnext_atto", 2, fpn_channels=8, tower_depth=1)
+    model = RetinaNet("convnext_atto", 2, fpn_channels=8, stacked_convs=1)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     return model
@@ -105,7 +105,7 @@ def test_resnet(tmp_path: Path) -> None:
     theirs = timm.create_model("resnet18")
     weights = {k: v for k, v in theirs.state_dict().items() if "num_batches" not in k}  # as torchvision's first files
     torch.save(weights, tmp_path / "r.pth")
-    model = RetinaNet("timm:resnet18", 2, fpn_channels=8, tower_depth=1)
+    model = RetinaNet("timm:resnet18", 2, fpn_channels=8, stacked_convs=1)
     report = load_backbone(model.backbone, tmp_path / "r.pth")
     assert report.ignored == ["fc.weight", "fc.bias"]
     assert torch.equal(model.backbone.body.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
@@ -165,14 +165,14 @@ def test_golden_detectors(file: str, backbone: str, tmp_path: Path) -> None:
     weights = golden_weights(file)
     torch.save({"meta": V0_META | {"CLASSES": [f"c{i}" for i in range(15)]}, "state_dict": weights}, tmp_path / "d.pth")
     found = read_detector_file(tmp_path / "d.pth")
-    assert (found.backbone, found.num_classes, found.fpn_channels, found.tower_depth) == (backbone, 15, 256, 4)
+    assert (found.backbone, found.num_classes, found.fpn_channels, found.stacked_convs) == (backbone, 15, 256, 4)
     assert found.anchors == "v0"
     assert len(found.state_dict) == len(weights)
     with torch.device("meta"):
         model = RetinaNet(found.backbone, found.num_classes)
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in found.state_dict.items()}
     assert torch.equal(found.state_dict["fpn.extra.1.weight"], weights["neck.fpn_convs.4.conv.weight"])
-    assert torch.equal(found.state_dict["head.cls_tower.3.bias"], weights["bbox_head.cls_convs.3.conv.bias"])
+    assert torch.equal(found.state_dict["head.cls_convs.3.bias"], weights["bbox_head.cls_convs.3.conv.bias"])
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before-1.6"])

@@ -24,16 +24,16 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     demo.run_demo(tmp_path / "run", "cpu", console)
     expected = [
         "last.safetensors", "metrics.jsonl", "curves.png", "evaluation/metrics.json", "evaluation/precision_recall.png",
-        "evaluation/confusion.png", "pictures/scene.png", "pictures/scene_labels.png", "pictures/scene_detections.png",
-        "pictures/validation_detections.png", "scene/Task1/Task1.zip", "scene/detections.json",
+        "evaluation/confusion.png", "images/scene.png", "images/scene_labels.png", "images/scene_detections.png",
+        "images/validation_detections.png", "scene/Task1/Task1.zip", "scene/detections.json",
     ]  # fmt: skip
     assert [name for name in expected if not (tmp_path / "run" / name).is_file()] == []
     kept = (tmp_path / "run/last.safetensors").read_bytes()
-    (tmp_path / "run/pictures/scene_detections.png").unlink()
+    (tmp_path / "run/images/scene_detections.png").unlink()
 
     demo.run_demo(tmp_path / "run", "cpu", console)
     assert (tmp_path / "run/last.safetensors").read_bytes() == kept
-    assert (tmp_path / "run/pictures/scene_detections.png").is_file()
+    assert (tmp_path / "run/images/scene_detections.png").is_file()
     classes = load_detector(tmp_path / "run/last.safetensors", "cpu").class_names
     report = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
     assert set(report["iou"]["0.5"]["classes"]) == set(classes)

@@ -82,12 +82,14 @@ def test_json_of_predict_and_split(cli: Callable, tiny_dataset: Path, tiny_weigh
     done = cli("predict", tiny_dataset / "val/images", *options)
     assert done.code == 0
     result = json.loads(done.out)
-    assert result["pictures"] == 2
+    assert result["images"] == 2
     assert result["objects"] == sum(result["classes"].values()) > 0
     assert set(result["classes"]) <= {"plane", "ship"}
     assert result["skipped"] == 0
     assert "results are in" in done.err
-    done = cli("split", tiny_dataset / "val", tmp_path / "tiles", "--size", 40, "--gap", 10, "--workers", 1, "--json", "--quiet")
+    done = cli(
+        "split", tiny_dataset / "val", tmp_path / "tiles", "--size", 40, "--overlap", 10, "--workers", 1, "--json", "--quiet"
+    )
     assert json.loads(done.out)["images"] == 2
     assert done.err == ""
 

@@ -152,12 +152,12 @@ def test_a_training_from_the_command_line(cli: Callable, tiny_dataset: Path, tmp
         (("--rates", "0"), "one or more numbers above 0"),
         (("--rates", "nan"), "one or more numbers above 0"),
         (("--size", "0"), "at least 1 pixel"),
-        (("--gap", "40"), "less than the size 40"),
+        (("--overlap", "40"), "less than the size 40"),
         (("--size", "big"), "--size"),
     ],
 )
 def test_splits_that_cannot_be(options: tuple[str, ...], message: str, cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:
-    done = cli("split", tiny_dataset / "train", tmp_path / "tiles", "--size", 40, "--gap", 10, "--workers", 1, *options)
+    done = cli("split", tiny_dataset / "train", tmp_path / "tiles", "--size", 40, "--overlap", 10, "--workers", 1, *options)
     assert done.code == 2
     assert message in done.err
     assert not (tmp_path / "tiles").exists()
@@ -170,7 +170,7 @@ def test_a_split(cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:
         tmp_path / "tiles",
         "--size",
         40,
-        "--gap",
+        "--overlap",
         10,
         "--rates",
         "0.5, 1.0",
@@ -179,7 +179,7 @@ def test_a_split(cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:
     )
     done = cli(*arguments)
     assert done.code == 0, done.err
-    assert "tiles of 4 pictures, " in done.err
+    assert "tiles of 4 images, " in done.err
     assert f"{tmp_path / 'tiles'}\n" in done.err
     tiles = sorted(path.stem for path in (tmp_path / "tiles/images").iterdir())
     assert tiles == sorted(path.stem for path in (tmp_path / "tiles/labelTxt").iterdir())

@@ -24,7 +24,7 @@ def config(**changes: float | tuple[float, float]) -> AugmentConfig:
     return published.model_copy(update=flips | changes)
 
 
-def picture_with_discs(corners: np.ndarray = CORNERS, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+def image_with_discs(corners: np.ndarray = CORNERS, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """Discs of 2.5 pixels around an object's four corners, on black, with soft edges (8 x 8 samples a pixel)."""
     x, y = (np.arange(8 * n) / 8 + 1 / 16 for n in (width, height))
     image = np.zeros((height, width, 3), np.uint8)
@@ -53,7 +53,7 @@ def distance(image: np.ndarray, corners: np.ndarray) -> float:
 
 
 def test_the_discs_are_found_where_they_were_drawn() -> None:
-    assert distance(picture_with_discs(), CORNERS) < 0.05
+    assert distance(image_with_discs(), CORNERS) < 0.05
 
 
 CHANGES: dict[str, Change] = {
@@ -72,14 +72,14 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_pixels_and_corners_go_together(change: Change) -> None:
-    image, corners = change(picture_with_discs(), CORNERS)
+    image, corners = change(image_with_discs(), CORNERS)
     assert distance(image, corners) < 0.15
     assert np.abs(corners - CORNERS).max() > 0.5, "something did change"
 
 
 @pytest.mark.parametrize("size", [70, 97, 210])
 def test_pixels_and_corners_go_together_when_resized(size: int) -> None:
-    image, scale = resize_to_fit(picture_with_discs(), size)
+    image, scale = resize_to_fit(image_with_discs(), size)
     assert max(image.shape) == size
     assert distance(image, CORNERS * scale) < 0.4  # the shorter side is rounded to whole pixels
 
@@ -102,17 +102,17 @@ def test_resize_to_fit(shape: tuple[int, int], size: int, expected: tuple[int, i
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 4, 7])
 def test_quarter_turns_are_exact(turns: int) -> None:
-    image, corners = quarter_turn(picture_with_discs(), CORNERS, turns)
-    np.testing.assert_array_equal(image, np.rot90(picture_with_discs(), turns))
+    image, corners = quarter_turn(image_with_discs(), CORNERS, turns)
+    np.testing.assert_array_equal(image, np.rot90(image_with_discs(), turns))
     back, again = quarter_turn(image, corners, 4 - turns % 4)
-    np.testing.assert_array_equal(back, picture_with_discs())
+    np.testing.assert_array_equal(back, image_with_discs())
     np.testing.assert_allclose(again, CORNERS)
 
 
 def test_flipping_twice_is_nothing() -> None:
     for way in ((True, False), (False, True), (True, True)):
-        image, corners = flip(*flip(picture_with_discs(), CORNERS, *way), *way)
-        np.testing.assert_array_equal(image, picture_with_discs())
+        image, corners = flip(*flip(image_with_discs(), CORNERS, *way), *way)
+        np.testing.assert_array_equal(image, image_with_discs())
         np.testing.assert_allclose(corners, CORNERS)
 
 
@@ -124,7 +124,7 @@ def test_affine_fills_with_the_mean_colour_and_keeps_the_size() -> None:
 
 
 def draw(seed: int, changes: AugmentConfig, corners: np.ndarray = CORNERS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return augment(picture_with_discs(), corners, np.random.default_rng(seed), changes)
+    return augment(image_with_discs(), corners, np.random.default_rng(seed), changes)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_augmented_pixels_and_corners_go_together(changes: dict) -> None:
 
 def test_no_change_changes_nothing() -> None:
     image, corners, remain = draw(0, config())
-    np.testing.assert_array_equal(image, picture_with_discs())
+    np.testing.assert_array_equal(image, image_with_discs())
     np.testing.assert_array_equal(corners, CORNERS)
     assert remain.all()
 
@@ -163,7 +163,7 @@ def test_no_change_changes_nothing() -> None:
 def test_flips_come_in_the_shares_of_the_recipe() -> None:
     published = config(flip_horizontal=0.25, flip_vertical=0.25, flip_diagonal=0.25)
     flips = ("flip-horizontal", "flip-vertical", "flip-diagonal")
-    originals = {name: CHANGES[name](picture_with_discs(), CORNERS)[1] for name in flips} | {"none": CORNERS}
+    originals = {name: CHANGES[name](image_with_discs(), CORNERS)[1] for name in flips} | {"none": CORNERS}
     rng = np.random.default_rng(0)
     blank, counts = np.zeros((HEIGHT, WIDTH, 3), np.uint8), dict.fromkeys(originals, 0)
     for _ in range(2000):
@@ -208,11 +208,11 @@ def test_the_seed_decides() -> None:
 
 
 def test_the_source_is_not_written_to() -> None:
-    image, corners = picture_with_discs(), CORNERS.copy()
+    image, corners = image_with_discs(), CORNERS.copy()
     everything = config(flip_horizontal=0.5, flip_vertical=0.5, quarter_turns=1, rotate=1, brightness=0.3, hue=0.2)
     for seed in range(5):
         augment(image, corners, np.random.default_rng(seed), everything)
-    np.testing.assert_array_equal(image, picture_with_discs())
+    np.testing.assert_array_equal(image, image_with_discs())
     np.testing.assert_array_equal(corners, CORNERS)
 
 

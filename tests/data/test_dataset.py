@@ -20,7 +20,7 @@ CORNERS = np.array([[[10.0, 10], [40, 10], [40, 22], [10, 22]], [[30, 30], [36, 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures of 48 x 64, two of them background."""
+    """Five images of 48 x 64, two of them background."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "images").mkdir()
     (folder / "labelTxt").mkdir()
@@ -55,7 +55,7 @@ def test_a_sample_without_changes(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("background", "stems"), [(True, ["p0", "p1", "p2", "p3", "p4"]), (False, ["p0", "p2", "p4"])])
-def test_background_pictures(root: Path, background: bool, stems: list[str]) -> None:
+def test_background_images(root: Path, background: bool, stems: list[str]) -> None:
     data = training_set(root, f"data.background={str(background).lower()}")
     assert [entry.stem for entry in data.entries] == stems
     assert len(data) == len(stems)
@@ -94,7 +94,7 @@ def test_the_cache_changes_nothing_but_the_reading(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "scale"), [(128, 2.0), (32, 0.5), (64, 1.0)])
-def test_pictures_and_boxes_are_resized_together(root: Path, size: int, scale: float) -> None:
+def test_images_and_boxes_are_resized_together(root: Path, size: int, scale: float) -> None:
     sample = training_set(root, *PLAIN, f"data.image_size={size}")[0, 0]
     assert sample.image.shape == (48 * scale, 64 * scale, 3)
     torch.testing.assert_close(sample.boxes, corners_to_boxes(torch.from_numpy(CORNERS) * scale).float())
@@ -167,7 +167,7 @@ def test_processes_share_an_epoch(length: int, batch: int, processes: int) -> No
     assert all(len(part) == len(alone) for part in parts), "equally many, or some would wait for ever"
     for number, whole in enumerate(alone):  # at any time all have, together, what one process with the larger batch has
         assert sorted(flat([part[number] for part in parts])) == sorted(whole)
-    assert sorted(flat([flat(part) for part in parts])) == list(range(length)), "no picture comes twice"
+    assert sorted(flat([flat(part) for part in parts])) == list(range(length)), "no image comes twice"
     assert len(EpochOrder(length, batch, 0, 0, processes)) == len(alone)
 
 

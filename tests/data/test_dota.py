@@ -143,7 +143,7 @@ def test_label_text(tmp_path: Path) -> None:
     [((0, 0), True), ((-15, 0), True), ((-21, 0), False), ((101, 0), False), ((90, 70), True), ((0, 81), False)],
     ids=str,
 )
-def test_objects_outside_the_picture(shift: tuple[int, int], kept: bool) -> None:
+def test_objects_outside_the_image(shift: tuple[int, int], kept: bool) -> None:
     corners = np.array([[[0.0, 0], [20, 0], [20, 20], [0, 20]]]) + shift
     objects = Objects(corners, ["plane"], np.array([0]))
     problems = Problems()
@@ -153,7 +153,7 @@ def test_objects_outside_the_picture(shift: tuple[int, int], kept: bool) -> None
     if kept:
         assert (result.corners == corners).all()
     else:
-        assert "touches the 100 x 80 picture" in problems.first[0]
+        assert "touches the 100 x 80 image" in problems.first[0]
 
 
 def folders(root: Path, images: list[str], labels: list[str]) -> Path:
@@ -177,9 +177,9 @@ def test_items_are_sorted_and_paired(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (["a.png", "b.png"], ["a.txt"], "b.png: found no label file.*empty file says that the picture is background"),
-        (["a.png"], ["a.txt", "b.txt"], "b.txt: found no picture"),
-        (["a.jpg", "a.png"], ["a.txt"], "a.png: found a second picture named a beside a.jpg"),
+        (["a.png", "b.png"], ["a.txt"], "b.png: found no label file.*empty file says that the image is background"),
+        (["a.png"], ["a.txt", "b.txt"], "b.txt: found no image"),
+        (["a.jpg", "a.png"], ["a.txt"], "a.png: found a second image named a beside a.jpg"),
     ],
 )
 def test_items_that_do_not_fit(tmp_path: Path, images: list[str], labels: list[str], message: str) -> None:
@@ -196,7 +196,7 @@ def test_items_that_do_not_fit(tmp_path: Path, images: list[str], labels: list[s
     [
         ([], ["a.txt"], None, "images: found no such files"),
         (["a.png"], [], None, "labelTxt: found no such files"),
-        (["a.png"], ["b.txt"], None, "no picture that has a label file"),
+        (["a.png"], ["b.txt"], None, "no image that has a label file"),
         (["a.png"], ["a.txt"], "labelTxt", "Rename labelTxt-v1.0 to labelTxt"),
         (["a.png"], ["a.txt"], "images", "images: found no such folder"),
     ],
@@ -319,8 +319,8 @@ def test_real_labels_and_detections(shared: Path) -> None:
     problems = Problems(strict=True)
     files = sorted((folder / "labelTxt").glob("*.txt"))
     objects = {path.stem: read_objects(path, problems, CLASS_LISTS["dota1.0"]) for path in files}
-    pictures = {path.stem for path in (folder / "images").iterdir()}
-    assert sum(len(objects[stem]) for stem in pictures) == 694
+    images = {path.stem for path in (folder / "images").iterdir()}
+    assert sum(len(objects[stem]) for stem in images) == 694
     merged = read_task1(folder / "merged_detections", problems)
     assert sum(map(len, merged.values())) == 857
     assert sum(map(len, read_task1(folder / "patch_detections", problems).values())) == 1632

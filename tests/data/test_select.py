@@ -24,7 +24,7 @@ def test_a_row_of_many_does_not_outweigh_variety() -> None:
 
 def test_thinning_keeps_what_was_chosen(tmp_path: Path) -> None:
     make_dataset(tmp_path / "scenes", 2, 512, seed=4, scale=1.6)
-    split_dataset(tmp_path / "scenes", tmp_path / "tiles", size=128, gap=32, workers=1, progress=False)
+    split_dataset(tmp_path / "scenes", tmp_path / "tiles", size=128, overlap=32, workers=1, progress=False)
     before = list_items(tmp_path / "tiles", Problems())
     thin_out(tmp_path / "tiles", 10, CLASS_NAMES, background=0.2)
     after = list_items(tmp_path / "tiles", Problems())

@@ -19,7 +19,7 @@ GOLDEN = places.GOLDEN / "split.json"
 
 
 def tiles_of(label: Path, width: int, height: int, folder: Path) -> dict[str, list[str]]:
-    """Label lines of every tile of one picture."""
+    """Label lines of every tile of one image."""
     objects = read_objects(label, Problems(strict=True))
     result = {}
     for x, y, size in windows(width, height, [1024], [200]):
@@ -77,14 +77,14 @@ def polygon(line: str) -> shapely.Polygon:
 
 
 ONE = ([1024], [200])
-POOLED = ([2048, 1024, 682], [1000, 500, 333])  # rates 0.5, 1.0, 1.5 of 1024 with gap 500
+POOLED = ([2048, 1024, 682], [1000, 500, 333])  # rates 0.5, 1.0, 1.5 of 1024 with overlap 500
 WINDOWS = [
-    # width, height, sizes and gaps, windows expected
+    # width, height, sizes and overlaps, windows expected
     (1024, 1024, ONE, [(0, 0, 1024)]),
     (1025, 1024, ONE, [(0, 0, 1024), (1, 0, 1024)]),
     (1848, 1024, ONE, [(0, 0, 1024), (824, 0, 1024)]),
     (1849, 1024, ONE, [(0, 0, 1024), (824, 0, 1024), (825, 0, 1024)]),
-    (451, 839, ONE, [(0, 0, 1024)]),  # 36 % picture, but nothing better
+    (451, 839, ONE, [(0, 0, 1024)]),  # 36 % image, but nothing better
     (1, 1, ONE, [(0, 0, 1024)]),
     (1, 5000, ONE, [(0, y, 1024) for y in (0, 824, 1648, 2472, 3296, 3976)]),
     (10, 6, ([10], [0]), [(0, 0, 10)]),  # exactly 60 %
@@ -114,10 +114,10 @@ def test_windows_of_several_rates() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.data())
-def test_windows_cover_the_picture(width: int, height: int, size: int, data: st.DataObject) -> None:
-    gap = data.draw(st.integers(0, size - 1))
+def test_windows_cover_the_image(width: int, height: int, size: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(0, size - 1))
     covered = np.zeros((height, width), bool)
-    for x, y, _ in windows(width, height, [size], [gap], min_image=0):
+    for x, y, _ in windows(width, height, [size], [overlap], min_image=0):
         assert x + size <= max(width, size)
         assert y + size <= max(height, size)
         covered[y : y + size, x : x + size] = True
@@ -179,7 +179,7 @@ def test_area_in_a_window_is_shapelys() -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Three pictures: larger than a window of 40, smaller, and background."""
+    """Three images: larger than a window of 40, smaller, and background."""
     source = tmp_path / "source"
     (source / "images").mkdir(parents=True)
     (source / "labelTxt").mkdir()
@@ -211,7 +211,7 @@ def test_a_whole_split(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         b"5.0 5.0 15.0 5.0 15.0 15.0 5.0 15.0 plane 0\n25.0 25.0 45.0 25.0 45.0 35.0 25.0 35.0 ship 2\n"
     )
     assert files["labelTxt/big__40__30___0.txt"] == b"-5.0 25.0 15.0 25.0 15.0 35.0 -5.0 35.0 ship 2\n"
-    # Cut by the picture's edge, not by the window's.
+    # Cut by the image's edge, not by the window's.
     assert files["labelTxt/small__40__0___0.txt"] == b"5.0 5.0 45.0 5.0 45.0 15.0 5.0 15.0 plane 2\n"
     assert files["labelTxt/empty__40__0___0.txt"] == b""
     image = read_image(source / "images" / "big.png")
@@ -229,7 +229,7 @@ def test_two_threads_write_the_same(source: Path, tmp_path: Path) -> None:
     results = []
     for workers in (1, 2):
         problems = Problems()
-        (source / "images" / "broken.png").write_text("no picture")
+        (source / "images" / "broken.png").write_text("no image")
         (source / "labelTxt" / "broken.txt").touch()
         target = tmp_path / f"target{workers}"
         report = split_dataset(source, target, 40, 10, (0.5, 1.0), workers=workers, problems=problems, progress=False)
@@ -240,7 +240,7 @@ def test_two_threads_write_the_same(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_strict_refuses_a_broken_picture(source: Path, tmp_path: Path, workers: int) -> None:
+def test_strict_refuses_a_broken_image(source: Path, tmp_path: Path, workers: int) -> None:
     data = (source / "images" / "small.png").read_bytes()
     (source / "images" / "small.png").write_bytes(data[:-30])
     problems = Problems()
@@ -251,7 +251,7 @@ def test_strict_refuses_a_broken_picture(source: Path, tmp_path: Path, workers: 
         split_dataset(source, tmp_path / "b", 40, 10, workers=workers, problems=Problems(strict=True), progress=False)
 
 
-def test_pictures_without_labels_are_split_alone(source: Path, tmp_path: Path) -> None:
+def test_images_without_labels_are_split_alone(source: Path, tmp_path: Path) -> None:
     (source / "labelTxt").rename(tmp_path / "elsewhere")
     report = split_dataset(source, tmp_path / "target", 40, 10, workers=1, progress=False)
     assert not report.labelled
@@ -272,14 +272,14 @@ def test_overwrite_removes_the_old_tiles_only(source: Path, tmp_path: Path) -> N
 
 
 BAD: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
-    "gap as large as the size": (lambda _: {"size": 40, "gap": 40}, "--gap: found 40"),
-    "negative gap": (lambda _: {"size": 40, "gap": -1}, "--gap: found -1"),
-    "no size": (lambda _: {"size": 0, "gap": 0}, "--size: found 0"),
+    "overlap as large as the size": (lambda _: {"size": 40, "overlap": 40}, "--overlap: found 40"),
+    "negative overlap": (lambda _: {"size": 40, "overlap": -1}, "--overlap: found -1"),
+    "no size": (lambda _: {"size": 0, "overlap": 0}, "--size: found 0"),
     "rate 0": (lambda _: {"rates": (1.0, 0.0)}, "--rates"),
     "rate infinite": (lambda _: {"rates": (float("inf"),)}, "--rates"),
     "rate NaN": (lambda _: {"rates": (float("nan"),)}, "--rates"),
     "no rates": (lambda _: {"rates": ()}, "--rates"),
-    "windows below a pixel": (lambda _: {"size": 40, "gap": 0, "rates": (50.0,)}, "--rates"),
+    "windows below a pixel": (lambda _: {"size": 40, "overlap": 0, "rates": (50.0,)}, "--rates"),
     "target is source": (lambda root: {"target": root / "source"}, "inside the source"),
     "target inside source": (lambda root: {"target": root / "source" / "tiles"}, "inside the source"),
     "target in use": (lambda root: {"target": root}, "--overwrite"),
@@ -308,7 +308,7 @@ def test_a_label_folder_under_another_name_is_no_test_set(source: Path, tmp_path
 def test_nothing_readable_is_an_error(source: Path, tmp_path: Path, workers: int) -> None:
     for path in (source / "images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"no picture that could be read.*an empty file"):
+    with pytest.raises(UserError, match=r"no image that could be read.*an empty file"):
         split_dataset(source, tmp_path / "target", workers=workers, progress=False)
 
 

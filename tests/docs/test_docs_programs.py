@@ -1,5 +1,5 @@
 """The commands of the documentation that need more than a folder: pip, a server and curl, a cluster and an object store, launchers,
-real pictures.
+real images.
 
 Each runs as it stands, but for what this machine does not have; `SMALLER` and each test say what is put in its place.
 """
@@ -26,7 +26,7 @@ ROTANEXT = (sys.executable, "-m", "rotanext")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch")
 # What is said of eight GPUs is done on two processes of a CPU.
-WITHOUT_PICTURE = "Add the picture or remove the label file"  # three label files of dota-sample: the page says so
+WITHOUT_IMAGE = "Add the image or remove the label file"  # three label files of dota-sample: the page says so
 SMALLER = {"--nproc-per-node": "2", "--num_processes": "2"}
 
 
@@ -75,14 +75,14 @@ def test_what_pip_is_asked_for_can_be_installed(command: Command) -> None:
 
 
 @pytest.mark.parametrize("page", sorted({command.page for command in DATA}))
-def test_commands_on_real_pictures(page: str, shared: Path, tmp_path: Path) -> None:
-    """Trainings are an epoch of a small network on small pictures."""
+def test_commands_on_real_images(page: str, shared: Path, tmp_path: Path) -> None:
+    """Trainings are an epoch of a small network on small images."""
     for command in (command for command in DATA if command.page == page):
         words = [word.replace("DATA/", f"{shared / 'data'}/") for word in words_of(command.text)[1:]]
         if words[0] == "train":
             words = made_small(words)
         done = subprocess.run([*ROTANEXT, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
-        assert done.returncode == (1 if WITHOUT_PICTURE in done.stderr else 0), (command.text, done.stderr[-3000:])
+        assert done.returncode == (1 if WITHOUT_IMAGE in done.stderr else 0), (command.text, done.stderr[-3000:])
 
 
 # --- a server

@@ -34,7 +34,7 @@ def corners(*boxes: tuple[float, float, float, float, float]) -> np.ndarray:
 
 
 def evidence(truths: list[tuple], found: list[tuple], names: tuple[str, ...] = ("plane", "ship")) -> Evidence:
-    """Of one picture: truths are (box, label, difficult), detections (box, score, label)."""
+    """Of one image: truths are (box, label, difficult), detections (box, score, label)."""
     objects = Truths.of_images([(corners(*(t[0] for t in truths)), [t[1] for t in truths], [t[2] for t in truths])])
     columns = [f[1] for f in found], [f[2] for f in found]
     return Evidence(names, Predictions.of_images([(corners(*(f[0] for f in found)), *columns)]), objects, ("p0",), (None,))
@@ -86,13 +86,13 @@ def test_slices_are_a_partition(property_of: str) -> None:
             moved = (*(box[:4] + rng.normal(0, 2, 4)), box[4] + rng.normal(0, 5))
             found.append(((*moved[:2], abs(moved[2]), abs(moved[3]), moved[4]), float(rng.random()), int(rng.integers(2))))
     of = evidence(truths, found)
-    report, matching = of.score((0.5,)), match(of)
+    scores, matching = of.score((0.5,)), match(of)
     parts = slices(matching, matching, property_of, (10.0, 30.0) if property_of == "size" else (1.5, 3.0))
-    for label, whole in enumerate(report.at(0.5)):
+    for label, whole in enumerate(scores.at(0.5)):
         for key in ("npos", "ndet", "tp", "fp"):
             assert sum(getattr(part.results[label], key) for part in parts) == getattr(whole, key)
     everything = slices(matching, matching, property_of, ())
-    assert everything[0].ap == pytest.approx(report.map(0.5))
+    assert everything[0].ap == pytest.approx(scores.map(0.5))
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_missing_folder(cli: Callable, tiny_weights: Path, tmp_path: Path) -> 
 
 
 def broken(root: Path) -> Path:
-    """A data set with a fault of every kind, and two good pictures."""
+    """A data set with a fault of every kind, and two good images."""
     draw_dataset(root, 6)
     (root / "images/p0.png").write_bytes((root / "images/p0.png").read_bytes()[:1000])
     (root / "images/p1.png").write_bytes(b"")
@@ -132,7 +132,7 @@ def test_entries(tmp_path: Path) -> None:
     label = tmp_path / "data/labelTxt/p4.txt"
     said = "\n".join(problems.first)
     assert f"{label}:2: found the object of line 1 again" in said
-    assert f"{label}: found a plane at x 500..520, y 500..520; expected one that touches the 64 x 64 picture" in said
+    assert f"{label}: found a plane at x 500..520, y 500..520; expected one that touches the 64 x 64 image" in said
     assert f"{label}:4: found 3 fields" in said
     assert f"{label}:5: found the unknown class 'boat'" in said
     assert problems.count == 7
@@ -143,12 +143,12 @@ def test_entries(tmp_path: Path) -> None:
 def test_no_entry_left(tmp_path: Path) -> None:
     root = draw_dataset(tmp_path / "data", 1)
     (root / "images/p0.png").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"no readable picture with a label file.*p0\.png: found a file that does not decode"):
+    with pytest.raises(UserError, match=r"no readable image with a label file.*p0\.png: found a file that does not decode"):
         read_entries([str(root)], CLASSES, Problems())
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
-def test_a_picture_is_checked_without_decoding_it(suffix: str, tmp_path: Path) -> None:
+def test_a_image_is_checked_without_decoding_it(suffix: str, tmp_path: Path) -> None:
     import cv2
 
     path = tmp_path / f"a.{suffix}"

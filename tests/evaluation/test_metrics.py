@@ -32,8 +32,8 @@ def real(*rows: tuple[np.ndarray, int, int]) -> tuple[list, list, list]:
     return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
 
 
-def score_sheet(report, iou: float = 0.5) -> list[tuple[int, int, int, int]]:
-    return [(r.npos, r.ndet, r.tp, r.fp) for r in report.at(iou)]
+def score_sheet(scores, iou: float = 0.5) -> list[tuple[int, int, int, int]]:
+    return [(r.npos, r.ndet, r.tp, r.fp) for r in scores.at(iou)]
 
 
 @pytest.mark.parametrize("iou", ["0.5", "0.75"])
@@ -41,19 +41,19 @@ def score_sheet(report, iou: float = 0.5) -> list[tuple[int, int, int, int]]:
 def test_reference_figures(shared: Path, iou: str) -> None:
     sample, expected = shared / "data" / "dota-sample", GOLDEN["iou"][iou]
     problems = Problems()
-    report = dota_map(sample / "merged_detections", sample / "labelTxt", iou=float(iou), problems=problems)
+    scores = dota_map(sample / "merged_detections", sample / "labelTxt", iou=float(iou), problems=problems)
     assert problems.count == 0
-    assert report.images == GOLDEN["images"]
-    ours = report.to_json()["iou"][iou]
+    assert scores.images == GOLDEN["images"]
+    ours = scores.to_json()["iou"][iou]
     assert ours["classes"].keys() == expected["classes"].keys()
     for name, figures in expected["classes"].items():
         for key, value in figures.items():
             assert ours["classes"][name][key] == pytest.approx(value, abs=1e-9), (name, key)
     for key in ("map_voc07", "map_area", "classes_with_ground_truth"):
         assert ours[key] == pytest.approx(expected[key], abs=1e-9)
-    assert report.map(float(iou), "voc07") == pytest.approx(expected["map_voc07"], abs=1e-9)
-    assert report.thresholds[0] == float(iou)
-    assert len(report.thresholds) == 10
+    assert scores.map(float(iou), "voc07") == pytest.approx(expected["map_voc07"], abs=1e-9)
+    assert scores.thresholds[0] == float(iou)
+    assert len(scores.thresholds) == 10
 
 
 A, NEAR_A, B = square(0), square(1), square(100)  # A and NEAR_A: IoU 90 / 110 = 0.818
@@ -104,9 +104,9 @@ CASES = {
 @pytest.mark.parametrize(("detections", "objects", "expected", "mean"), CASES.values(), ids=CASES.keys())
 def test_by_hand(detections: list, objects: list, expected: list, mean: float | None) -> None:
     names = [f"class{k}" for k in range(len(expected))]
-    report = evaluate(Predictions.of_images(detections), Truths.of_images(objects), names)
-    assert score_sheet(report) == expected
-    assert report.map(0.5, "area") == (mean if mean is None else pytest.approx(mean))
+    scores = evaluate(Predictions.of_images(detections), Truths.of_images(objects), names)
+    assert score_sheet(scores) == expected
+    assert scores.map(0.5, "area") == (mean if mean is None else pytest.approx(mean))
 
 
 def test_average_precision_by_hand() -> None:
@@ -186,17 +186,17 @@ def random_scene(rng: np.random.Generator, classes: int, images: int = 6) -> tup
 @pytest.mark.parametrize("seed", range(4))
 def test_against_the_slow_reference(seed: int) -> None:
     detections, objects = random_scene(np.random.default_rng(seed), 3)
-    report = evaluate(Predictions.of_images(detections), Truths.of_images(objects), ["a", "b", "c"])
+    scores = evaluate(Predictions.of_images(detections), Truths.of_images(objects), ["a", "b", "c"])
     hits_seen = set()
     for iou in (0.5, 0.6, 0.75, 0.9):
-        for label, result in enumerate(report.at(iou)):
+        for label, result in enumerate(scores.at(iou)):
             npos, hits, area = slow_reference(detections, objects, label, iou)
             assert (result.npos, result.hits.tolist()) == (npos, hits)
             assert result.ap_area == pytest.approx(area, abs=1e-12)
             hits_seen |= set(hits)
     assert hits_seen == {-1, 0, 1}
-    means = [report.map(iou) for iou in THRESHOLDS]
-    assert report.map50_95() == pytest.approx(np.mean(means))
+    means = [scores.map(iou) for iou in THRESHOLDS]
+    assert scores.map50_95() == pytest.approx(np.mean(means))
 
 
 def test_order_of_ties_across_images_is_the_row_order() -> None:
@@ -210,8 +210,8 @@ def test_order_of_ties_across_images_is_the_row_order() -> None:
 def test_best_f1_is_an_operating_point() -> None:
     # At score 0.5 one is right and two are wrong, whichever comes first: no threshold keeps only the right one.
     detections = [found((A, 0.9, 0), (B, 0.5, 0), (square(50), 0.5, 0), (square(70), 0.5, 0))]
-    report = evaluate(Predictions.of_images(detections), Truths.of_images([real((A, 0, 0), (B, 0, 0))]), ["a"])
-    best = report.at()[0].best_f1()
+    scores = evaluate(Predictions.of_images(detections), Truths.of_images([real((A, 0, 0), (B, 0, 0))]), ["a"])
+    best = scores.at()[0].best_f1()
     assert best == pytest.approx({"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "score": 0.9})
 
 
@@ -235,27 +235,27 @@ def _no_detections() -> tuple[Predictions, Truths, list[str]]:
 def test_empty_inputs_have_defined_results(case: Callable, mean: float | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report = evaluate(*case())
-        assert report.summary() == {"map50": mean, "map75": mean, "map50_95": mean}
-        json.dumps(report.to_json(), allow_nan=False)
+        scores = evaluate(*case())
+        assert scores.summary() == {"map50": mean, "map75": mean, "map50_95": mean}
+        json.dumps(scores.to_json(), allow_nan=False)
         console = Console(width=160, record=True)
-        console.print(report.table())
+        console.print(scores.table())
         assert "mean" in console.export_text()
 
 
 def test_table_and_json_say_the_same() -> None:
     detections, objects = random_scene(np.random.default_rng(5), 2)
-    report = evaluate(Predictions.of_images(detections), Truths.of_images(objects), ["tank", "court"])
+    scores = evaluate(Predictions.of_images(detections), Truths.of_images(objects), ["tank", "court"])
     console = Console(width=160, record=True)
-    console.print(report.table())
-    text, data = console.export_text(), json.loads(json.dumps(report.to_json(), allow_nan=False))
+    console.print(scores.table())
+    text, data = console.export_text(), json.loads(json.dumps(scores.to_json(), allow_nan=False))
     for key in ("map50", "map75", "map50_95"):
         assert f"{100 * data['mean']['area'][key]:.2f}" in text
         assert f"{100 * data['mean']['voc07'][key]:.2f}" in text
     assert f"{100 * data['iou']['0.5']['classes']['tank']['ap_area']:.2f}" in text
     assert set(data["iou"]) == {f"{iou:g}" for iou in THRESHOLDS}
     assert len(data["curves"]["precision"]["tank"]) == len(data["curves"]["recall"]) == 101
-    assert np.mean(data["curves"]["precision"]["tank"]) == pytest.approx(report.at()[0].ap_area, abs=0.02)
+    assert np.mean(data["curves"]["precision"]["tank"]) == pytest.approx(scores.at()[0].ap_area, abs=0.02)
 
 
 def test_wrong_labels_and_thresholds_are_refused() -> None:
@@ -304,11 +304,11 @@ def test_dota_map_takes_names_and_images_from_the_files(tmp_path: Path) -> None:
     labels = {"P1.txt": f"imagesource:x\ngsd:1\n{LINE} ship 0\n{LINE} harbor 0\n", "P2.txt": ""}
     found_dir, labels_dir = _folders(tmp_path, detections, labels)
     for folder in (labels_dir, tmp_path):  # the label folder, or the data set that holds it
-        report = dota_map(found_dir, folder)
-        assert report.class_names == ("harbor", "plane", "ship")
-        assert score_sheet(report) == [(1, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 0)]
-        assert report.map() == pytest.approx(0.5)
-        assert report.images == 2
+        scores = dota_map(found_dir, folder)
+        assert scores.class_names == ("harbor", "plane", "ship")
+        assert score_sheet(scores) == [(1, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 0)]
+        assert scores.map() == pytest.approx(0.5)
+        assert scores.images == 2
 
 
 def test_dota_map_names_detections_without_label(tmp_path: Path) -> None:

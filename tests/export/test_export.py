@@ -29,7 +29,7 @@ from rotanext.export.protobuf import CHECKSUM, inspect, text_entry
 from rotanext.images.reading import read_image
 from rotanext.inference.detector import Detector, build_model
 from rotanext.load import load_detector, read_detector, save_detector
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from tiny import Outcome, draw_dataset, tiny_config
 
 CLASSES = ("plane", "ship")
@@ -39,7 +39,7 @@ Export = Callable[..., tuple[Parity, Path]]
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     """Random weights with scores far apart, so that no two candidates tie."""
-    overrides = (f"model.backbone={TINY}", "model.fpn_channels=4", "predict.image_size=0", "predict.tile=96", "predict.gap=32")
+    overrides = (f"model.backbone={TINY}", "model.fpn_channels=4", "predict.image_size=0", "predict.tile=96", "predict.overlap=32")
     config = tiny_config(Path("none"), None, *overrides)
     torch.manual_seed(3)
     model = build_model(config, 2)
@@ -52,13 +52,13 @@ def detector() -> Detector:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DOTA folder of three pictures."""
-    return draw_dataset(tmp_path_factory.mktemp("pictures") / "data", 3)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DOTA folder of three images."""
+    return draw_dataset(tmp_path_factory.mktemp("images") / "data", 3)
 
 
 @pytest.fixture(scope="module")
-def written(detector: Detector, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(detector: Detector, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model.onnx, model.xml, model.bin and model.pt2 of one trace."""
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +67,7 @@ def written(detector: Detector, pictures: Path, tmp_path_factory: pytest.TempPat
         job.write_onnx(program, folder / "graph.onnx")
         patch.setattr(job, "write_onnx", lambda _, path: shutil.copy(folder / "graph.onnx", path))
         for name, form in (("model.onnx", "onnx"), ("model.xml", "openvino"), ("model.pt2", "torch")):
-            parity, target = export(detector, ExportOptions(form, folder / name, check=pictures), Reporter())
+            parity, target = export(detector, ExportOptions(form, folder / name, check=images), Display())
             assert parity.faults == [], parity.text()
             assert target == folder / name
     return folder
@@ -100,11 +100,11 @@ def test_exported_files_detect_what_the_checkpoint_does(
     written: Path, detector: Detector, name: str, size: tuple[int, int], batch: int
 ) -> None:
     exported = load_detector(written / name, "cpu")
-    picture = image(*size)
+    scene = image(*size)
     if min(size) < 32:
-        assert len(exported(picture)) == len(detector(picture))
+        assert len(exported(scene)) == len(detector(scene))
     else:
-        assert_same(exported(picture, batch_size=batch), detector(picture, batch_size=batch))
+        assert_same(exported(scene, batch_size=batch), detector(scene, batch_size=batch))
 
 
 def test_reports_lie_beside_the_files_and_nothing_else_is_left(written: Path) -> None:
@@ -151,9 +151,9 @@ def test_graph_keeps_centres_inside_as_the_detector_does(detector: Detector) -> 
     assert boxes[..., 1].max() <= 49
 
 
-def test_int8_is_quantised_evaluated_and_standard(detector: Detector, reuse: Path, pictures: Path, tmp_path: Path) -> None:
-    options = ExportOptions("onnx", tmp_path / "m.onnx", "int8", pictures, pictures, pictures)
-    parity, target = export(detector, options, Reporter())
+def test_int8_is_quantised_evaluated_and_standard(detector: Detector, reuse: Path, images: Path, tmp_path: Path) -> None:
+    options = ExportOptions("onnx", tmp_path / "m.onnx", "int8", images, images, images)
+    parity, target = export(detector, options, Display())
     assert parity.accuracy is not None
     assert set(parity.accuracy) == {"PyTorch fp32", "ONNX Runtime int8"}
     assert "map50" in parity.text()
@@ -166,7 +166,7 @@ def test_int8_is_quantised_evaluated_and_standard(detector: Detector, reuse: Pat
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_tampered_weights_fail_and_the_earlier_file_stays(
-    detector: Detector, reuse: Path, pictures: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+    detector: Detector, reuse: Path, images: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def tampered(_: object, path: Path) -> None:
         model = onnx.load(reuse / "graph.onnx")
@@ -178,7 +178,7 @@ def test_tampered_weights_fail_and_the_earlier_file_stays(
     monkeypatch.setattr(job, "write_onnx", tampered)
     out = tmp_path / {"onnx": "m.onnx", "openvino": "m.xml"}[form]
     out.write_text("the earlier one")
-    parity, target = export(detector, ExportOptions(form, out, check=pictures), Reporter())
+    parity, target = export(detector, ExportOptions(form, out, check=images), Display())
     assert parity.faults
     assert target.name == f"{out.name}.failed"
     assert target.exists()
@@ -187,7 +187,7 @@ def test_tampered_weights_fail_and_the_earlier_file_stays(
     assert "FAILED" in parity.text()
 
 
-def test_pictures_to_compare_on(detector: Detector, pictures: Path, tmp_path: Path) -> None:
+def test_images_to_compare_on(detector: Detector, images: Path, tmp_path: Path) -> None:
     """Those asked for, else those of the training where they are here, else drawn ones; never a failure over those nobody named."""
 
     def of(trained: Path, **options: Path) -> str:
@@ -197,14 +197,14 @@ def test_pictures_to_compare_on(detector: Detector, pictures: Path, tmp_path: Pa
         assert tiles
         return name
 
-    assert of(tmp_path / "gone", check=pictures) == of(tmp_path, evaluate=pictures) == of(pictures) == str(pictures)
+    assert of(tmp_path / "gone", check=images) == of(tmp_path, evaluate=images) == of(images) == str(images)
     assert of(tmp_path / "gone").startswith("drawn scenes")
     assert of(tmp_path / ("x" * 300)).startswith("drawn scenes")
     (tmp_path / "images").mkdir()
-    (tmp_path / "images/a.png").write_text("no picture")
+    (tmp_path / "images/a.png").write_text("no image")
     assert of(tmp_path).startswith("drawn scenes")
     with pytest.raises(UserError, match=r"a\.png"):
-        of(pictures, check=tmp_path)
+        of(images, check=tmp_path)
 
 
 def test_command_exits_with_1_where_it_differs(
@@ -216,7 +216,7 @@ def test_command_exits_with_1_where_it_differs(
     assert done.code == 0
     assert "match at IoU" in done.out
     predicted = cli("predict", reuse / "model.onnx", "--weights", tmp_path / "m.onnx", "--out", tmp_path / "o")
-    assert predicted.code == 2  # no picture
+    assert predicted.code == 2  # no image
     monkeypatch.setitem(TOLERANCES, "fp32", TOLERANCES["fp32"].__class__(0.0, 0.0, 1.1))
     failed = cli(*arguments[:-1], tmp_path / "n.onnx")
     assert failed.code == 1
@@ -224,13 +224,13 @@ def test_command_exits_with_1_where_it_differs(
     assert not (tmp_path / "n.onnx").exists()
 
 
-def test_predict_and_eval_take_exported_files(written: Path, pictures: Path, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+def test_predict_and_eval_take_exported_files(written: Path, images: Path, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     for name in ("model.onnx", "model.xml", "model.pt2"):
-        done = cli("predict", pictures / "images", "--weights", written / name, "--out", tmp_path / name)
+        done = cli("predict", images / "images", "--weights", written / name, "--out", tmp_path / name)
         assert done.code == 0, done.err
         assert (tmp_path / name / "detections.json").is_file()
     assert "exported by rotanext" in done.err
-    done = cli("eval", pictures, "--weights", written / "model.onnx", "--out", tmp_path / "eval")
+    done = cli("eval", images, "--weights", written / "model.onnx", "--out", tmp_path / "eval")
     assert done.code == 0, done.err
 
 
@@ -276,7 +276,7 @@ def test_missing_runtimes_are_named_with_their_extra(
 def test_exported_detectors_only_detect(written: Path, tmp_path: Path) -> None:
     exported, file = read_detector(written / "model.onnx")
     assert file.class_names == CLASSES
-    assert exported.reconfigured(tile=64, gap=0).config.predict.tile == 64
+    assert exported.reconfigured(tile=64, overlap=0).config.predict.tile == 64
     with pytest.raises(UserError, match="can only detect"):
         save_detector(exported, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="choose the precision when exporting"):
@@ -383,9 +383,9 @@ def test_pt2_files_are_read_without_unpickling(written: Path, tmp_path: Path, mo
         load_detector(tmp_path / "m.pt2", "cpu")
 
 
-def test_pictures_are_read_as_they_are(written: Path, detector: Detector, pictures: Path) -> None:
-    picture = read_image(pictures / "images/p0.png")
-    assert_same(load_detector(written / "model.onnx")(picture), detector(picture))
+def test_images_are_read_as_they_are(written: Path, detector: Detector, images: Path) -> None:
+    image = read_image(images / "images/p0.png")
+    assert_same(load_detector(written / "model.onnx")(image), detector(image))
 
 
 def test_detections_that_only_the_exported_one_has_are_a_fault() -> None:
@@ -399,7 +399,7 @@ def test_detections_that_only_the_exported_one_has_are_a_fault() -> None:
     assert share_matched([(nothing, nothing)], parity) == 1.0
 
 
-def test_pictures_for_calibration_are_taken_from_everywhere() -> None:
+def test_images_for_calibration_are_taken_from_everywhere() -> None:
     assert evenly(3, 8) == [0, 1, 2]
     taken = evenly(127, 64)
     assert (len(set(taken)), taken[0], taken[-1]) == (64, 0, 126)

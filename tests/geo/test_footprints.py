@@ -30,8 +30,8 @@ from rotanext.objects import Objects
 X, Y, PIXEL = 500000.0, 5000000.0, 0.5
 
 
-def picture(path: Path, code: int | None = 32633, transform: Geotransform | None = None) -> Path:
-    """A picture of 200 x 160 pixels of half a metre, its corner at X, Y."""
+def raster_file(path: Path, code: int | None = 32633, transform: Geotransform | None = None) -> Path:
+    """An image of 200 x 160 pixels of half a metre, its corner at X, Y."""
     transform = transform or Geotransform(PIXEL, 0, X, 0, -PIXEL, Y)
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = {"crs": f"EPSG:{code}" if code else None, "transform": transform, "photometric": "RGB"}
@@ -41,7 +41,7 @@ def picture(path: Path, code: int | None = 32633, transform: Geotransform | None
 
 
 def ring(*pixels: tuple[float, float]) -> list[list[float]]:
-    """A closed ring on the ground of pixels of `picture`."""
+    """A closed ring on the ground of pixels of `raster_file`."""
     return [[X + x * PIXEL, Y - y * PIXEL] for x, y in (*pixels, pixels[0])]
 
 
@@ -112,7 +112,7 @@ def test_43_buildings_in_any_file(buildings: tuple[Objects, Objects], shared: Pa
 
 @pytest.mark.parametrize("suffix", ["geojson", "gpkg"])
 def test_what_is_written_reads_back(tmp_path: Path, suffix: str) -> None:
-    image = picture(tmp_path / "a.tif", transform=Geotransform(0.4, 0.31, X, 0.2, -0.45, Y))
+    image = raster_file(tmp_path / "a.tif", transform=Geotransform(0.4, 0.31, X, 0.2, -0.45, Y))
     boxes = torch.rand(60, 5) * torch.tensor([180.0, 140, 30, 10, 3]) + torch.tensor([10.0, 10, 16, 4, -1.5])
     found = Detections(boxes, torch.rand(60), torch.arange(60) % 2, ("plane", "storage tank"))
     georeference = Georeference.read(image)
@@ -188,7 +188,7 @@ def test_polygons(tmp_path: Path, name: str, suffix: str) -> None:
             return  # no such thing in a GeoPackage
         path = tmp_path / "a.gpkg"
         geopandas.read_file(tmp_path / "a.geojson").to_file(path)
-    objects = read_objects(path, Problems(strict=True), image=picture(tmp_path / "a.tif"))
+    objects = read_objects(path, Problems(strict=True), image=raster_file(tmp_path / "a.tif"))
     assert objects.names == ["shed"]
     assert apart(objects.corners[0], np.array(corners, np.float64)) < 1e-6
 
@@ -226,7 +226,7 @@ INVALID = {
 def test_features_that_are_no_objects(tmp_path: Path, name: str) -> None:
     item, message = INVALID[name]
     good = [feature(SQUARE, type="shed"), feature(polygon((60, 60), (90, 60), (90, 90)), type="shed")]
-    path, image = geojson(tmp_path / "a.geojson", good[0], item, good[1]), picture(tmp_path / "a.tif")
+    path, image = geojson(tmp_path / "a.geojson", good[0], item, good[1]), raster_file(tmp_path / "a.tif")
     problems = Problems()
     assert len(read_objects(path, problems, ("shed",), image)) == 2
     assert problems.count == 1
@@ -250,7 +250,7 @@ def test_geopackage_features_that_are_no_objects(tmp_path: Path) -> None:
     second.to_file(tmp_path / "a.gpkg", layer="two")
     pyogrio.write_dataframe(pandas.DataFrame({"label": ["no geometry at all"]}), tmp_path / "a.gpkg", layer="three")
     problems = Problems(keep=9)
-    objects = read_objects(tmp_path / "a.gpkg", problems, image=picture(tmp_path / "a.tif"))
+    objects = read_objects(tmp_path / "a.gpkg", problems, image=raster_file(tmp_path / "a.tif"))
     assert objects.names == ["shed", "tree"]
     assert [message.split("found in feature ")[1][:2] for message in problems.first] == ["1 ", "2 ", "3 ", "4 ", "5 ", "8 "]
 
@@ -277,7 +277,7 @@ CLASSES = {
 def test_classes(tmp_path: Path, name: str) -> None:
     properties, expected = CLASSES[name]
     path = geojson(tmp_path / "a.geojson", feature(SQUARE, **properties))
-    assert read_objects(path, Problems(strict=True), image=picture(tmp_path / "a.tif")).names == [expected]
+    assert read_objects(path, Problems(strict=True), image=raster_file(tmp_path / "a.tif")).names == [expected]
 
 
 BROKEN = {
@@ -306,12 +306,12 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     text, message = BROKEN[name]
     (tmp_path / "a.geojson").write_text(text)
     with pytest.raises(UserError, match=rf"a\.geojson: found .*{message}"):
-        read_objects(tmp_path / "a.geojson", Problems(), image=picture(tmp_path / "a.tif"))
+        read_objects(tmp_path / "a.geojson", Problems(), image=raster_file(tmp_path / "a.tif"))
 
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
-def test_other_files_and_pictures_that_do_not_do(tmp_path: Path) -> None:
-    labels, image = geojson(tmp_path / "a.geojson", feature(SQUARE)), picture(tmp_path / "a.tif")
+def test_other_files_and_images_that_do_not_do(tmp_path: Path) -> None:
+    labels, image = geojson(tmp_path / "a.geojson", feature(SQUARE)), raster_file(tmp_path / "a.tif")
     (tmp_path / "b.gpkg").write_bytes(b"no database")
     cv2.imwrite(str(tmp_path / "plain.png"), np.zeros((9, 9), np.uint8))
     geopandas.GeoDataFrame(geometry=[shapely.box(X, Y - 9, X + 9, Y)]).to_file(tmp_path / "none.gpkg")
@@ -319,11 +319,11 @@ def test_other_files_and_pictures_that_do_not_do(tmp_path: Path) -> None:
         (tmp_path / "b.gpkg", image, r"b\.gpkg: found that it cannot be read"),
         (tmp_path / "missing.gpkg", image, r"missing\.gpkg: found that it cannot be read"),
         (tmp_path / "missing.geojson", image, r"missing\.geojson: found that it cannot be read"),
-        (labels, None, r"a\.geojson: found footprints without their picture"),
-        (labels, tmp_path / "plain.png", r"plain\.png: found a picture without place on the ground"),
+        (labels, None, r"a\.geojson: found footprints without their image"),
+        (labels, tmp_path / "plain.png", r"plain\.png: found an image without place on the ground"),
         (labels, tmp_path / "missing.tif", r"missing\.tif: found that it cannot be opened"),
-        (labels, picture(tmp_path / "nocrs.tif", None), r"a\.geojson: found the coordinate system 'WGS 84 .*which has none"),
-        (tmp_path / "none.gpkg", image, r"none\.gpkg: found none; expected that of the picture, which has one"),
+        (labels, raster_file(tmp_path / "nocrs.tif", None), r"a\.geojson: found the coordinate system 'WGS 84 .*which has none"),
+        (tmp_path / "none.gpkg", image, r"none\.gpkg: found none; expected that of the image, which has one"),
     ]
     for path, of, message in cases:
         with pytest.raises(UserError, match=message):
@@ -333,7 +333,7 @@ def test_other_files_and_pictures_that_do_not_do(tmp_path: Path) -> None:
 
 
 def test_one_feature_and_no_feature(tmp_path: Path) -> None:
-    image = picture(tmp_path / "a.tif")
+    image = raster_file(tmp_path / "a.tif")
     (tmp_path / "one.geojson").write_text(json.dumps({**feature(SQUARE), "crs": UTM}))
     assert len(read_objects(tmp_path / "one.geojson", Problems(strict=True), image=image)) == 1
     none = read_objects(geojson(tmp_path / "none.geojson"), Problems(strict=True), image=image)
@@ -346,7 +346,7 @@ def test_one_feature_and_no_feature(tmp_path: Path) -> None:
 def test_a_footprint_cut_at_the_180th_meridian(tmp_path: Path, corner: tuple[float, float] | None, code: int) -> None:
     west = corner or pyproj.Transformer.from_crs(4326, 32660, always_xy=True).transform(179.99, -17)
     pixel = 1e-4 if corner else 10
-    image = picture(tmp_path / "a.tif", code, Geotransform(pixel, 0, west[0], 0, -pixel, west[1]))
+    image = raster_file(tmp_path / "a.tif", code, Geotransform(pixel, 0, west[0], 0, -pixel, west[1]))
     boxes = torch.tensor([[100.0, 80, 60, 20, 0.3]])
     georeference = Georeference.read(image)
     assert georeference is not None
@@ -363,7 +363,7 @@ def folder(tmp_path: Path) -> Path:
     """A data set with labels of all three kinds: a (GeoJSON: shed, tree, one outside), b (GeoPackage: shed), c (text: ship)."""
     root = tmp_path / "data"
     for name in "abc":
-        picture(root / f"images/{name}.tif")
+        raster_file(root / f"images/{name}.tif")
     outside = feature(polygon((300, 300), (340, 300), (340, 330), (300, 330)), label="far")
     tree = feature(polygon((150, 100), (220, 100), (220, 120), (150, 120)), label="tree")
     geojson(root / "labelTxt/a.geojson", feature(SQUARE, label="shed"), tree, outside)
@@ -389,7 +389,7 @@ def test_a_folder_of_all_kinds(folder: Path) -> None:
 
 def test_splitting_a_folder_of_all_kinds(folder: Path, tmp_path: Path) -> None:
     problems = Problems()
-    report = split_dataset(folder, tmp_path / "tiles", size=100, gap=20, problems=problems, progress=False)
+    report = split_dataset(folder, tmp_path / "tiles", size=100, overlap=20, problems=problems, progress=False)
     assert (report.images, problems.count) == (3, 1)
     tiles = [read_objects(tmp_path / f"tiles/labelTxt/{name}__100__0___0.txt", Problems(strict=True)) for name in "abc"]
     assert [tile.names for tile in tiles] == [["shed"], ["shed"], ["ship"]]
@@ -410,7 +410,7 @@ def test_evaluating_a_folder_of_all_kinds(folder: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_two_label_files_and_no_picture(folder: Path) -> None:
+def test_two_label_files_and_no_image(folder: Path) -> None:
     (folder / "labelTxt/a.txt").write_text("")
     geojson(folder / "labelTxt/c.geojson", feature(SQUARE, label="late"))
     geojson(folder / "labelTxt/d.geojson", feature(SQUARE, label="lost"))
@@ -419,7 +419,7 @@ def test_two_label_files_and_no_picture(folder: Path) -> None:
     assert [item.label.name for item in items if item.label] == ["a.txt", "b.gpkg", "c.txt"]
     assert problems.count == 3
     assert "a.geojson: found a second label file beside a.txt; expected one" in problems.first[0]
-    assert "d.geojson: found no picture for this label file" in problems.first[2]
+    assert "d.geojson: found no image for this label file" in problems.first[2]
     assert find_class_names([folder], "auto", Problems(strict=True)) == ("shed", "ship")
 
 

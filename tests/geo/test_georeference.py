@@ -162,7 +162,7 @@ MIDDLE = (500, 400)
 MERIDIAN_33 = north_up(UTM33, 5e5 - 250, 5e6 + 200, 0.5)  # its middle on the central meridian, where the scale is 0.9996
 SOUTH_56 = north_up(32756, 5e5 - 250, 6e6 + 200, 0.5)
 TURN = np.deg2rad(30)
-# +x of the picture runs to the azimuth 60, +y to 150
+# +x of the image runs to the azimuth 60, +y to 150
 ROTATED = affine(UTM33, 0.5 * np.cos(TURN), 0.5 * np.sin(TURN), 5e5, 0.5 * np.sin(TURN), -0.5 * np.cos(TURN), 5e6)
 MEASURED = {
     # georeference, width, height and turn of a box in pixels, its length and width in metres and heading
@@ -273,9 +273,9 @@ FITTED = {
     "three on a plane": (CORNERS[:3], plane, Affine, 1e-6, 1e-6),
     "a grid on a plane": (GRID, plane, Affine, 1e-6, 1e-6),
     "measured to a tenth of a metre": (GRID, lambda pixels: plane(pixels) + 0.1 * np.sin(37 * pixels), Affine, 0.3, 0.4),
-    "four of an oblique picture": (CORNERS, oblique, Projective, 1e-6, 1e-5),
-    "a grid of an oblique picture": (GRID, oblique, Projective, 1e-6, 1e-5),
-    "a curved picture": (GRID, curved, Spline, 1e-6, 2.0),
+    "four of an oblique image": (CORNERS, oblique, Projective, 1e-6, 1e-5),
+    "a grid of an oblique image": (GRID, oblique, Projective, 1e-6, 1e-5),
+    "a curved image": (GRID, curved, Spline, 1e-6, 2.0),
     "several at one pixel": (np.concatenate([GRID, GRID[:5]]), curved, Spline, 1e-6, 2.0),
 }
 

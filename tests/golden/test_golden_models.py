@@ -1,7 +1,7 @@
 """The three published systems against the reference's own outputs: maps, logits, losses, gradients, assignment, detections.
 
-The weights are rebuilt from names and shapes (support/formula.py) and go through the same key maps as real checkpoints. Tolerances are
-REFERENCE.md's: maps 1e-3 of their standard deviation, losses 1e-4, every detection above 0.35 with a partner of the same class,
+The weights are rebuilt from names and shapes (support/formula.py) and go through the same key maps as real checkpoints. Tolerances
+are REFERENCE.md's: maps 1e-3 of their standard deviation, losses 1e-4, every detection above 0.35 with a partner of the same class,
 IoU > 0.99 and score within 1e-3.
 """
 

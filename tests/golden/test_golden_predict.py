@@ -10,7 +10,7 @@ import torch
 
 import formula
 from places import GOLDEN
-from rotanext.cli.main import main as cli
+from rotanext.cli import main as cli
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.images.reading import write_png
 from rotanext.ops import rotated_iou
@@ -22,9 +22,9 @@ def test_command_line_on_a_reference_checkpoint(tmp_path: Path, monkeypatch: pyt
     classes = CLASS_LISTS["dota1.0"]
     meta = {"mmrotate_version": "0.1.0", "mmdet_version": "2.22.0", "CLASSES": classes, "epoch": 12, "iter": 76968}
     torch.save({"meta": meta, "state_dict": weights, "optimizer": {"state": {}, "param_groups": []}}, tmp_path / "epoch_12.pth")
-    write_png(tmp_path / "picture.png", formula.image(5, 512, 512))
+    write_png(tmp_path / "image.png", formula.image(5, 512, 512))
 
-    arguments = ["predict", str(tmp_path / "picture.png"), "--weights", str(tmp_path / "epoch_12.pth"), "--device", "cpu"]
+    arguments = ["predict", str(tmp_path / "image.png"), "--weights", str(tmp_path / "epoch_12.pth"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["rotanext", *arguments, "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as exit_:
         cli.main()
@@ -44,6 +44,6 @@ def test_command_line_on_a_reference_checkpoint(tmp_path: Path, monkeypatch: pyt
 
     lines = (tmp_path / "out" / "Task1" / f"Task1_{classes[golden['det_labels'][0]]}.txt").read_text().splitlines()
     name, score, *corners = lines[0].split()
-    assert name == "picture"
+    assert name == "image"
     assert float(score) == pytest.approx(golden["det_scores"][0], abs=1e-3)
     assert len(corners) == 8

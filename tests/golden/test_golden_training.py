@@ -1,6 +1,6 @@
 """Six optimiser steps of two published recipes against the reference's: rate, both losses, gradient norm before clipping.
 
-They run through the trainer itself, on one synthetic picture without drop path. Losses: 1e-4 at the first step, 1 % at the sixth.
+They run through the trainer itself, on one synthetic image without drop path. Losses: 1e-4 at the first step, 1 % at the sixth.
 """
 
 import json
@@ -20,7 +20,7 @@ from rotanext.data.dota import write_objects
 from rotanext.errors import Problems
 from rotanext.images.reading import write_png
 from rotanext.objects import Objects
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.training.train import Trainer
 
 CLASSES = [f"class-{i:02d}" for i in range(15)]
@@ -47,7 +47,7 @@ def test_six_steps(which: str, optimizer: str, tmp_path: Path) -> None:
     ]
     config = load_config(RECIPES[which], [*overrides, "data.workers=0", "data.image_size=0"])
 
-    trainer = Trainer(config, tmp_path, "cpu", Problems(strict=True), Reporter(Console(quiet=True)))
+    trainer = Trainer(config, tmp_path, "cpu", Problems(strict=True), Display(Console(quiet=True)))
     trainer.model.load_state_dict(reference_model(which, shapes, facts["salt"], ["model.drop_path=0.0"]).state_dict())
     trainer.steps_per_epoch = 10_000  # the reference's epochs are long: no decay within these six steps
     frozen = {name for name, p in trainer.model.named_parameters() if not p.requires_grad} - {

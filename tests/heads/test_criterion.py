@@ -1,4 +1,4 @@
-"""The training loss of a batch: background, ignored anchors, and batches as sums of their pictures."""
+"""The training loss of a batch: background, ignored anchors, and batches as sums of their images."""
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ def head_and_maps(batch: int, dtype: torch.dtype = torch.float32) -> tuple[nn.Mo
     return head, [x.to(dtype) for x in logits], [x.to(dtype) for x in deltas]
 
 
-def targets_of(*pictures: tuple[Tensor, Tensor]) -> Targets:
-    return make_targets(SIZES, [p[0] for p in pictures], [p[1] for p in pictures], V0)
+def targets_of(*images: tuple[Tensor, Tensor]) -> Targets:
+    return make_targets(SIZES, [p[0] for p in images], [p[1] for p in images], V0)
 
 
 def test_targets_name_each_positive_anchors_object() -> None:
@@ -43,11 +43,11 @@ def test_targets_name_each_positive_anchors_object() -> None:
     assert torch.equal(targets.boxes[count:], OTHERS[0].expand(int((third > 0).sum()), 5))
 
 
-@pytest.mark.parametrize("pictures", [[NONE], [NONE, NONE], [NONE, OBJECTS]], ids=["one", "two", "mixed"])
+@pytest.mark.parametrize("images", [[NONE], [NONE, NONE], [NONE, OBJECTS]], ids=["one", "two", "mixed"])
 @pytest.mark.parametrize("regression", list(REGRESSION_LOSSES))
-def test_every_parameter_has_a_finite_gradient(pictures: list[tuple[Tensor, Tensor]], regression: str) -> None:
-    head, logits, deltas = head_and_maps(len(pictures))
-    losses = batch_losses(logits, deltas, targets_of(*pictures), CLASSES, regression)
+def test_every_parameter_has_a_finite_gradient(images: list[tuple[Tensor, Tensor]], regression: str) -> None:
+    head, logits, deltas = head_and_maps(len(images))
+    losses = batch_losses(logits, deltas, targets_of(*images), CLASSES, regression)
     (losses.classification + losses.regression).backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None, name
@@ -66,13 +66,13 @@ def test_a_batch_without_objects_teaches_no_boxes() -> None:
             assert (parameter.grad == 0).all(), name  # zero, not missing
 
 
-def test_a_batch_is_the_sum_of_its_pictures() -> None:
+def test_a_batch_is_the_sum_of_its_images() -> None:
     _, logits, deltas = head_and_maps(3)
-    pictures = [OBJECTS, NONE, OTHERS]
-    whole = batch_losses(logits, deltas, targets_of(*pictures), CLASSES, "kld-stable")
+    images = [OBJECTS, NONE, OTHERS]
+    whole = batch_losses(logits, deltas, targets_of(*images), CLASSES, "kld-stable")
     parts = [
         batch_losses([x[i : i + 1] for x in logits], [x[i : i + 1] for x in deltas], targets_of(p), CLASSES, "kld-stable")
-        for i, p in enumerate(pictures)
+        for i, p in enumerate(images)
     ]
     for found, expected in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(found, sum(expected))
@@ -93,11 +93,11 @@ def test_ignored_anchors_do_not_count() -> None:
 
 def test_perfect_outputs_cost_nothing() -> None:
     targets = targets_of(OBJECTS)
-    picture, anchor = (targets.assigned > 0).nonzero(as_tuple=True)
+    image, anchor = (targets.assigned > 0).nonzero(as_tuple=True)
     flat_logits = torch.full((1, len(targets.anchors), CLASSES), -30.0)
-    flat_logits[picture, anchor, targets.labels] = 30
+    flat_logits[image, anchor, targets.labels] = 30
     flat_deltas = torch.zeros(1, len(targets.anchors), 5)
-    flat_deltas[picture, anchor] = encode(targets.anchors[anchor], targets.boxes)
+    flat_deltas[image, anchor] = encode(targets.anchors[anchor], targets.boxes)
     counts = [h * w * V0.per_position for h, w in SIZES]
     maps = [
         [part.reshape(1, h, w, -1).permute(0, 3, 1, 2) for part, (h, w) in zip(flat.split(counts, 1), SIZES, strict=True)]

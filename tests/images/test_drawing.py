@@ -24,9 +24,9 @@ def detections(boxes: list[list[float]], score: float = 0.9, label: int = 0) -> 
     )
 
 
-def close(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Where a picture has (nearly) that colour."""
-    return (np.abs(picture.astype(int) - np.array(colour)) < 40).all(-1)
+def close(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Where an image has (nearly) that colour."""
+    return (np.abs(image.astype(int) - np.array(colour)) < 40).all(-1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 7), (40, 40), (400, 300)], ids=str)
@@ -79,7 +79,7 @@ def test_the_threshold_hides() -> None:
     assert draw_detections(image, low, score_threshold=0.1).any()
 
 
-def test_the_legend_avoids_objects_and_small_pictures() -> None:
+def test_the_legend_avoids_objects_and_small_images() -> None:
     image = np.full((600, 600, 3), 120, np.uint8)
     left = detections([[120, y, 200, 40, 0] for y in range(30, 600, 50)])
     plain, with_legend = draw_detections(image, left, legend=False), draw_detections(image, left)
@@ -100,7 +100,7 @@ def test_scores_are_written_for_few_objects_only() -> None:
     assert not many[:37, :].any()
 
 
-def test_lines_grow_with_the_picture() -> None:
+def test_lines_grow_with_the_image() -> None:
     def share(side: int) -> float:
         image = np.zeros((side, side, 3), np.uint8)
         scaled = detections([[side / 2, side / 2, side / 2, side / 4, 0.3]])

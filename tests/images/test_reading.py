@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from rotanext.errors import UserError
-from rotanext.images import reading as images
+from rotanext.images import reading
 from rotanext.images.reading import check_image, image_size, list_images, read_image, write_file, write_png
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
-    """A smooth 40 x 60 picture, so that JPEG stays close to it."""
+def pixels() -> np.ndarray:
+    """A smooth 40 x 60 image, so that JPEG stays close to it."""
     noise = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     return cv2.resize(noise, (60, 40), interpolation=cv2.INTER_CUBIC)
 
@@ -67,34 +67,34 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, picture: np.ndarray, name: str) -> None:
+def test_every_kind_of_image_becomes_rgb(tmp_path: Path, pixels: np.ndarray, name: str) -> None:
     write, expect, tolerance = KINDS[name]
     path = tmp_path / name
-    path.write_bytes(write(picture))
+    path.write_bytes(write(pixels))
     image = read_image(path)
     assert image.dtype == np.uint8
     assert image.flags.c_contiguous
-    assert np.abs(image.astype(int) - expect(picture)).max() <= tolerance
+    assert np.abs(image.astype(int) - expect(pixels)).max() <= tolerance
     assert image_size(path) == (60, 40)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG", "TIFF 16 bit"])
-def test_orientation_is_not_applied(tmp_path: Path, picture: np.ndarray, kind: str, orientation: int) -> None:
+def test_orientation_is_not_applied(tmp_path: Path, pixels: np.ndarray, kind: str, orientation: int) -> None:
     path = tmp_path / "turned"
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = Image.fromarray(picture[..., 0].astype(np.uint16) * 257) if "16" in kind else Image.fromarray(picture)
+    image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if "16" in kind else Image.fromarray(pixels)
     options = JPEG if kind == "JPEG" else {}
     path.write_bytes(encode(kind.split()[0], image, exif=exif, **options))
-    expected = grey(picture) if "16" in kind else picture
+    expected = grey(pixels) if "16" in kind else pixels
     assert image_size(path) == (60, 40)
     assert np.abs(read_image(path).astype(int) - expected).max() <= 12
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "progressive", "TIFF", "tiff_lzw", "BMP"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99, 1.0], ids=lambda share: f"cut at {share}")
-def test_a_cut_picture_is_refused(tmp_path: Path, kind: str, share: float) -> None:
+def test_a_cut_image_is_refused(tmp_path: Path, kind: str, share: float) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8))
     options: dict[str, object] = {"progressive": {"progressive": True}, "tiff_lzw": {"compression": "tiff_lzw"}}.get(kind, {})
     data = encode({"progressive": "JPEG", "tiff_lzw": "TIFF"}.get(kind, kind), noise, **options)
@@ -106,13 +106,13 @@ def test_a_cut_picture_is_refused(tmp_path: Path, kind: str, share: float) -> No
         read_image(path)
 
 
-def test_a_cut_jpeg_with_a_whole_thumbnail_is_refused(tmp_path: Path, picture: np.ndarray) -> None:
-    thumbnail = encode("JPEG", Image.fromarray(picture).resize((16, 16)))
+def test_a_cut_jpeg_with_a_whole_thumbnail_is_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    thumbnail = encode("JPEG", Image.fromarray(pixels).resize((16, 16)))
     segment = b"\xff\xe1" + (len(thumbnail) + 8).to_bytes(2, "big") + b"Exif\0\0" + thumbnail
-    data = encode("JPEG", Image.fromarray(picture))
+    data = encode("JPEG", Image.fromarray(pixels))
     path = tmp_path / "a.jpg"
     path.write_bytes(data[:2] + segment + data[2:] + b"trailing bytes are fine")
-    assert read_image(path).shape == picture.shape
+    assert read_image(path).shape == pixels.shape
     path.write_bytes((data[:2] + segment + data[2:])[:-40])
     with pytest.raises(UserError, match="cut off"):
         read_image(path)
@@ -120,7 +120,7 @@ def test_a_cut_jpeg_with_a_whole_thumbnail_is_refused(tmp_path: Path, picture: n
 
 BROKEN = {
     "empty file": lambda path: path.write_bytes(b""),
-    "text file": lambda path: path.write_text("this is no picture"),
+    "text file": lambda path: path.write_text("this is no image"),
     "no such file": lambda path: None,
     "a folder": lambda path: path.mkdir(),
     "type float32": lambda path: path.write_bytes(cv2.imencode(".tif", np.ones((3, 4), np.float32))[1].tobytes()),
@@ -130,7 +130,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("function", [read_image, image_size])
-def test_what_is_no_picture_is_explained(tmp_path: Path, name: str, function: Callable[[Path], object]) -> None:
+def test_what_is_no_image_is_explained(tmp_path: Path, name: str, function: Callable[[Path], object]) -> None:
     path = tmp_path / "a.png"
     BROKEN[name](path)
     if function is image_size and "type" in name:
@@ -152,7 +152,7 @@ def test_extreme_shapes(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     assert image_size(path) == (shape[1], shape[0])
 
 
-def test_large_pictures_pass_pillows_limit(tmp_path: Path) -> None:
+def test_large_images_pass_pillows_limit(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encode("PNG", Image.new("1", (30000, 10000)), compress_level=1))  # 300 megapixels
     assert image_size(path) == (30000, 10000)
@@ -203,9 +203,9 @@ def test_list_images_explains_what_it_looked_for(folder: Path, source: str) -> N
     assert str(folder / source) in str(error.value)
 
 
-def test_write_png_is_exact_and_leaves_nothing_else(tmp_path: Path, picture: np.ndarray) -> None:
-    write_png(tmp_path / "a.png", picture)
-    assert (read_image(tmp_path / "a.png") == picture).all()
+def test_write_png_is_exact_and_leaves_nothing_else(tmp_path: Path, pixels: np.ndarray) -> None:
+    write_png(tmp_path / "a.png", pixels)
+    assert (read_image(tmp_path / "a.png") == pixels).all()
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -229,7 +229,7 @@ def test_threads_leave_the_libraries_as_they_were(tmp_path: Path) -> None:
     first, second = threading.Event(), threading.Event()
 
     def hold(entered: threading.Event, leave: threading.Event) -> None:
-        with images._pillow_without_limit, images._opencv_silent:
+        with reading._pillow_without_limit, reading._opencv_silent:
             entered.set()
             assert leave.wait(10)
             assert Image.MAX_IMAGE_PIXELS is None
@@ -249,9 +249,9 @@ def test_threads_leave_the_libraries_as_they_were(tmp_path: Path) -> None:
     assert list(warnings.filters) == filters
 
 
-def test_a_tiff_of_impossible_numbers(tmp_path: Path, picture: np.ndarray) -> None:
+def test_a_tiff_of_impossible_numbers(tmp_path: Path, pixels: np.ndarray) -> None:
     """Pillow's own parser falls over these; whatever it raises, the answer is a message."""
-    data = encode("TIFF", Image.fromarray(picture))
+    data = encode("TIFF", Image.fromarray(pixels))
     path = tmp_path / "a.tif"
     refused = 0
     for at in range(10, 140, 2):
@@ -266,9 +266,9 @@ def test_a_tiff_of_impossible_numbers(tmp_path: Path, picture: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
-def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path, picture: np.ndarray, kind: str) -> None:
+def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path, pixels: np.ndarray, kind: str) -> None:
     """A few hundred bytes took gigabytes, and minutes to fill with nothing."""
-    data = bytearray(encode(kind, Image.fromarray(picture)))
+    data = bytearray(encode(kind, Image.fromarray(pixels)))
     at = {"PNG": 20, "TIFF": 8 + 2 + 12 + 8, "BMP": 22}[kind]
     data[at : at + 4] = (16842752).to_bytes(4, "big" if kind == "PNG" else "little")
     if kind == "TIFF":

@@ -25,11 +25,11 @@ def detector(tiny_weights: Path) -> Detector:
     return load_detector(tiny_weights, "cpu")
 
 
-def knowing(objects: np.ndarray, tile: int, gap: int, **predict: Any) -> Detector:
+def knowing(objects: np.ndarray, tile: int, overlap: int, **predict: Any) -> Detector:
     """A detector with tiles that "finds" these boxes `[N, 5]` of the scene wherever a crop shows their centre."""
     overrides = [
         f"predict.tile={tile}",
-        f"predict.gap={gap}",
+        f"predict.overlap={overlap}",
         "predict.image_size=0",
         *(f"predict.{k}={v}" for k, v in predict.items()),
     ]
@@ -54,7 +54,7 @@ def knowing(objects: np.ndarray, tile: int, gap: int, **predict: Any) -> Detecto
 
 
 def column_scene(width: int, height: int) -> np.ndarray:
-    """A picture in which every pixel holds its column, high and low byte."""
+    """An image in which every pixel holds its column, high and low byte."""
     columns = np.arange(width)
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0], image[..., 1] = columns // 256, columns % 256
@@ -64,7 +64,7 @@ def column_scene(width: int, height: int) -> np.ndarray:
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_a_scene_of_many_tiles_gives_each_object_once(batch_size: int) -> None:
     objects = np.array([[x, 30.0, 20, 8, 0.3] for x in range(15, 1000, 31)])
-    detector = knowing(objects, tile=128, gap=32)
+    detector = knowing(objects, tile=128, overlap=32)
     found = detector(column_scene(1000, 64), batch_size=batch_size)
     assert len(found) == len(objects)
     order = found.boxes[:, 0].argsort()
@@ -74,10 +74,10 @@ def test_a_scene_of_many_tiles_gives_each_object_once(batch_size: int) -> None:
 
 def test_without_merging_objects_would_come_twice() -> None:
     objects = np.array([[x, 30.0, 20, 8, 0.3] for x in range(15, 1000, 31)])
-    assert len(knowing(objects, tile=128, gap=32, merge_iou=1.0)(column_scene(1000, 64))) > len(objects)
+    assert len(knowing(objects, tile=128, overlap=32, merge_iou=1.0)(column_scene(1000, 64))) > len(objects)
 
 
-def test_a_picture_the_size_of_a_tile_is_one_tile(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_the_size_of_a_tile_is_one_tile(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[tuple[int, ...]]] = []
     plain = Detector.detect_crops
 
@@ -97,10 +97,10 @@ def test_a_picture_the_size_of_a_tile_is_one_tile(detector: Detector, monkeypatc
     assert calls == [[(11, 64, 3)]]
 
 
-def test_boxes_are_in_the_pixels_of_the_picture_given(detector: Detector) -> None:
+def test_boxes_are_in_the_pixels_of_the_image_given(detector: Detector) -> None:
     small = np.full((32, 64, 3), 90, np.uint8)
     large = np.repeat(np.repeat(small, 4, 0), 4, 1)
-    one, four = (detector(picture, score_threshold=0.0) for picture in (small, large))
+    one, four = (detector(image, score_threshold=0.0) for image in (small, large))
     assert len(one) == len(four) > 0
     torch.testing.assert_close(four.boxes[:, :4], one.boxes[:, :4] * 4)
     torch.testing.assert_close(four.boxes[:, 4], one.boxes[:, 4])
@@ -142,12 +142,12 @@ def test_it_keeps_no_state_and_changes_nothing(detector: Detector) -> None:
         (np.zeros((3, 8, 8), np.uint8), r"uint8 \[3, 8, 8\]"),
         (np.zeros((8, 8, 3), np.float32), r"float32 \[8, 8, 3\]"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), "Tensor"),
-        ("picture.png", "str"),
+        ("image.png", "str"),
         (None, "NoneType"),
         (np.zeros((0, 8, 3), np.uint8), "empty"),
     ],
 )
-def test_what_is_no_picture(image: Any, found: str, detector: Detector) -> None:
+def test_what_is_no_image(image: Any, found: str, detector: Detector) -> None:
     with pytest.raises(UserError, match=found):
         detector(image)
 
@@ -180,9 +180,9 @@ def test_devices_that_do() -> None:
 
 
 def test_a_compiled_network_sees_one_size_of_batch(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last tiles of a picture are filled up, since another size of batch would be compiled anew; the detections stay."""
+    """The last tiles of an image are filled up, since another size of batch would be compiled anew; the detections stay."""
     image = np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8)
-    options = {"image_size": 0, "tile": 64, "gap": 16, "score_threshold": 0.0}
+    options = {"image_size": 0, "tile": 64, "overlap": 16, "score_threshold": 0.0}
     plain = detector.reconfigured(**options)
     filled = detector.reconfigured(**options)
     seen = []
@@ -212,7 +212,7 @@ def test_options_of_the_wrong_kind(detector: Detector, options: dict[str, Any]) 
 
 
 def test_the_callers_defaults_do_not_matter(detector: Detector) -> None:
-    """Another default type, and a picture that must not be written to."""
+    """Another default type, and an image that must not be written to."""
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     expected = detector(image, score_threshold=0.0)
     image.flags.writeable = False

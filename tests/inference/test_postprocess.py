@@ -41,30 +41,30 @@ def test_best_candidates(scores: list[list[float]], threshold: float, top_k: int
 
 
 def test_best_candidates_of_a_batch_are_those_of_each_level() -> None:
-    """Against the plain way: one picture, one level at a time."""
+    """Against the plain way: one image, one level at a time."""
     generator = torch.Generator().manual_seed(0)
     # few different values, so that many tie
     levels = [torch.randint(-30, 10, (3, count, CLASSES), generator=generator) / 5 for count in (50, 20, 9, 4, 1)]
     expected = []
-    for picture in range(3):
+    for image in range(3):
         first = 0
         for number, level in enumerate(levels):
-            scores = level[picture].flatten().sigmoid().tolist()
+            scores = level[image].flatten().sigmoid().tolist()
             best = sorted((k for k in range(len(scores)) if scores[k] > 0.2), key=lambda k: (-scores[k], k))[:7]
-            expected += [(picture, number, first + k // CLASSES, k % CLASSES, scores[k]) for k in best]
+            expected += [(image, number, first + k // CLASSES, k % CLASSES, scores[k]) for k in best]
             first += level.shape[1]
     found = best_candidates(levels, 0.2, 7)
     assert list(zip(*(values.tolist() for values in found), strict=True)) == expected
     assert len(expected) > 60
 
 
-def maps(*pictures: Said) -> tuple[list[Tensor], list[Tensor]]:
+def maps(*images: Said) -> tuple[list[Tensor], list[Tensor]]:
     """Head outputs that say this, each at the free anchor with the best IoU."""
     anchors = torch.cat(V0.grid(SIZES))
-    logits = torch.full((len(pictures), len(anchors), CLASSES), -20.0)
-    deltas = torch.zeros(len(pictures), len(anchors), 5)
-    for i, picture in enumerate(pictures):
-        for box, score, label in picture:
+    logits = torch.full((len(images), len(anchors), CLASSES), -20.0)
+    deltas = torch.zeros(len(images), len(anchors), 5)
+    for i, image in enumerate(images):
+        for box, score, label in image:
             overlap = rotated_iou(anchors, torch.tensor([box]))[:, 0]
             overlap[logits[i].amax(1) > -20] = -1
             anchor = overlap.argmax()
@@ -80,10 +80,10 @@ def maps(*pictures: Said) -> tuple[list[Tensor], list[Tensor]]:
     return as_maps(logits), as_maps(deltas)
 
 
-def run(*pictures: Said, sizes: list[tuple[int, int]] | None = None, **changes: float) -> list[Found]:
+def run(*images: Said, sizes: list[tuple[int, int]] | None = None, **changes: float) -> list[Found]:
     options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000} | changes
-    logits, deltas = maps(*pictures)
-    return detect(logits, deltas, sizes or [(SIDE, SIDE)] * len(pictures), num_classes=CLASSES, anchors=V0, **options)
+    logits, deltas = maps(*images)
+    return detect(logits, deltas, sizes or [(SIDE, SIDE)] * len(images), num_classes=CLASSES, anchors=V0, **options)
 
 
 A, B = [40.0, 40, 50, 20, 0.4], [90.0, 90, 30, 16, -0.8]
@@ -120,14 +120,14 @@ def test_top_k_is_per_level() -> None:
     assert scores.tolist() == pytest.approx([0.9, 0.8, 0.2])
 
 
-def test_pictures_of_a_batch_are_independent() -> None:
-    pictures = [[(A, 0.9, 1)], [], [(NEAR_A, 0.8, 1), (B, 0.7, 0)]]
+def test_images_of_a_batch_are_independent() -> None:
+    images = [[(A, 0.9, 1)], [], [(NEAR_A, 0.8, 1), (B, 0.7, 0)]]
     sizes = [(128, 128), (64, 64), (96, 60)]
-    for found, picture, size in zip(run(*pictures, sizes=sizes), pictures, sizes, strict=True):
-        (alone,) = run(picture, sizes=[size])
+    for found, image, size in zip(run(*images, sizes=sizes), images, sizes, strict=True):
+        (alone,) = run(image, sizes=[size])
         for x, y in zip(found, alone, strict=True):
             torch.testing.assert_close(x, y)
-    assert run(*pictures, sizes=sizes)[2][0][:, 0].max() <= 59, "centres stay within their own picture"
+    assert run(*images, sizes=sizes)[2][0][:, 0].max() <= 59, "centres stay within their own image"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -143,6 +143,6 @@ def test_what_is_no_number_is_not_detected(value: float) -> None:
         assert len(boxes) <= 2 - lost
 
 
-def test_no_pictures() -> None:
+def test_no_images() -> None:
     options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000}
     assert detect(*maps([]), [], num_classes=CLASSES, anchors=V0, **options) == []

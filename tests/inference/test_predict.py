@@ -1,4 +1,4 @@
-"""`rotanext predict`: files in, files out, bad pictures among good ones."""
+"""`rotanext predict`: files in, files out, bad images among good ones."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def test_a_folder(cli: Callable, scenes: Path, tiny_weights: Path, tmp_path: Pat
     with zipfile.ZipFile(out / "Task1" / "Task1.zip") as archive:
         assert sorted(archive.namelist()) == ["Task1_plane.txt", "Task1_ship.txt"]
         assert archive.read("Task1_ship.txt") == (out / "Task1/Task1_ship.txt").read_bytes()
-    drawn = read_image(out / "pictures/p0.png")
+    drawn = read_image(out / "images/p0.png")
     assert (drawn[:64, :64] != read_image(scenes / "p0.png")).any()
 
 
@@ -61,16 +61,16 @@ def test_a_file_and_a_glob(
     source: str, expected: list[str], cli: Callable, scenes: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     folder = scenes if "*" not in source else tmp_path
-    done = cli("predict", source.format(folder), "-w", tiny_weights, "--out", tmp_path / "out", "--no-pictures", *LOW)
+    done = cli("predict", source.format(folder), "-w", tiny_weights, "--out", tmp_path / "out", "--no-images", *LOW)
     assert done.code == 0, done.err
     assert stems(tmp_path / "out") == expected
-    assert not (tmp_path / "out/pictures").exists()
+    assert not (tmp_path / "out/images").exists()
 
 
-def test_bad_pictures_among_good_ones(cli: Callable, scenes: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_bad_images_among_good_ones(cli: Callable, scenes: Path, tiny_weights: Path, tmp_path: Path) -> None:
     (scenes / "cut.png").write_bytes((scenes / "p0.png").read_bytes()[:500])
     (scenes / "empty.jpg").touch()
-    (scenes / "text.tif").write_text("no picture")
+    (scenes / "text.tif").write_text("no image")
     shutil.copy(scenes / "p1.png", scenes / "p1.PNG.bmp")
     cv2.imwrite(str(scenes / "p2.bmp"), np.zeros((8, 8, 3), np.uint8))  # a second p2
     done = cli("predict", scenes, "-w", tiny_weights, "--out", tmp_path / "out", *LOW)
@@ -85,15 +85,15 @@ def test_bad_pictures_among_good_ones(cli: Callable, scenes: Path, tiny_weights:
     assert f"{scenes / 'cut.png'}: found a PNG that is cut off" in refused.err
 
 
-def test_nothing_but_bad_pictures(cli: Callable, tiny_weights: Path, tmp_path: Path) -> None:
+def test_nothing_but_bad_images(cli: Callable, tiny_weights: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("x")
     done = cli("predict", tmp_path / "a.png", "-w", tiny_weights, "--out", tmp_path / "out", *LOW)
     assert done.code == 2
-    assert "none of the pictures" in done.err
+    assert "none of the images" in done.err
     assert "a.png: found a file that does not decode" in done.err
 
 
-def test_pictures_of_every_kind(cli: Callable, tiny_weights: Path, tmp_path: Path) -> None:
+def test_images_of_every_kind(cli: Callable, tiny_weights: Path, tmp_path: Path) -> None:
     folder, rng = tmp_path / "kinds", np.random.default_rng(0)
     folder.mkdir()
     rgb = rng.integers(0, 255, (20, 30, 3)).astype(np.uint8)
@@ -107,7 +107,7 @@ def test_pictures_of_every_kind(cli: Callable, tiny_weights: Path, tmp_path: Pat
     Image.fromarray(rgb).save(folder / "a name with spaces.tif")
     done = cli("predict", folder, "-w", tiny_weights, "--out", tmp_path / "out", "--strict", *LOW)
     assert done.code == 0, done.err
-    assert len(stems(tmp_path / "out")) == len(list((tmp_path / "out/pictures").iterdir())) == 8
+    assert len(stems(tmp_path / "out")) == len(list((tmp_path / "out/images").iterdir())) == 8
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_a_target_that_cannot_be_used_is_said_before_the_work(
     done = cli("predict", scenes, "-w", tiny_weights, "--out", tmp_path / "out", *LOW)
     assert done.code == 2
     assert message in done.err
-    assert not (tmp_path / "out/pictures").exists()
+    assert not (tmp_path / "out/images").exists()
 
 
 def test_several_sources(tiny_weights: Path, tiny_dataset: Path, tmp_path: Path, cli: Callable) -> None:
-    """As a shell gives them for a pattern without quotation marks; each picture once."""
+    """As a shell gives them for a pattern without quotation marks; each image once."""
     images = tiny_dataset / "val/images"
     done = cli("predict", images / "p0.png", images / "p1.png", images, "--weights", tiny_weights, "--out", tmp_path / "out")
     assert done.code == 0, done.err

@@ -19,7 +19,7 @@ from rotanext.images.reading import read_image, write_png
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo: pip install 'rotanext[geo]'")
 
 LOW = ("--score", "0.0095", "--draw", "0.0095", "--device", "cpu")
-TILES = ("--image-size", "0", "--tile", "64", "--gap", "16")
+TILES = ("--image-size", "0", "--tile", "64", "--overlap", "16")
 UTM = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}
 
 
@@ -41,16 +41,16 @@ def records(out: Path) -> dict[str, list[dict[str, Any]]]:
     return {image["name"]: image["detections"] for image in json.loads((out / "detections.json").read_text())["images"]}
 
 
-def test_a_raster_is_the_picture_of_its_pixels(cli: Callable, tiny_weights: Path, tmp_path: Path) -> None:
+def test_a_raster_is_the_image_of_its_pixels(cli: Callable, tiny_weights: Path, tmp_path: Path) -> None:
     values = noise(3, 150, 200)
     write_png(tmp_path / "a.png", np.ascontiguousarray(values.transpose(1, 2, 0)))
     write_raster(tmp_path / "b.tif", values, **UTM, tiled=True, blockxsize=16, blockysize=16, compress="deflate")
     for name in ("a.png", "b.tif"):
         done = cli("predict", tmp_path / name, "-w", tiny_weights, "--out", tmp_path / f"out_{name}", *TILES, *LOW)
         assert done.code == 0, done.err
-    picture, raster = records(tmp_path / "out_a.png")["a"], records(tmp_path / "out_b.tif")["b"]
-    assert len(picture) > 10
-    assert picture == raster
+    image, raster = records(tmp_path / "out_a.png")["a"], records(tmp_path / "out_b.tif")["b"]
+    assert len(image) > 10
+    assert image == raster
     assert "b.tif: band 1, 2, 3 of 3, uint8 as stored" in done.err
 
 
@@ -102,7 +102,7 @@ def test_bands_stretch_and_classes_that_compete(cli: Callable, tiny_weights: Pat
         (("--bands", "7"), "found no bands 7; expected one or three numbers from 1 to 3"),
         (("--stretch", "bright"), "stretch is 'bright'; expected auto"),
         (("--tile", "0"), "tile"),
-        (("--gap", "64"), "gap 64 must be smaller than tile 64"),
+        (("--overlap", "64"), "overlap 64 must be smaller than tile 64"),
     ],
 )
 def test_options_that_make_no_sense(
@@ -129,10 +129,10 @@ def test_damage_in_the_middle_leaves_the_others(cli: Callable, tiny_weights: Pat
     assert sorted(records(tmp_path / "out")) == ["a", "c"]
     assert "Skipped 3 invalid items" in done.err
     assert f"{folder / 'b.tif'}: found a part that cannot be read" in done.err
-    assert not (tmp_path / "out/pictures/b.png").exists()
+    assert not (tmp_path / "out/images/b.png").exists()
 
 
-def test_huge_pictures_are_read_in_windows(
+def test_huge_images_are_read_in_windows(
     cli: Callable, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_png(tmp_path / "a.png", np.ascontiguousarray(noise(3, 150, 200).transpose(1, 2, 0)))
@@ -146,10 +146,10 @@ def test_huge_pictures_are_read_in_windows(
     assert done.code == 0, done.err
     assert opened == [tmp_path / "a.png"]
     assert records(tmp_path / "windows") == records(tmp_path / "whole")
-    assert read_image(tmp_path / "windows/pictures/a.png").shape[1] >= 100  # drawn shrunk, a legend beside it
+    assert read_image(tmp_path / "windows/images/a.png").shape[1] >= 100  # drawn shrunk, a legend beside it
 
 
-def test_without_the_extra_tiffs_are_pictures(
+def test_without_the_extra_tiffs_are_images(
     cli: Callable, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_raster(tmp_path / "a.tif", noise(3, 64, 64), **UTM)
@@ -196,11 +196,11 @@ def test_memory_stays_small_whatever_the_size(tiny_weights: Path, tmp_path: Path
         "try:\n    main()\nfinally:\n    print('torch._dynamo' in sys.modules, status('VmHWM'))"
     )
     arguments = ["predict", str(tmp_path / "huge.tif"), "-w", str(tiny_weights), "--out", str(tmp_path / "out")]
-    arguments += ["--image-size", "0", "--tile", "1024", "--gap", "128", "--score", "0.3", "--device", "cpu"]
+    arguments += ["--image-size", "0", "--tile", "1024", "--overlap", "128", "--score", "0.3", "--device", "cpu"]
     command, here = [sys.executable, "-c", code, *arguments], {**os.environ, "PYTHONPATH": str(SUPPORT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=here)
     assert done.returncode == 0, done.stderr
     compiler, peak = done.stdout.splitlines()[-1].split()
     assert compiler == "False"  # torch's, which is 200 MB and seconds
     assert int(peak) < 1.5e9
-    assert read_image(tmp_path / "out/pictures/huge.jpg").shape[1] >= 4000
+    assert read_image(tmp_path / "out/images/huge.jpg").shape[1] >= 4000

@@ -11,7 +11,7 @@ import torch
 from rotanext.boxes import boxes_to_corners, corners_to_boxes
 from rotanext.detections import Detections
 from rotanext.inference.stitch import MergeRule
-from rotanext.inference.tiles import Crop, Picture, Tiling, detect_scene, shrunk
+from rotanext.inference.tiles import Crop, ImageScene, Tiling, detect_scene, shrunk
 from rotanext.ops import rotated_iou
 
 NAMES = ("thing",)
@@ -67,13 +67,13 @@ def found_once(boxes: torch.Tensor, expected: torch.Tensor) -> tuple[float, int]
     return matched, len(boxes) - len(expected)
 
 
-@pytest.mark.parametrize(("tile", "gap"), [(512, 128), (400, 200), (777, 130)])
-def test_tiles_give_what_one_window_gives(tile: int, gap: int) -> None:
+@pytest.mark.parametrize(("tile", "overlap"), [(512, 128), (400, 200), (777, 130)])
+def test_tiles_give_what_one_window_gives(tile: int, overlap: int) -> None:
     image, boxes = draw_scene(2900, 2300, seed=tile)
     [whole] = find_bright([image])
     assert found_once(whole.boxes, torch.from_numpy(boxes)) == (1.0, 0)
     assert len(boxes) > 250
-    tiled = detect_scene(Picture(image), find_bright, NAMES, Tiling(tile, gap, batch_size=3), RULE)
+    tiled = detect_scene(ImageScene(image), find_bright, NAMES, Tiling(tile, overlap, batch_size=3), RULE)
     matched, too_many = found_once(tiled.boxes, whole.boxes)
     assert matched >= 0.995
     assert too_many == 0
@@ -87,7 +87,7 @@ def test_without_regard_for_borders_halves_would_stay() -> None:
     [whole] = find_bright([image])
     parts = []
     for window in Tiling(512, 128).windows(2900, 2300):
-        [found] = find_bright([Picture(image).read(*window)[0]])
+        [found] = find_bright([ImageScene(image).read(*window)[0]])
         shift = found.boxes.new_tensor([window.x, window.y, 0, 0, 0])
         parts.append((found.boxes + shift, found.scores, found.labels))
     from rotanext.ops import rotated_nms
@@ -100,13 +100,13 @@ def test_without_regard_for_borders_halves_would_stay() -> None:
 @pytest.mark.parametrize(("batch_size", "readers"), [(1, 1), (4, 1), (5, 3), (100, 2)])
 def test_batches_and_readers_change_nothing(batch_size: int, readers: int) -> None:
     image, _ = draw_scene(1100, 900, seed=1)
-    expected = detect_scene(Picture(image), find_bright, NAMES, Tiling(300, 120), RULE)
-    found = detect_scene(Picture(image), find_bright, NAMES, Tiling(300, 120, batch_size, readers), RULE)
+    expected = detect_scene(ImageScene(image), find_bright, NAMES, Tiling(300, 120), RULE)
+    found = detect_scene(ImageScene(image), find_bright, NAMES, Tiling(300, 120, batch_size, readers), RULE)
     assert torch.equal(found.boxes, expected.boxes)
     assert torch.equal(found.scores, expected.scores)
 
 
-class Masked(Picture):
+class Masked(ImageScene):
     """A scene of which only some pixels hold data."""
 
     def __init__(self, image: np.ndarray, valid: np.ndarray) -> None:
@@ -117,7 +117,7 @@ class Masked(Picture):
         return super().read(x, y, width, height)[0], self.valid[y : y + height, x : x + width]
 
 
-def count_crops(scene: Picture, tiling: Tiling) -> int:
+def count_crops(scene: ImageScene, tiling: Tiling) -> int:
     seen: list[Crop] = []
 
     def detect(crops: list[Crop]) -> list[Detections]:
@@ -132,9 +132,9 @@ def test_tiles_without_anything_to_see_are_skipped() -> None:
     image = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
     image[:100] = 7
     tiling = Tiling(100, 0)
-    assert count_crops(Picture(image), tiling) == 6
+    assert count_crops(ImageScene(image), tiling) == 6
     image[50, 250] = 8  # one pixel is something
-    assert count_crops(Picture(image), tiling) == 7
+    assert count_crops(ImageScene(image), tiling) == 7
     valid = np.ones((300, 300), bool)
     valid[100:200, :200] = False
     assert count_crops(Masked(image, valid), tiling) == 5
@@ -143,7 +143,7 @@ def test_tiles_without_anything_to_see_are_skipped() -> None:
     valid[299, 150] = valid[299, 160] = True
     image[299, 150] = image[299, 160] = 9  # two pixels of one colour, the rest of this tile holds no data
     assert count_crops(Masked(image, valid), tiling) == 3
-    assert count_crops(Picture(np.zeros((100, 100, 3), np.uint8)), tiling) == 1  # the only tile of a picture
+    assert count_crops(ImageScene(np.zeros((100, 100, 3), np.uint8)), tiling) == 1  # the only tile of an image
     assert count_crops(Masked(image[:100, :100], np.zeros((100, 100), bool)), tiling) == 0
 
 
@@ -166,11 +166,11 @@ def test_a_scene_smaller_than_a_tile() -> None:
 def test_progress_is_told() -> None:
     image, _ = draw_scene(900, 600, seed=2)
     told: list[tuple[int, int]] = []
-    detect_scene(Picture(image), find_bright, NAMES, Tiling(300, 0, 4), RULE, lambda done, total: told.append((done, total)))
+    detect_scene(ImageScene(image), find_bright, NAMES, Tiling(300, 0, 4), RULE, lambda done, total: told.append((done, total)))
     assert told == [(4, 6), (6, 6), (6, 6)]
 
 
-class Failing(Picture):
+class Failing(ImageScene):
     """A scene that cannot be read from some row on."""
 
     def read(self, x: int, y: int, width: int, height: int) -> tuple[Crop, np.ndarray | None]:
@@ -189,14 +189,14 @@ def test_errors_of_reading_and_detecting_end_it_at_once() -> None:
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
-        detect_scene(Picture(image), broken, NAMES, Tiling(300, 0, 2, readers=3), RULE)
+        detect_scene(ImageScene(image), broken, NAMES, Tiling(300, 0, 2, readers=3), RULE)
     deadline = time.monotonic() + 5
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= threads
 
 
-class Counting(Picture):
+class Counting(ImageScene):
     """A scene that notes how many windows were read before the first was computed."""
 
     reads = 0
@@ -228,9 +228,9 @@ class OnDisk:
     """A scene that is not in memory."""
 
     def __init__(self, image: np.ndarray) -> None:
-        self._picture = Picture(image)
+        self._image = ImageScene(image)
         self.height, self.width = image.shape[:2]
-        self.read, self.overview, self.close = self._picture.read, self._picture.overview, self._picture.close
+        self.read, self.overview, self.close = self._image.read, self._image.overview, self._image.close
 
 
 @pytest.mark.parametrize("pixels", [1, 10**9], ids=["by an overview", "whole"])

@@ -30,7 +30,7 @@ FAULTS = (  # a line beside SOUND, and what is found
     ("50 10 80 10 80 30 50 30 plane 0", None),
     ("50 10 80 30 80 10 50 30 plane 0", "crossed corners"),
     ("50 10 60 10 70 10 80 10 plane 0", "no area"),
-    ("150 10 180 10 180 30 150 30 plane 0", "outside the picture"),
+    ("150 10 180 10 180 30 150 30 plane 0", "outside the image"),
     ("80 10 120 10 120 30 80 30 plane 0", "beyond the edge"),
     ("50 30 80 30 80 10 50 10 plane 0", "counter-clockwise"),
     ("50 10 80 10 65 30 64 30 plane 0", "no rectangle"),
@@ -44,7 +44,7 @@ FAULTS = (  # a line beside SOUND, and what is found
 )
 
 
-def one_picture(root: Path, *lines: str) -> Path:
+def one_image(root: Path, *lines: str) -> Path:
     for name in ("images", "labelTxt"):
         (root / name).mkdir(parents=True)
     write_png(root / "images/a.png", np.full((80, 100, 3), 90, np.uint8))
@@ -54,7 +54,7 @@ def one_picture(root: Path, *lines: str) -> Path:
 
 @pytest.mark.parametrize(("line", "kind"), FAULTS)
 def test_faults_of_objects(line: str, kind: str | None, tmp_path: Path) -> None:
-    found = check_labels(one_picture(tmp_path, SOUND, line), class_names=("plane", "ship"))
+    found = check_labels(one_image(tmp_path, SOUND, line), class_names=("plane", "ship"))
     kinds = {finding.kind for finding in found.findings} - {"rare class"}
     assert kinds == ({kind} if kind else set())
     for finding in found.findings:
@@ -64,12 +64,12 @@ def test_faults_of_objects(line: str, kind: str | None, tmp_path: Path) -> None:
     assert bool(found.problems) == bool(kind and KINDS[kind][0])
 
 
-def test_pictures_and_labels_without_each_other(tmp_path: Path) -> None:
-    root = one_picture(tmp_path, SOUND)
+def test_images_and_labels_without_each_other(tmp_path: Path) -> None:
+    root = one_image(tmp_path, SOUND)
     write_png(root / "images/b.png", np.zeros((8, 8, 3), np.uint8))
     (root / "labelTxt/c.txt").write_text(SOUND)
     counts = check_labels(root).counts
-    assert counts["picture without labels"] == counts["labels without picture"] == 1
+    assert counts["image without labels"] == counts["labels without image"] == 1
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_leaks(tmp_path: Path) -> None:
     (train / "images/c.png").write_bytes((train / "images/b.png").read_bytes())
     found = check_labels(train, val)
     assert found.counts["same scene in training and validation"] == 1
-    assert found.counts["same picture in training and validation"] == 1
-    assert found.counts["same picture twice"] == 1
+    assert found.counts["same image in training and validation"] == 1
+    assert found.counts["same image twice"] == 1
     whole = check_labels(tmp_path)  # its subsets train and val are held against each other, too
     assert whole.counts["same scene in training and validation"] == 1
     val.rename(tmp_path / "test")
     assert check_labels(tmp_path).counts["same scene in training and validation"] == 1
-    assert check_labels(train, train).counts["same picture in training and validation"] == 3
+    assert check_labels(train, train).counts["same image in training and validation"] == 3
     apart = check_labels(draw_dataset(tmp_path / "x", 2, seed=5), draw_dataset(tmp_path / "y", 2, seed=6))
     assert {kind for kind in apart.counts if "training and validation" in kind} == {"same name in training and validation"}
 
@@ -111,31 +111,31 @@ def test_copies_in_other_bytes(tmp_path: Path, cli: Callable) -> None:
     for path in [*val.rglob("p*.*")]:
         path.rename(path.with_name(path.name.replace("p", "v", 1)))
     rng = np.random.default_rng(0)
-    pictures = [cv2.resize(rng.integers(0, 255, (9, 9, 3)).astype(np.uint8), (256, 256)) for _ in range(8)]
+    images = [cv2.resize(rng.integers(0, 255, (9, 9, 3)).astype(np.uint8), (256, 256)) for _ in range(8)]
     for index in range(4):
-        write_png(train / f"images/p{index}.png", pictures[index])
-        write_png(val / f"images/v{index}.png", pictures[index + 4])
+        write_png(train / f"images/p{index}.png", images[index])
+        write_png(val / f"images/v{index}.png", images[index + 4])
     (val / "images/v0.png").unlink()
-    cv2.imwrite(str(val / "images/v0.jpg"), pictures[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-    write_png(val / "images/v1.png", cv2.resize(pictures[1], (128, 128), interpolation=cv2.INTER_AREA))
-    cv2.imwrite(str(train / "images/p3.png"), pictures[2][..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])
-    write_png(val / "images/v2.png", np.ascontiguousarray(pictures[2][:, ::-1]))  # another picture, as far as this goes
+    cv2.imwrite(str(val / "images/v0.jpg"), images[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    write_png(val / "images/v1.png", cv2.resize(images[1], (128, 128), interpolation=cv2.INTER_AREA))
+    cv2.imwrite(str(train / "images/p3.png"), images[2][..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    write_png(val / "images/v2.png", np.ascontiguousarray(images[2][:, ::-1]))  # another image, as far as this goes
     data = bytearray((val / "images/v3.png").read_bytes())
     data[data.index(b"IDAT") + 30] ^= 0x55
     (val / "images/v3.png").write_bytes(data)
     found = check_labels(train, val)
     kinds = {kind: [Path(f.path).name for f in found.findings if f.kind == kind] for kind in found.counts}
-    assert kinds["copy of a picture in training and validation"] == ["v0.jpg", "v1.png"]
-    assert kinds["copy of a picture"] == ["p3.png"]
-    assert kinds["unreadable picture"] == ["v3.png"]
-    assert "unreadable picture" in check_labels(val, val).counts
+    assert kinds["copy of an image in training and validation"] == ["v0.jpg", "v1.png"]
+    assert kinds["copy of an image"] == ["p3.png"]
+    assert kinds["unreadable image"] == ["v3.png"]
+    assert "unreadable image" in check_labels(val, val).counts
     done = cli("labels", "check", train, "--val", val, "--no-pixels")
     assert "copy" not in done.out
     assert "unreadable" not in done.out
 
 
-def test_a_copy_is_found_behind_another_picture_of_the_still_scene(tmp_path: Path) -> None:
-    """The first picture that looks alike at 16 x 16 is another shot; the one it was made of comes later."""
+def test_a_copy_is_found_behind_another_image_of_the_still_scene(tmp_path: Path) -> None:
+    """The first image that looks alike at 16 x 16 is another shot; the one it was made of comes later."""
     train, val = draw_dataset(tmp_path / "train", 2), draw_dataset(tmp_path / "val", 1)
     scene = cv2.resize(np.random.default_rng(0).integers(60, 200, (9, 9, 3)).astype(np.uint8), (256, 256))
     board = np.indices((256, 256)).sum(0) // 4 % 2 * 2 - 1  # goes at 16 x 16, stays at 64 x 64
@@ -145,7 +145,7 @@ def test_a_copy_is_found_behind_another_picture_of_the_still_scene(tmp_path: Pat
     (val / "images/p0.png").unlink()
     cv2.imwrite(str(val / "images/p0.jpg"), scene[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
     found = [f for f in check_labels(train, val).findings if "copy" in f.kind]
-    assert [(f.kind, Path(f.text.split()[-1]).name) for f in found] == [("copy of a picture in training and validation", "p1.png")]
+    assert [(f.kind, Path(f.text.split()[-1]).name) for f in found] == [("copy of an image in training and validation", "p1.png")]
 
 
 def test_pairs_are_the_same_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ class _Page(HTMLParser):
 
 
 def test_the_command_and_its_report(tmp_path: Path, cli: Callable) -> None:
-    bad = one_picture(tmp_path / "bad", SOUND, *(line for line, _ in FAULTS), "50 10 80 10 80 30 50 30 <script>alert(1)</script> 0")
+    bad = one_image(tmp_path / "bad", SOUND, *(line for line, _ in FAULTS), "50 10 80 10 80 30 50 30 <script>alert(1)</script> 0")
     done = cli("labels", "check", bad, "--out", tmp_path / "report", "--json", "--recipe", "small")
     assert done.code == 1
     told = json.loads(done.out)
@@ -214,9 +214,9 @@ def test_the_command_and_its_report(tmp_path: Path, cli: Callable) -> None:
 
 
 def test_exit_codes(tmp_path: Path, cli: Callable) -> None:
-    sound = one_picture(tmp_path / "good", SOUND)
+    sound = one_image(tmp_path / "good", SOUND)
     done = cli("labels", "check", sound)
-    assert (done.code, "1 picture, 1 object, 1 class: 0 problems" in done.out) == (0, True)
+    assert (done.code, "1 image, 1 object, 1 class: 0 problems" in done.out) == (0, True)
     assert cli("labels", "check", tmp_path / "none").code == 2
     assert cli("labels", "check", sound, "--recipe", "smal").code == 2
     assert cli("labels", "check", sound, "--recipe", "small", "--weights", tmp_path / "x").code == 2
@@ -239,8 +239,8 @@ def test_histograms_are_whole(values: np.ndarray) -> None:
     if len(values):
         drawn = re.search(r"<svg.*</svg>", histogram("a <b>", values, np.array([0, 1, 2, 100.0])))
         assert drawn
-        picture = xml.dom.minidom.parseString(drawn[0])
-        assert len(picture.getElementsByTagName("rect")) == 3
+        image = xml.dom.minidom.parseString(drawn[0])
+        assert len(image.getElementsByTagName("rect")) == 3
 
 
 def make_zip(path: Path, change: dict[str, str | None] | None = None) -> Path:
@@ -267,15 +267,15 @@ SUBMISSIONS: tuple[tuple[dict[str, str | None], str], ...] = (
     ({"Task1_plane.txt": GOOD.replace("40", "x")}, "found what is no number"),
     ({"Task1_plane.txt": GOOD.replace("40", "1e7")}, "a coordinate more than"),
     ({"Task1_plane.txt": GOOD.replace("40", "10")}, "corners that enclose no area"),
-    ({"Task1_plane.txt": GOOD.replace("P0006", "P0006__1024__0___0")}, "a tile, not a whole picture"),
-    ({"Task1_plane.txt": GOOD.replace("P0006", "P9999")}, "no such picture (P9999)"),
+    ({"Task1_plane.txt": GOOD.replace("P0006", "P0006__1024__0___0")}, "a tile, not a whole image"),
+    ({"Task1_plane.txt": GOOD.replace("P0006", "P9999")}, "no such image (P9999)"),
     ({f"Task1_{name}.txt": "" for name in CLASS_LISTS["dota1.0"]}, "no detection in any file"),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "message"), SUBMISSIONS)
 def test_submissions(change: dict[str, str | None], message: str, tmp_path: Path, cli: Callable) -> None:
-    one_picture(tmp_path / "test")
+    one_image(tmp_path / "test")
     (tmp_path / "test/images/a.png").rename(tmp_path / "test/images/P0006.png")
     options = ("--images", tmp_path / "test/images")
     assert cli("labels", "check-submission", make_zip(tmp_path / "good.zip"), *options).code == 0

@@ -34,30 +34,30 @@ def _corners(draw: Callable) -> np.ndarray:
 
 @st.composite
 def _sets(draw: Callable) -> LabelSet:
-    pictures = []
+    images = []
     for index, subset in enumerate(draw(st.lists(st.sampled_from(("train", "val")), min_size=1, max_size=3))):
         shapes = Shapes()
         for place in range(draw(st.integers(0, 4))):
             score = draw(st.one_of(st.just(float("nan")), st.floats(0.001, 1).map(lambda value: round(value, 4))))
             shapes.add(draw(_corners()), draw(st.sampled_from(NAMES)), place, draw(st.sampled_from((0, 1, 2))), score)
-        pictures.append(shapes.picture(f"p{index}.png", (60 + index, 40), subset=subset))
-    return LabelSet(sorted(pictures, key=lambda p: (p.subset, p.name)), list(NAMES))
+        images.append(shapes.image(f"p{index}.png", (60 + index, 40), subset=subset))
+    return LabelSet(sorted(images, key=lambda p: (p.subset, p.name)), list(NAMES))
 
 
-def place_pictures(target: Path, data: LabelSet, form: str) -> None:
-    """Black pictures of the sizes that the set has, where the format wants them."""
-    for picture in data.pictures:
-        place = target / FORMATS[form].folder.format(picture.subset).strip("/") / picture.name
+def place_images(target: Path, data: LabelSet, form: str) -> None:
+    """Black images of the sizes that the set has, where the format wants them."""
+    for image in data.images:
+        place = target / FORMATS[form].folder.format(image.subset).strip("/") / image.name
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_png(place, np.zeros((picture.height, picture.width, 3), np.uint8))
+        write_png(place, np.zeros((image.height, image.width, 3), np.uint8))
 
 
 def assert_same(found: LabelSet, wanted: LabelSet, form: str) -> None:
     """Equal to 2e-4 pixel, and in everything else that the format holds."""
-    assert [(p.name, p.subset, p.width, p.height) for p in found.pictures] == [
-        (p.name, p.subset, p.width, p.height) for p in wanted.pictures
+    assert [(p.name, p.subset, p.width, p.height) for p in found.images] == [
+        (p.name, p.subset, p.width, p.height) for p in wanted.images
     ]
-    for a, b in zip(found.pictures, wanted.pictures, strict=True):
+    for a, b in zip(found.images, wanted.images, strict=True):
         assert a.objects.names == b.objects.names
         wanted_corners = b.objects.corners
         if FORMATS[form].half_turn is not None:  # an angle of 0 may come back as one just below pi
@@ -77,11 +77,11 @@ def test_what_a_format_holds_comes_back(form: str, data: LabelSet, tmp_path_fact
     problems = Problems(strict=True)
     fitted, _ = fit(data, FORMATS[form], problems)
     FORMATS[form].write(target, fitted)
-    place_pictures(target, fitted, form)
+    place_images(target, fitted, form)
     found = FORMATS[form].read(target, None, problems)
     assert_same(found, fitted, form)
     if FORMATS[form].scores:
-        for a, b in zip(found.pictures, fitted.pictures, strict=True):
+        for a, b in zip(found.images, fitted.images, strict=True):
             np.testing.assert_allclose(a.scores, b.scores, rtol=1e-6)
     again, lost = fit(found, FORMATS[form], problems)
     assert not [line for line in lost if not line.startswith("note: ")]
@@ -93,12 +93,12 @@ def test_what_a_format_holds_comes_back(form: str, data: LabelSet, tmp_path_fact
 @given(data=_sets())
 def test_quadrilaterals_are_kept(form: str, data: LabelSet) -> None:
     fitted, lost = fit(data, FORMATS[form], Problems(strict=True))
-    assert all((a.objects.corners == b.objects.corners).all() for a, b in zip(fitted.pictures, data.pictures, strict=True))
+    assert all((a.objects.corners == b.objects.corners).all() for a, b in zip(fitted.images, data.images, strict=True))
     assert not [line for line in lost if line.startswith(("shapes", "angles", "first"))]
 
 
 def dota_set(root: Path) -> Path:
-    """Two pictures: a turned rectangle, an upright one, a skewed quadrilateral, one marked difficult and one cut; one empty."""
+    """Two images: a turned rectangle, an upright one, a skewed quadrilateral, one marked difficult and one cut; one empty."""
     (root / "labelTxt").mkdir(parents=True)
     (root / "images").mkdir()
     for name in ("a", "b"):
@@ -130,7 +130,7 @@ def test_a_conversion_tells_what_is_lost_and_comes_back(form: str, lost: list[st
     source = dota_set(tmp_path / "dota")
     done = cli("labels", "convert", source, tmp_path / "out", "--from", "dota", "--to", form)
     assert done.code == 0, done.err
-    assert "2 pictures with 3 objects of 2 classes" in done.err
+    assert "2 images with 3 objects of 2 classes" in done.err
     for line in lost:
         assert f"lost: {line}" in done.err
     assert done.err.count("lost: ") == len(lost)
@@ -194,7 +194,7 @@ FOREIGN = (
         "labelme",
         "x.json",
         '{"version": "5.0.1", "flags": {}, "shapes": [{"label": "dog", "points": [[50, 60], [10, 20]], "group_id": null, '
-        '"shape_type": "rectangle", "flags": {}}], "imagePath": "..\\\\pictures\\\\x.png", "imageData": null, '
+        '"shape_type": "rectangle", "flags": {}}], "imagePath": "..\\\\images\\\\x.png", "imageData": null, '
         '"imageHeight": 80, "imageWidth": 100}',
         [[10, 20], [50, 20], [50, 60], [10, 60]],
     ),
@@ -244,9 +244,9 @@ def test_files_of_the_tools_themselves(form: str, name: str, text: str, corners:
     problems = Problems(strict=True)
     for source in (tmp_path, tmp_path / name):
         found = FORMATS[form].read(source, None, problems)
-        assert [(p.name, p.width, p.height) for p in found.pictures] == [("x.png", 100, 80)]
-        assert found.pictures[0].objects.names == ["dog"]
-        got = found.pictures[0].objects.corners[0]
+        assert [(p.name, p.width, p.height) for p in found.images] == [("x.png", 100, 80)]
+        assert found.images[0].objects.names == ["dog"]
+        got = found.images[0].objects.corners[0]
         if name == "outline.json":
             assert sorted(np.round(got, 6).tolist()) == sorted(map(list, np.array(corners, float).tolist()))
             assert found.notes[0].startswith("outlines: 1 ")
@@ -254,7 +254,7 @@ def test_files_of_the_tools_themselves(form: str, name: str, text: str, corners:
             np.testing.assert_allclose(got, corners, atol=1e-5)
 
 
-YOLO_LAYOUTS = (  # folders of pictures and labels, what data.yaml says, and the subsets
+YOLO_LAYOUTS = (  # folders of images and labels, what data.yaml says, and the subsets
     ("images/train", "labels/train", "path: .\ntrain: images/train\nval: images/train\nnames: {0: dog}\n", "train"),
     ("images/train", "labels/train", "train: images/train\nnames:\n  0: dog\n", "train"),
     ("train/images", "train/labels", "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['dog']\n", "train"),
@@ -272,8 +272,8 @@ def test_layouts_of_yolo(images: str, labels: str, text: str, subset: str, tmp_p
     (tmp_path / labels / "x.txt").write_text("0 0.1 0.25 0.5 0.25 0.5 0.75 0.1 0.75\n0 0.3 0.5 0.4 0.5\n")
     (tmp_path / "data.yaml").write_text(text)
     found = FORMATS["yolo-obb"].read(tmp_path, None, Problems(strict=True))
-    assert [p.subset for p in found.pictures] == [subset]
-    np.testing.assert_allclose(found.pictures[0].objects.corners, [[[10, 20], [50, 20], [50, 60], [10, 60]]] * 2)
+    assert [p.subset for p in found.images] == [subset]
+    np.testing.assert_allclose(found.images[0].objects.corners, [[[10, 20], [50, 20], [50, 60], [10, 60]]] * 2)
 
 
 DOCTYPE = '<!DOCTYPE a [<!ENTITY x "y">]>'
@@ -293,14 +293,14 @@ REFUSED = (  # format, file, text, part of the message
     ("coco", "x.json", "[" * 100_000, "a file that is no JSON"),
     ("coco", "x.json", "{", "a file that is no JSON"),
     ("labelme", "x.json", '{"shapes": 3}', "no list of shapes"),
-    ("label-studio", "x.json", "[1]", "no labelled picture"),
+    ("label-studio", "x.json", "[1]", "no labelled image"),
     ("yolo-obb", "data.yaml", "names: [a, a]", "two classes of one name"),
     ("yolo-obb", "data.yaml", "nc: 3", "no names of classes"),
     ("yolo-obb", "data.yaml", "a: &a [1]\nb: *a\nnames: [x]", "what cannot be read (aliases)"),
     ("yolo-obb", "data.yaml", "!!python/object/apply:os.system [ls]", "what cannot be read"),
     ("yolo-obb", "data.yaml", "names: {1: x}", "names that are not numbered 0, 1, 2"),
-    ("yolo-obb", "data.yaml", "names: [x]", "no labelled picture"),
-    ("dota", "x.txt", "", "no labelled picture"),
+    ("yolo-obb", "data.yaml", "names: [x]", "no labelled image"),
+    ("dota", "x.txt", "", "no labelled image"),
 )
 
 
@@ -317,9 +317,9 @@ def test_refused(form: str, name: str, text: str, message: str, tmp_path: Path, 
 OPTIONS = (
     (("--from", "dotta", "--to", "coco"), "--from is 'dotta'; nearest: 'dota'"),
     (("--from", "dota", "--to", "yolo"), "--to is 'yolo'; nearest: 'yolo-obb'"),
-    (("--from", "dota", "--to", "coco", "--pictures", "move"), "--pictures is 'move'"),
+    (("--from", "dota", "--to", "coco", "--place-images", "move"), "--place-images is 'move'"),
     (("--from", "dota", "--to", "coco", "--images", "{tmp}/none"), "none: found no such folder"),
-    (("--from", "coco", "--to", "dota"), "no labelled picture"),
+    (("--from", "coco", "--to", "dota"), "no labelled image"),
 )
 
 
@@ -344,7 +344,7 @@ def test_targets_in_use(tmp_path: Path, cli: Callable) -> None:
 
 
 def test_names_never_lead_out_of_the_target(tmp_path: Path) -> None:
-    """A picture called `../../x.png`, or by an absolute path, is written below OUT, and no file elsewhere is linked."""
+    """An image called `../../x.png`, or by an absolute path, is written below OUT, and no file elsewhere is linked."""
     secret = tmp_path / "secret.png"
     write_png(secret, np.zeros((80, 100, 3), np.uint8))
     images = [
@@ -356,15 +356,15 @@ def test_names_never_lead_out_of_the_target(tmp_path: Path) -> None:
     problems = Problems()
     done = convert_labels(tmp_path / "in", tmp_path / "out" / "deep", "coco", "labelme", problems=problems)
     assert problems.count == 4  # three names that are none, and secret.png a second time
-    assert done.pictures == 2
+    assert done.images == 2
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["b.json", "secret.json"]
 
 
-def test_pictures_of_several_folders_keep_apart(tmp_path: Path) -> None:
+def test_images_of_several_folders_keep_apart(tmp_path: Path) -> None:
     images = [{"id": n, "file_name": name, "width": 10, "height": 8} for n, name in enumerate(("a/1.png", "b/1.png"))]
     (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
     found = FORMATS["coco"].read(tmp_path / "a.json", None, Problems(strict=True))
-    assert [p.name for p in found.pictures] == ["a_1.png", "b_1.png"]
+    assert [p.name for p in found.images] == ["a_1.png", "b_1.png"]
     assert found.notes[0].startswith("folders: ")
 
 
@@ -383,20 +383,20 @@ def test_bad_objects_are_told_with_their_line(tmp_path: Path) -> None:
     assert [message.split(":")[1] for message in problems.first] == [str(line) for line in range(2, 2 + len(bad))]
 
 
-def test_a_picture_of_another_size_is_told(tmp_path: Path) -> None:
+def test_a_image_of_another_size_is_told(tmp_path: Path) -> None:
     write_png(tmp_path / "x.png", np.zeros((80, 100, 3), np.uint8))
     (tmp_path / "x.xml").write_text(FOREIGN[0][2].replace("<width>100", "<width>200"))
     problems = Problems()
     found = FORMATS["voc"].read(tmp_path, None, problems)
-    assert (found.pictures[0].width, problems.count) == (100, 1)
+    assert (found.images[0].width, problems.count) == (100, 1)
     assert "found a size of 200 x 80 for x.png, which has 100 x 80" in problems.first[0]
 
 
-def test_labels_without_pictures_go_where_no_size_is_needed(tmp_path: Path) -> None:
+def test_labels_without_images_go_where_no_size_is_needed(tmp_path: Path) -> None:
     (tmp_path / "in/labelTxt").mkdir(parents=True)
     (tmp_path / "in/labelTxt/a.txt").write_text("1 1 9 1 9 5 1 5 a 0\n")
     assert convert_labels(tmp_path / "in", tmp_path / "dota", "dota", "dota").objects == 1
-    with pytest.raises(UserError, match="no picture that could be converted"):
+    with pytest.raises(UserError, match="no image that could be converted"):
         convert_labels(tmp_path / "in", tmp_path / "coco", "dota", "coco")
 
 
@@ -404,10 +404,10 @@ def test_classes_that_would_become_one_are_refused() -> None:
     shapes = Shapes()
     for name in ("a b", "a-b"):
         shapes.add(np.array([[0, 0], [9, 0], [9, 9], [0, 9.0]]), name, 1)
-    data = LabelSet([shapes.picture("p.png", (10, 10))], ["a b", "a-b"])
+    data = LabelSet([shapes.image("p.png", (10, 10))], ["a b", "a-b"])
     with pytest.raises(UserError, match="cannot be told apart"):
         fit(data, FORMATS["dota"], Problems())
 
 
 def test_objects_is_the_core_s_own_type() -> None:
-    assert isinstance(Shapes().picture("p.png", (1, 1)).objects, Objects)
+    assert isinstance(Shapes().image("p.png", (1, 1)).objects, Objects)

@@ -1,4 +1,4 @@
-"""Where labels of other tools mislead: pictures of one name, turned photographs, backgrounds, words for yes and no, old outputs."""
+"""Where labels of other tools mislead: images of one name, turned photographs, backgrounds, words for yes and no, old outputs."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tiny import draw_dataset
 LINE = "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n"
 
 
-def picture(path: Path, width: int = 100, height: int = 80) -> Path:
+def image(path: Path, width: int = 100, height: int = 80) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_png(path, np.full((height, width, 3), 90, np.uint8))
     return path
@@ -35,7 +35,7 @@ def coco(path: Path, *names: str, **annotation: object) -> Path:
 
 def yolo(root: Path, *subsets: str) -> Path:
     for subset in subsets:
-        picture(root / "images" / subset / "a.png")
+        image(root / "images" / subset / "a.png")
         (root / "labels" / subset).mkdir(parents=True)
         (root / "labels" / subset / "a.txt").write_text(LINE)
     places = "".join(f"{subset}: images/{subset}\n" for subset in subsets)
@@ -44,43 +44,43 @@ def yolo(root: Path, *subsets: str) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["link", "copy"])
-def test_pictures_survive_a_conversion_over_them(mode: str, tmp_path: Path) -> None:
+def test_images_survive_a_conversion_over_them(mode: str, tmp_path: Path) -> None:
     source = coco(tmp_path / "s/ann.json", "a.png")
-    kept = picture(tmp_path / "t/images/a.png").read_bytes()
+    kept = image(tmp_path / "t/images/a.png").read_bytes()
     for target in (tmp_path / "t", tmp_path / "t/images", tmp_path / "t/images/deeper"):
         with pytest.raises(UserError, match="inside or around"):
-            convert_labels(source, target, "coco", "yolo-obb", images=tmp_path / "t/images", overwrite=True, pictures=mode)  # type: ignore[arg-type]
+            convert_labels(source, target, "coco", "yolo-obb", images=tmp_path / "t/images", overwrite=True, placing=mode)  # type: ignore[arg-type]
     assert (tmp_path / "t/images/a.png").read_bytes() == kept
     assert not (tmp_path / "t/images/a.png").is_symlink()
 
 
 def test_a_second_conversion_does_not_read_the_first(tmp_path: Path) -> None:
-    source, kept = coco(tmp_path / "d/ann.json", "a.png"), picture(tmp_path / "d/a.png").read_bytes()
+    source, kept = coco(tmp_path / "d/ann.json", "a.png"), image(tmp_path / "d/a.png").read_bytes()
     convert_labels(source, tmp_path / "d/out", "coco", "yolo-obb")
     with pytest.raises(UserError, match="inside or around"):
         convert_labels(source, tmp_path / "d/out", "coco", "yolo-obb", overwrite=True)
     convert_labels(source, tmp_path / "out", "coco", "yolo-obb", images=tmp_path / "d/out/images")
-    convert_labels(source, tmp_path / "out", "coco", "yolo-obb", images=tmp_path / "d/out/images", overwrite=True, pictures="copy")
+    convert_labels(source, tmp_path / "out", "coco", "yolo-obb", images=tmp_path / "d/out/images", overwrite=True, placing="copy")
     assert (tmp_path / "out/images/a.png").read_bytes() == (tmp_path / "d/out/images/a.png").read_bytes() == kept
     assert not list((tmp_path / "out").rglob("*.part"))
 
 
-def test_subsets_with_pictures_of_one_name(tmp_path: Path) -> None:
+def test_subsets_with_images_of_one_name(tmp_path: Path) -> None:
     for subset in ("train2017", "val2017"):
-        picture(tmp_path / subset / "0001.png")
+        image(tmp_path / subset / "0001.png")
         coco(tmp_path / f"annotations/instances_{subset}.json", "0001.png")
     found = FORMATS["coco"].read(tmp_path, None, Problems(strict=True))
-    assert {p.subset: p.file.parent.name for p in found.pictures if p.file} == {"train": "train2017", "val": "val2017"}
+    assert {p.subset: p.file.parent.name for p in found.images if p.file} == {"train": "train2017", "val": "val2017"}
 
 
-def test_two_pictures_that_may_be_meant_are_refused(tmp_path: Path) -> None:
-    picture(tmp_path / "x/0001.png")
-    picture(tmp_path / "y/0001.png")
+def test_two_images_that_may_be_meant_are_refused(tmp_path: Path) -> None:
+    image(tmp_path / "x/0001.png")
+    image(tmp_path / "y/0001.png")
     coco(tmp_path / "all.json", "0001.png", "y/0001.png")
     problems = Problems()
     found = FORMATS["coco"].read(tmp_path / "all.json", None, problems)
-    assert [p.file for p in found.pictures] == [tmp_path / "y/0001.png"]
-    assert any("two pictures for 0001.png" in line for line in problems.first)
+    assert [p.file for p in found.images] == [tmp_path / "y/0001.png"]
+    assert any("two images for 0001.png" in line for line in problems.first)
 
 
 @pytest.mark.parametrize("turn", [1, 3, 6])
@@ -94,7 +94,7 @@ def test_photographs_that_are_turned_on_the_way_to_the_screen(turn: int, tmp_pat
     if turn == 1:
         assert FORMATS["yolo-obb"].read(root, None, problems).count == 1
         return
-    with pytest.raises(UserError, match="no labelled picture"):
+    with pytest.raises(UserError, match="no labelled image"):
         FORMATS["yolo-obb"].read(root, None, problems)
     assert f"orientation {turn}" in problems.first[0]
 
@@ -106,39 +106,39 @@ def test_our_own_format_is_of_stored_pixels(tmp_path: Path) -> None:
     (tmp_path / "labelTxt").mkdir()
     Image.new("RGB", (100, 80)).save(tmp_path / "images/a.jpg", exif=tags)
     (tmp_path / "labelTxt/a.txt").write_text("10 10 50 10 50 30 10 30 ship 0\n")
-    found = FORMATS["dota"].read(tmp_path, None, Problems(strict=True)).pictures[0]
+    found = FORMATS["dota"].read(tmp_path, None, Problems(strict=True)).images[0]
     assert (found.width, found.height) == (100, 80) == cv2.imread(str(tmp_path / "images/a.jpg"), 128 | 1).shape[1::-1]
 
 
-def test_yolo_pictures_without_a_file_are_background(tmp_path: Path) -> None:
+def test_yolo_images_without_a_file_are_background(tmp_path: Path) -> None:
     root = yolo(tmp_path / "in", "train")
-    picture(root / "images/train/empty.png")
+    image(root / "images/train/empty.png")
     done = convert_labels(root, tmp_path / "out", "yolo-obb", "dota")
-    assert (done.pictures, done.objects, done.lost) == (2, 1, ())
+    assert (done.images, done.objects, done.lost) == (2, 1, ())
     assert (tmp_path / "out/train/labelTxt/empty.txt").read_text().strip() == ""
 
 
-def test_other_pictures_without_labels_are_counted(tmp_path: Path) -> None:
-    picture(tmp_path / "in/a.png")
-    picture(tmp_path / "in/b.png")
+def test_other_images_without_labels_are_counted(tmp_path: Path) -> None:
+    image(tmp_path / "in/a.png")
+    image(tmp_path / "in/b.png")
     done = convert_labels(coco(tmp_path / "in/ann.json", "a.png"), tmp_path / "out", "coco", "dota")
-    assert done.lost == ("pictures: 1 have no labels and were left out (b.png, ...)",)
+    assert done.lost == ("images: 1 have no labels and were left out (b.png, ...)",)
 
 
-def test_one_folder_of_pictures_for_all_subsets(tmp_path: Path, cli: Callable) -> None:
+def test_one_folder_of_images_for_all_subsets(tmp_path: Path, cli: Callable) -> None:
     root = yolo(tmp_path / "in", "train", "val")
     (root / "labels/val/a.txt").rename(root / "labels/val/b.txt")
     for name in ("a", "b"):
-        picture(tmp_path / f"all/{name}.png")
+        image(tmp_path / f"all/{name}.png")
     found = FORMATS["yolo-obb"].read(root, tmp_path / "all", Problems(strict=True))
-    assert (len(found.pictures), found.unlabelled) == (2, [])
+    assert (len(found.images), found.unlabelled) == (2, [])
 
 
-def test_masks_are_no_pictures(tmp_path: Path) -> None:
-    convert_labels(yolo(tmp_path / "in", "train"), tmp_path / "voc", "yolo-obb", "voc", pictures="copy")
-    picture(tmp_path / "voc/train/SegmentationClass/a.png")
+def test_masks_are_no_images(tmp_path: Path) -> None:
+    convert_labels(yolo(tmp_path / "in", "train"), tmp_path / "voc", "yolo-obb", "voc", placing="copy")
+    image(tmp_path / "voc/train/SegmentationClass/a.png")
     found = FORMATS["voc"].read(tmp_path / "voc", None, Problems(strict=True))
-    assert [p.file and p.file.parent.name for p in found.pictures] == ["JPEGImages"]
+    assert [p.file and p.file.parent.name for p in found.images] == ["JPEGImages"]
     assert found.unlabelled == []
 
 
@@ -158,7 +158,7 @@ def test_tiles_of_the_devkit_leak_too(tmp_path: Path) -> None:
     for subset, place in (("train", 0), ("val", 824)):
         (tmp_path / subset / "labelTxt").mkdir(parents=True)
         (tmp_path / subset / f"labelTxt/P1__0.5__{place}___0.txt").write_text("1 1 9 1 9 9 1 9 ship 0\n")
-        picture(tmp_path / subset / f"images/P1__0.5__{place}___0.png", 10, 10 + place % 7)
+        image(tmp_path / subset / f"images/P1__0.5__{place}___0.png", 10, 10 + place % 7)
     train, val = (FORMATS["dota"].read(tmp_path / subset, None, Problems(strict=True)) for subset in ("train", "val"))
     assert [finding.kind for finding in find_leaks(train, val)] == ["same scene in training and validation"]
 
@@ -178,7 +178,7 @@ def test_label_studio_scores(tmp_path: Path) -> None:
     rows[0]["score"], rows[1]["score"] = 0.9, 0.0
     task = {"data": {"image": "a.png"}, "predictions": [{"score": 0.0, "result": rows}]}
     (tmp_path / "tasks.json").write_text(json.dumps([task, {"data": {"image": "b.png"}, "annotations": [{"result": rows}]}]))
-    found = FORMATS["label-studio"].read(tmp_path / "tasks.json", None, Problems(strict=True)).pictures
+    found = FORMATS["label-studio"].read(tmp_path / "tasks.json", None, Problems(strict=True)).images
     np.testing.assert_array_equal(found[0].scores, [0.9, 0.0, 0.0])
     np.testing.assert_array_equal(found[1].scores, [0.9, 0.0, np.nan])
 
@@ -188,27 +188,27 @@ def test_odd_names_and_sets_without_objects(form: str, tmp_path: Path) -> None:
     names = ("#x?.png", "%41.png", "A.png", "a b+ü.png")
     (tmp_path / "in/labelTxt").mkdir(parents=True)
     for at, name in enumerate(names):
-        picture(tmp_path / "in/images" / name, 50 + at)
+        image(tmp_path / "in/images" / name, 50 + at)
         (tmp_path / "in/labelTxt" / f"{name[:-4]}.txt").write_text("")
     for objects in (0, len(names)):
         convert_labels(tmp_path / "in", tmp_path / "there", "dota", form, problems=Problems(strict=True), overwrite=True)
         done = convert_labels(tmp_path / "there", tmp_path / "back", form, "dota", problems=Problems(strict=True), overwrite=True)
-        assert (done.pictures, done.objects, done.lost) == (len(names), objects, ())
+        assert (done.images, done.objects, done.lost) == (len(names), objects, ())
         assert sorted(path.stem for path in (tmp_path / "back/labelTxt").iterdir()) == sorted(name[:-4] for name in names)
         for name in names:
             (tmp_path / "in/labelTxt" / f"{name[:-4]}.txt").write_text("10 10 40 10 40 30 10 30 ship 0\n")
 
 
-def test_two_places_with_pictures_of_one_name(tmp_path: Path) -> None:
+def test_two_places_with_images_of_one_name(tmp_path: Path) -> None:
     for subset, side in (("train", 50), ("val", 60)):
         (tmp_path / subset / "labelTxt").mkdir(parents=True)
         (tmp_path / subset / "labelTxt/0001.txt").write_text("1 1 9 1 9 9 1 9 ship 0\n")
-        picture(tmp_path / subset / "images/0001.png", side)
+        image(tmp_path / subset / "images/0001.png", side)
     train, val = (FORMATS["dota"].read(tmp_path / subset, None, Problems(strict=True)) for subset in ("train", "val"))
     (finding,) = find_leaks(train, val)
     assert (finding.kind, finding.serious) == ("same name in training and validation", False)
     (tmp_path / "val/images/0001.png").write_bytes((tmp_path / "train/images/0001.png").read_bytes())
-    assert "same picture in training and validation" in {finding.kind for finding in find_leaks(train, val)}
+    assert "same image in training and validation" in {finding.kind for finding in find_leaks(train, val)}
 
 
 def test_five_values_of_yolo_are_said(tmp_path: Path, cli: Callable) -> None:
@@ -224,9 +224,13 @@ def test_five_values_of_yolo_are_said(tmp_path: Path, cli: Callable) -> None:
 def test_subsets_are_counted_and_what_was_skipped_is_not_nothing(tmp_path: Path, cli: Callable) -> None:
     draw_dataset(tmp_path / "data/train", 3)
     draw_dataset(tmp_path / "data/val", 2, seed=1)
-    done = cli("labels", "convert", tmp_path / "data", tmp_path / "a", "--from", "dota", "--to", "labelme", "--pictures", "none")
+    done = cli(
+        "labels", "convert", tmp_path / "data", tmp_path / "a", "--from", "dota", "--to", "labelme", "--place-images", "none"
+    )
     assert "train: 3, val: 2" in done.err
     label = tmp_path / "data/val/labelTxt/p0.txt"
     label.write_text(label.read_text() + "1 2 3\n")
-    done = cli("labels", "convert", tmp_path / "data", tmp_path / "b", "--from", "dota", "--to", "labelme", "--pictures", "none")
+    done = cli(
+        "labels", "convert", tmp_path / "data", tmp_path / "b", "--from", "dota", "--to", "labelme", "--place-images", "none"
+    )
     assert (done.code, "  nothing was lost" in done.err, "of what was read, nothing was lost" in done.err) == (1, False, True)

@@ -25,9 +25,9 @@ def test_official_logits() -> None:
     weights = formula.state_dict(golden["shapes"], golden["salt"])
     model = ConvNeXt("convnext_tiny", num_classes=1000).eval()
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    picture = torch.from_numpy(formula.image(golden["image_seed"], golden["size"], golden["size"]))
+    image = torch.from_numpy(formula.image(golden["image_seed"], golden["size"], golden["size"]))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    x = ((picture / 255 - mean) / std).permute(2, 0, 1)[None].float()
+    x = ((image / 255 - mean) / std).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         logits = model.classify(x)[0]
     assert logits[: len(golden["logits"])].tolist() == pytest.approx(golden["logits"], abs=1e-4)

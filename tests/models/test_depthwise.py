@@ -67,7 +67,7 @@ def test_torchs_own_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_inputs() -> None:
-    """Even sizes are refused; pictures without a batch, forward differentiation and a backward pass within autocast work."""
+    """Even sizes are refused; images without a batch, forward differentiation and a backward pass within autocast work."""
     with pytest.raises(ValueError, match="odd"):
         DepthwiseConv(4, 4)
     conv, x = DepthwiseConv(4, 7), torch.randn(1, 4, 8, 8)

@@ -42,7 +42,9 @@ def test_winograd_without_bias() -> None:
 @pytest.fixture(params=["convnext_atto", "convnextv2_atto", "timm:resnet18"])
 def model(request: pytest.FixtureRequest) -> RetinaNet:
     options = BackboneOptions(drop_path=0.1, layer_scale=0.3)
-    made = RetinaNet(request.param, 3, fpn_channels=32, tower_depth=1, options=options).to(memory_format=torch.channels_last).eval()
+    made = (
+        RetinaNet(request.param, 3, fpn_channels=32, stacked_convs=1, options=options).to(memory_format=torch.channels_last).eval()
+    )
     for block in made.modules():
         if isinstance(block, Block) and block.grn is not None:
             nn.init.normal_(block.grn.gamma)
@@ -75,7 +77,7 @@ def test_the_scale_is_folded_once() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_is_near(precision: str) -> None:
-    model = RetinaNet("convnext_atto", 3, fpn_channels=32, tower_depth=1, options=BackboneOptions(layer_scale=1.0)).eval()
+    model = RetinaNet("convnext_atto", 3, fpn_channels=32, stacked_convs=1, options=BackboneOptions(layer_scale=1.0)).eval()
     nn.init.normal_(model.head.cls_out.weight, std=1.0)
     batch = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
@@ -93,7 +95,7 @@ def test_compile_falls_back_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> N
 
         return fail
 
-    model = RetinaNet("convnext_atto", 1, fpn_channels=8, tower_depth=1).eval()
+    model = RetinaNet("convnext_atto", 1, fpn_channels=8, stacked_convs=1).eval()
     monkeypatch.setattr(torch, "compile", broken)
     network = CompiledNetwork(model)
     batch = torch.randn(1, 3, 64, 64)
@@ -112,7 +114,7 @@ def test_a_network_that_trains_in_low_precision_detects_in_full() -> None:
     """accelerate's autocast, which it hangs on the model that it trains, does not come along."""
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
-    model = RetinaNet("convnext_atto", 1, fpn_channels=32, tower_depth=1).eval()
+    model = RetinaNet("convnext_atto", 1, fpn_channels=32, stacked_convs=1).eval()
     batch = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(batch)
@@ -158,11 +160,11 @@ def test_precision_and_names(tiny_weights: Path) -> None:
         load_detector(tiny_weights, "cpu", precision="int3")
 
 
-def test_pictures_are_read_ahead_in_order(tmp_path: Path) -> None:
+def test_images_are_read_ahead_in_order(tmp_path: Path) -> None:
     paths = [tmp_path / f"{k}.png" for k in range(5)]
     for k, path in enumerate(paths):
         write_png(path, np.full((4, 4, 3), k, np.uint8))
-    paths[2].write_bytes(b"no picture")
+    paths[2].write_bytes(b"no image")
     asked: list[int] = []
 
     def items() -> Iterator[int]:

@@ -180,7 +180,7 @@ def test_detectron2_4889_never_negative_nor_above_1() -> None:
         assert ((found >= 0) & (found <= 1)).all()
 
 
-def test_detectron2_1266_boxes_far_beyond_any_picture() -> None:
+def test_detectron2_1266_boxes_far_beyond_any_image() -> None:
     a = [160.0, 153.0, 230.0, 23.0, math.radians(-37)]
     b = [-1.117407639806935e17, 1.3858420478349148e18, 1000.0000610351562, 1000.0000610351562, math.radians(1612)]
     assert iou(a, b) == 0

@@ -1,4 +1,4 @@
-"""Pictures come out whole, at a readable size, from full and from empty input, without touching pyplot's state."""
+"""Images come out whole, at a readable size, from full and from empty input, without touching pyplot's state."""
 
 import sys
 import warnings
@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from rotanext.evaluation.metrics import Predictions, Report, Truths, evaluate
+from rotanext.evaluation.metrics import Predictions, Scores, Truths, evaluate
 from rotanext.reports.plots import plot_confusion, plot_precision_recall, plot_training
 
 
@@ -21,7 +21,7 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def _report(classes: int, objects: int = 80) -> Report:
+def _report(classes: int, objects: int = 80) -> Scores:
     rng = np.random.default_rng(classes)
     corners = rng.uniform(0, 1000, (objects, 1, 2)) + np.array([[0, 0], [30, 0], [30, 20], [0, 20]])
     labels = rng.integers(0, max(classes, 1), objects)

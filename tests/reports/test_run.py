@@ -14,7 +14,7 @@ from rotanext.evaluation.metrics import Evidence, Predictions, Truths
 from rotanext.images.reading import write_png
 from rotanext.reports import crops
 from rotanext.reports.crops import Wanted, cut_crops
-from rotanext.reports.run import Contents, html_report, write_html_report
+from rotanext.reports.run import Contents, html_report, write_report
 from rotanext.system.provenance import commit, provenance
 
 HOSTILE = ('<script>alert("1")</script>', "a\"onmouseover='x' b", "</style><img src=//x.test/y>", "&lt;b&gt;", "{}%s\x00\u202e")
@@ -51,23 +51,23 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
-def _evidence(names: tuple[str, ...], pictures: tuple[Path | None, ...], stems: tuple[str, ...]) -> Evidence:
-    """Objects on a grid in every picture, most of them found, some by the wrong class or in the wrong place."""
+def _evidence(names: tuple[str, ...], images: tuple[Path | None, ...], stems: tuple[str, ...]) -> Evidence:
+    """Objects on a grid in every image, most of them found, some by the wrong class or in the wrong place."""
     rng = np.random.default_rng(0)
     objects, found = [], []
-    for _ in pictures:
+    for _ in images:
         centres = np.stack(np.meshgrid(np.arange(6), np.arange(6)), -1).reshape(-1, 1, 2) * 40 + 30.0
         shape = np.array([[-14, -5], [14, -5], [14, 5], [-14, 5]])
         labels = rng.integers(0, len(names), 36)
         objects.append((centres + shape, labels, rng.random(36) < 0.1))
         guesses = np.where(rng.random(36) < 0.8, labels, rng.integers(0, len(names), 36))
         found.append((centres + shape + rng.normal(0, 1.5, (36, 1, 2)), rng.uniform(0.1, 1, 36), guesses))
-    return Evidence(names, Predictions.of_images(found), Truths.of_images(objects), stems, pictures)
+    return Evidence(names, Predictions.of_images(found), Truths.of_images(objects), stems, images)
 
 
 @pytest.fixture
 def evidence(tmp_path: Path) -> Evidence:
-    """Two pictures on disk."""
+    """Two images on disk."""
     paths = []
     for k in range(2):
         paths.append(tmp_path / f"p{k}.png")
@@ -90,7 +90,7 @@ def contents(evidence: Evidence, /, **values: object) -> Contents:
         "report": evidence.score(),
         "evidence": evidence,
         "rows": [*ROWS, VALIDATED],
-        "speed": {"pictures/s": 12.5, "tiles/s": 40.0},
+        "speed": {"images/s": 12.5, "tiles/s": 40.0},
         "config": {"train.lr": 0.001, "data.train": ["a"]},
         "environment": provenance("cpu"),
     }
@@ -98,7 +98,7 @@ def contents(evidence: Evidence, /, **values: object) -> Contents:
 
 
 def test_a_whole_page(evidence: Evidence, tmp_path: Path) -> None:
-    write_html_report(contents(evidence), tmp_path / "deep/report.html")
+    write_report(contents(evidence), tmp_path / "deep/report.html")
     html = (tmp_path / "deep/report.html").read_text(encoding="utf-8")
     page = Page(html)
     assert len(html) < 5_000_000
@@ -108,8 +108,8 @@ def test_a_whole_page(evidence: Evidence, tmp_path: Path) -> None:
         "speed", "configuration", "environment", "method",
     ]  # fmt: skip
     said = " ".join(page.text)
-    report = evidence.score()
-    for value in (report.map(0.5), report.map(0.75), report.map50_95()):
+    scores = evidence.score()
+    for value in (scores.map(0.5), scores.map(0.75), scores.map50_95()):
         assert f"{100 * value:.1f} %" in said
     assert "12.5" in said
     assert "train.lr" in said
@@ -161,17 +161,17 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 def test_hostile_file_names(tmp_path: Path) -> None:
     name = '"><script>x<' + "y'\udcff"  # a byte that is no UTF-8
-    write_html_report(contents(_evidence(("a",), (None,), (name,))), tmp_path / "r.html")
+    write_report(contents(_evidence(("a",), (None,), (name,))), tmp_path / "r.html")
     assert Page((tmp_path / "r.html").read_text(encoding="utf-8")).all("script") == []
 
 
 def test_the_matrix_says_its_counts(evidence: Evidence) -> None:
-    report = evidence.score()
+    scores = evidence.score()
     page = Page(html_report(contents(evidence)))
     titles = [cell["title"] for cell in page.all("td") if cell.get("title")]
-    assert len(titles) == int((report.confusion > 0).sum())
-    share = 100 * report.confusion[0, 0] / report.confusion[0].sum()
-    assert f"plane, predicted as plane: {report.confusion[0, 0]} ({share:.1f} %)" in titles
+    assert len(titles) == int((scores.confusion > 0).sum())
+    share = 100 * scores.confusion[0, 0] / scores.confusion[0].sum()
+    assert f"plane, predicted as plane: {scores.confusion[0, 0]} ({share:.1f} %)" in titles
 
 
 @pytest.mark.parametrize(
@@ -210,18 +210,18 @@ def test_crops_show_the_boxes(evidence: Evidence) -> None:
         data = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
         assert image.shape == (264, 264, 3)
-        assert abs(image[140:160, 125:140].mean() - (90 + 60 * k)) < 40  # the right picture
+        assert abs(image[140:160, 125:140].mean() - (90 + 60 * k)) < 40  # the right image
         for colour in (crops.TRUTH, crops.DETECTION):
             assert (np.abs(image - colour).sum(-1) < 90).sum() > 100
 
 
-def test_each_picture_is_read_once(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_read_once(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     plain = crops.read_image
     monkeypatch.setattr(crops, "read_image", lambda path: (read.append(path), plain(path))[1])
     page = Page(html_report(contents(evidence)))
     assert len(page.all("img")) > 10
-    assert sorted(read) == sorted(path for path in evidence.pictures if path)
+    assert sorted(read) == sorted(path for path in evidence.images if path)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1, 1e4, 1e8])
@@ -234,23 +234,23 @@ def test_boxes_of_any_size_and_place(scale: float, shift: float, tmp_path: Path)
     assert list(cut_crops(of, [Wanted(0, box, 0)], 0.3)) == [0]
 
 
-def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
+def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"x")
     of = _evidence(("a",), (tmp_path / "bad.png", tmp_path / "none.png", None), ("x", "y", "z"))
     page = Page(html_report(contents(of)))
     assert page.all("img") == []
-    assert "no picture" in page.text
+    assert "no image" in page.text
 
 
 def test_after_eval_and_training(cli: Callable, tiny_dataset: Path, tiny_run: Path, tmp_path: Path) -> None:
     done = cli("eval", tiny_dataset / "val", "-w", tiny_run / "last.safetensors", "--out", tmp_path, "--device", "cpu")
     assert done.code == 0, done.err
     said = " ".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text)
-    assert "pictures/s, detection alone" in said
+    assert "images/s, detection alone" in said
     assert "tiles/s, detection alone" in said
     assert str(tiny_dataset) in said
     page = Page((tiny_run / "report.html").read_text(encoding="utf-8"))
-    assert "pictures/s, training" in " ".join(page.text)
+    assert "images/s, training" in " ".join(page.text)
     assert {"training", "misses"} <= {attributes["id"] for attributes in page.all("section")}
     assert page.all("img")
 

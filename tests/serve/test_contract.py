@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from rotanext.serve.app import create_app
 from serving import LIMITS, Server, encoded, noise, spread_detector
 
-# Text that its schema allows is not yet a picture: what 415 and 422 are for.
+# Text that its schema allows is not yet an image: what 415 and 422 are for.
 EXCLUDED: list[CheckFunction] = [positive_data_acceptance]
 
 

@@ -67,7 +67,7 @@ def opened(browser: Browser, server: Server, **options: Any) -> Iterator[Page]:
     page.on("console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None)
     page.on("request", lambda request: asked.append(request.url))
     page.goto(server.url)
-    expect(page.locator("#status")).to_have_text("Ready for a picture.")
+    expect(page.locator("#status")).to_have_text("Ready for an image.")
     yield page
     context.close()
     assert not wrong
@@ -136,7 +136,7 @@ def test_drop_slide_filter_and_download(page: Page, detector: Detector, tmp_path
 
 
 def test_boxes_are_drawn_where_the_objects_are(page: Page, detector: Detector) -> None:
-    """The page's downloaded picture changes along the boxes' outlines, and nowhere else."""
+    """The page's downloaded image changes along the boxes' outlines, and nowhere else."""
     image = noise(200, 140, 4)
     drop(page, encoded(image))
     expect(page.locator("#results")).to_be_visible()
@@ -175,7 +175,7 @@ def test_geotiff(page: Page, tmp_path: Path) -> None:
 
 
 def test_keyboard_alone(page: Page) -> None:
-    """From the file's button to a box in the picture without a mouse; every stop is visible and has a name."""
+    """From the file's button to a box in the image without a mouse; every stop is visible and has a name."""
     with page.expect_file_chooser() as chooser:
         for _ in range(8):
             page.keyboard.press("Tab")
@@ -241,13 +241,13 @@ def test_dark_and_light(browser: Browser, server: Server) -> None:
         expect(button).to_have_attribute("aria-pressed", "false")
         assert page.evaluate(ground) != dark
         page.reload()
-        expect(page.locator("#status")).to_have_text("Ready for a picture.")
+        expect(page.locator("#status")).to_have_text("Ready for an image.")
         assert page.evaluate("document.documentElement.dataset.shade") == "light"
 
 
 def test_errors_are_told(page: Page) -> None:
     drop(page, b"hello", "hello.png")
-    expect(page.get_by_role("alert")).to_contain_text("Not a picture this server reads")
+    expect(page.get_by_role("alert")).to_contain_text("Not an image this server reads")
     drop(page, bytes(3_000_000), "large.png")
     expect(page.get_by_role("alert")).to_contain_text("takes up to 2.0 MB")
     drop(page, encoded(np.zeros((2100, 2100, 3), np.uint8)))

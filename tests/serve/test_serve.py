@@ -58,22 +58,22 @@ def said(answer: httpx.Response, status: int) -> str:
     return str(problem["detail"])
 
 
-def test_a_picture_gives_what_the_detector_gives(server: Server, detector: Detector) -> None:
+def test_a_image_gives_what_the_detector_gives(server: Server, detector: Detector) -> None:
     image = noise(150, 100)
     answer = server.post(encoded(image), score=0.2).json()
     expected = detector(image, score_threshold=0.2)
     assert len(expected) > 3
     assert answer["detections"] == json.loads(json.dumps(expected.to_records()))
-    assert answer["picture"] == {"width": 150, "height": 100, "kind": "PNG", "georeferenced": False, "notes": []}
+    assert answer["image"] == {"width": 150, "height": 100, "kind": "PNG", "georeferenced": False, "notes": []}
     assert (answer["class_names"], answer["box_convention"]) == (["plane", "ship"], CONVENTION)
     assert (answer["geojson"], answer["preview"], answer["score_threshold"]) == (None, None, 0.2)
 
 
-def test_a_body_may_be_the_picture_itself(server: Server) -> None:
+def test_a_body_may_be_the_image_itself(server: Server) -> None:
     data = encoded(noise(80, 60), ".jpg")
     raw = server.client.post("/predict", content=data, headers={"content-type": "image/jpeg"}).json()
     assert raw == server.post(data).json()
-    assert raw["picture"]["kind"] == "JPEG"
+    assert raw["image"]["kind"] == "JPEG"
     assert raw["score_threshold"] == server.service.detector.config.predict.score_threshold
 
 
@@ -170,7 +170,7 @@ def test_abandoned_tiles_are_not_computed_and_a_failure_ends_nothing(detector: D
 def test_geotiffs_give_geojson(server: Server, tmp_path: Path) -> None:
     data = geotiff(noise(130, 70), tmp_path / "a.tif")
     answer = server.post(data, score=0.3, format="both").json()
-    assert answer["picture"]["georeferenced"]
+    assert answer["image"]["georeferenced"]
     assert len(answer["geojson"]["features"]) == len(answer["detections"]) > 0
     alone = server.post(data, score=0.3, format="geojson")
     assert alone.headers["content-type"] == "application/geo+json"
@@ -190,7 +190,7 @@ def test_a_coordinate_system_that_names_files_is_not_used(server: Server, tmp_pa
     with Upload(data, LIMITS) as upload:
         assert upload.georeference is None or "passwd" not in upload.georeference.crs.to_wkt()
     mercator = geotiff(noise(64, 64), tmp_path / "b.tif", "EPSG:3857")
-    assert server.post(mercator, format="both").json()["picture"]["georeferenced"]
+    assert server.post(mercator, format="both").json()["image"]["georeferenced"]
 
 
 HARMFUL = {
@@ -293,12 +293,12 @@ def test_bodies_of_other_kinds(server: Server) -> None:
     assert "without a type" in said(post("/predict", content=b"abc"), 415)
     said(post("/predict", content=b"abc", headers={"content-type": "multipart/form-data"}), 400)
     said(post("/predict", content=b"abc", headers={"content-type": "multipart/form-data; boundary=x"}), 400)
-    assert "no picture" in said(post("/predict", files={"other": b"x"}), 422)
-    assert "no picture" in said(post("/predict", files={"x": (None, "/etc/passwd")}), 422)
-    picture = encoded(noise(32, 32))
-    said(post("/predict", files=[("file", ("a", picture)), ("file", ("b", picture))]), 400)
+    assert "no image" in said(post("/predict", files={"other": b"x"}), 422)
+    assert "no image" in said(post("/predict", files={"x": (None, "/etc/passwd")}), 422)
+    image = encoded(noise(32, 32))
+    said(post("/predict", files=[("file", ("a", image)), ("file", ("b", image))]), 400)
     for query in ({"score": 2}, {"score": "nan"}, {"format": "xml"}, {"preview": 99999}, {"preview": "x"}):
-        said(server.post(picture, **query), 422)
+        said(server.post(image, **query), 422)
     said(server.client.get("/predict"), 405)
     said(server.client.get("/nothing"), 404)
     for path in ("/page/..%2f..%2fapp.py", "/page/../../app.py", "/page/%2e%2e/app.py", "/page//etc/passwd", "/page/app.py"):
@@ -322,34 +322,34 @@ def _held(detector: Detector) -> tuple[Detector, threading.Event, threading.Even
 
 def test_an_overload_is_told_to_come_back_and_recovers(detector: Detector) -> None:
     slow, begun, go_on = _held(detector)
-    picture = encoded(noise(32, 32))
+    image = encoded(noise(32, 32))
     with Server(slow, replace(LIMITS, concurrency=2)) as running, ThreadPoolExecutor(4) as pool:
-        held = [pool.submit(running.post, picture) for _ in range(2)]
+        held = [pool.submit(running.post, image) for _ in range(2)]
         assert begun.wait(10)
         while running.service.gate.inside < 2:
             time.sleep(0.01)
-        refused = running.post(picture)
+        refused = running.post(image)
         assert "Retry" in said(refused, 429)
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert running.client.get("/health").status_code == 200
         go_on.set()
         assert [future.result().status_code for future in held] == [200, 200]
         running.settled()
-        assert running.post(picture).status_code == 200
+        assert running.post(image).status_code == 200
         text = running.client.get("/metrics").text
         assert 'rotanext_requests_total{path="/predict",status="429"} 1.0' in text
 
 
 def test_computing_too_long_is_answered_and_frees_its_place(detector: Detector) -> None:
     slow, _, go_on = _held(detector)
-    picture = encoded(noise(32, 32))
+    image = encoded(noise(32, 32))
     with Server(slow, replace(LIMITS, seconds=0.3, concurrency=1)) as running:
-        assert "longer than 0.3 seconds" in said(running.post(picture), 504)
-        said(running.post(picture), 429)  # the thread that computes for nobody still holds the place
+        assert "longer than 0.3 seconds" in said(running.post(image), 504)
+        said(running.post(image), 429)  # the thread that computes for nobody still holds the place
         go_on.set()
         running.settled()
         running.service.limits = LIMITS
-        assert running.post(picture).status_code == 200
+        assert running.post(image).status_code == 200
 
 
 def test_slow_uploads_and_senders_who_leave(detector: Detector) -> None:
@@ -380,11 +380,11 @@ def test_senders_who_stop_give_their_place_to_others(detector: Detector, monkeyp
 
 def test_who_leaves_is_not_computed_for(detector: Detector) -> None:
     slow, begun, go_on = _held(detector)
-    picture = encoded(noise(300, 300))  # many batches
+    image = encoded(noise(300, 300))  # many batches
     with Server(slow, LIMITS, batch=1) as running:
-        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(picture)}\r\n\r\n"
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", running.port)) as leaving:
-            leaving.sendall(head.encode() + picture)
+            leaving.sendall(head.encode() + image)
             assert begun.wait(10)
         time.sleep(0.2)
         go_on.set()
@@ -410,15 +410,15 @@ def test_no_memory_is_a_503(detector: Detector) -> None:
 
 
 def test_token(detector: Detector) -> None:
-    picture = encoded(noise(32, 32))
+    image = encoded(noise(32, 32))
     with Server(detector, token="s3cret") as running:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}, {"authorization": "Bearer"}):
-            answer = running.post(picture, headers=headers)
+            answer = running.post(image, headers=headers)
             assert "token" in said(answer, 401)
             assert answer.headers["www-authenticate"] == "Bearer"
         said(running.client.get("/metrics"), 401)
         right = {"authorization": "Bearer s3cret"}
-        assert running.post(picture, headers=right).status_code == 200
+        assert running.post(image, headers=right).status_code == 200
         assert running.client.get("/metrics", headers=right).status_code == 200
         assert running.client.get("/about").json()["token"] is True
         for path in ("/", "/health", "/openapi.json"):
@@ -426,9 +426,9 @@ def test_token(detector: Detector) -> None:
 
 
 def test_other_sites_pages_are_refused(server: Server) -> None:
-    picture = encoded(noise(32, 32))
+    image = encoded(noise(32, 32))
     for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
-        assert server.post(picture, headers={"sec-fetch-site": site}).status_code == status
+        assert server.post(image, headers={"sec-fetch-site": site}).status_code == status
 
 
 def test_headers_keep_browsers_safe(server: Server) -> None:

@@ -14,7 +14,7 @@ import torch.utils.tensorboard  # noqa: F401 (a second to import)
 from torch import Tensor, tensor
 
 import rotanext.training.train  # noqa: F401
-from rotanext.cli.main import main as cli
+from rotanext.cli import main as cli
 from rotanext.heads.anchors import V0
 from rotanext.heads.criterion import make_targets
 

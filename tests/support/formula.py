@@ -1,4 +1,4 @@
-"""Deterministic weights, pictures and boxes for the golden files: the same on every machine and library version.
+"""Deterministic weights, images and boxes for the golden files: the same on every machine and library version.
 
 The golden files hold only names, shapes and reference outputs; these functions rebuild the inputs.
 NumPy's legacy RandomState is used because its streams are frozen.
@@ -48,9 +48,9 @@ def image(seed: int, height: int, width: int) -> np.ndarray:
     """RGB uint8 [height, width, 3]: 16-pixel blocks of seeded noise over a ramp, integer arithmetic only."""
     rng = np.random.RandomState(seed)
     blocks = rng.randint(0, 200, (-(-height // 16), -(-width // 16), 3))
-    picture = np.repeat(np.repeat(blocks, 16, 0), 16, 1)[:height, :width]
+    pixels = np.repeat(np.repeat(blocks, 16, 0), 16, 1)[:height, :width]
     ramp = (np.arange(width)[None, :, None] + np.arange(height)[:, None, None]) * 55 // (height + width)
-    return (picture + ramp).astype(np.uint8)
+    return (pixels + ramp).astype(np.uint8)
 
 
 def ground_truth(seed: int, n: int, height: int, width: int, num_classes: int = 15) -> tuple[np.ndarray, np.ndarray]:

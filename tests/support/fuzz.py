@@ -1,8 +1,8 @@
 """Hostile and broken files against every reader: a valid result or a `UserError`, in time, in little memory, and nothing run.
 
     python tests/support/fuzz.py                                      # every reader, a few thousand inputs
-    python tests/support/fuzz.py --reader pictures --count 50000       # a campaign
-    python tests/support/fuzz.py --reader pictures --seed 0 --index 7  # one input again, with its traceback; --keep FILE writes it
+    python tests/support/fuzz.py --reader images --count 50000       # a campaign
+    python tests/support/fuzz.py --reader images --seed 0 --index 7  # one input again, with its traceback; --keep FILE writes it
 
 Each reader works in a process of its own that takes one input after another. An input is made from (reader, seed, index) alone.
 The parent kills a process that is silent for too long; the process itself measures its peak memory input by input, and an audit

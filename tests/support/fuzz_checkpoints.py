@@ -44,7 +44,7 @@ V1 = {
 }
 THEIRS = (
     ("fpn.lateral.", "neck.lateral_convs."), ("fpn.output.", "neck.fpn_convs."), ("fpn.extra.0", "neck.fpn_convs.3"),
-    ("fpn.extra.1", "neck.fpn_convs.4"), ("head.cls_tower.", "bbox_head.cls_convs."), ("head.reg_tower.", "bbox_head.reg_convs."),
+    ("fpn.extra.1", "neck.fpn_convs.4"), ("head.cls_convs.", "bbox_head.cls_convs."), ("head.reg_convs.", "bbox_head.reg_convs."),
     ("head.cls_out", "bbox_head.retina_cls"), ("head.reg_out", "bbox_head.retina_reg"),
 )  # fmt: skip
 MM = ((".dwconv.", ".depthwise_conv."), (".pwconv", ".pointwise_conv"))
@@ -61,7 +61,7 @@ def _rename(key: str, pairs: Sequence[tuple[str, str]]) -> str:
 def tiny_detector() -> RetinaNet:
     """A detector of 20,000 weights."""
     torch.manual_seed(0)
-    return RetinaNet(TINY, len(CLASSES), fpn_channels=4, tower_depth=1).eval()
+    return RetinaNet(TINY, len(CLASSES), fpn_channels=4, stacked_convs=1).eval()
 
 
 @cache
@@ -130,7 +130,7 @@ def _saved(content: Any, legacy: bool = False) -> bytes:
 
 def own_header() -> dict[str, Any]:
     """What our own files say about themselves."""
-    overrides = [f"model.backbone={TINY}", "model.fpn_channels=4", "model.tower_depth=1"]
+    overrides = [f"model.backbone={TINY}", "model.fpn_channels=4", "model.stacked_convs=1"]
     config = load_config("demo", overrides).model_dump(mode="json")
     return {
         "format": 1,
@@ -150,7 +150,7 @@ def own_file(header: Any, weights: dict[str, Tensor] | None = None) -> bytes:
 def tiny_detector_for_demo() -> RetinaNet:
     """As many anchors a place as the demo's recipe has."""
     rule = load_config("demo").model.anchor_rule
-    return RetinaNet(TINY, len(CLASSES), fpn_channels=4, tower_depth=1, anchors_per_position=rule.per_position)
+    return RetinaNet(TINY, len(CLASSES), fpn_channels=4, stacked_convs=1, anchors_per_position=rule.per_position)
 
 
 def _whole(weights: dict[str, Tensor]) -> dict[str, Tensor]:

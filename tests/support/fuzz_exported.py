@@ -32,10 +32,10 @@ def _sealed(content: bytes) -> bytes:
 def onnx_seeds() -> tuple[bytes, ...]:
     """A graph of two operators and a weight, with the metadata of a detector."""
     weight = helper.make_tensor("w", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
-    nodes = [helper.make_node("Cast", ["pictures"], ["x"], to=TensorProto.FLOAT), helper.make_node("Mul", ["x", "w"], ["logits"])]
-    pictures = helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["b", "h", "w", 3])
+    nodes = [helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT), helper.make_node("Mul", ["x", "w"], ["logits"])]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["b", "h", "w", 3])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
-    content = helper.make_model(helper.make_graph(nodes, "g", [pictures], [logits], [weight])).SerializeToString()
+    content = helper.make_model(helper.make_graph(nodes, "g", [images], [logits], [weight])).SerializeToString()
     content += b"".join(text_entry(name, text) for name, text in _METADATA.to_texts().items())
     assert onnx.load_from_string(content).graph.name == "g"
     return (_sealed(content),)
@@ -65,15 +65,15 @@ def openvino_seeds() -> tuple[bytes, ...]:
     import openvino
     from openvino import opset13 as ops
 
-    pictures = ops.parameter([-1, -1, -1, 3], np.uint8, name="pictures")
-    pictures.output(0).set_names({"pictures"})
-    product = ops.multiply(ops.convert(pictures, "f32"), ops.constant(np.frombuffer(WEIGHTS, np.float32)))
+    images = ops.parameter([-1, -1, -1, 3], np.uint8, name="images")
+    images.output(0).set_names({"images"})
+    product = ops.multiply(ops.convert(images, "f32"), ops.constant(np.frombuffer(WEIGHTS, np.float32)))
     results = []
     for name in ("logits", "boxes"):
         result = ops.result(product if name == "logits" else ops.negative(product))
         result.output(0).set_names({name})
         results.append(result)
-    model = openvino.Model(results, [pictures], "detector")
+    model = openvino.Model(results, [images], "detector")
     for name, text in _METADATA.to_texts().items():
         model.set_rt_info(text, ["rotanext", name.removeprefix(PREFIX)])
     with tempfile.TemporaryDirectory() as folder:

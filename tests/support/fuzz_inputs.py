@@ -1,4 +1,4 @@
-"""Broken inputs made from whole ones: bytes, texts, nested values and pictures. All randomness comes from the `Random` given."""
+"""Broken inputs made from whole ones: bytes, texts, nested values and images. All randomness comes from the `Random` given."""
 
 import json
 import struct
@@ -248,7 +248,7 @@ def mutate_toml(rng: Random, seeds: Sequence[bytes]) -> bytes:
     return b"\n".join(lines)
 
 
-# --- pictures
+# --- images
 
 
 def _repair_png(data: bytes) -> bytes:
@@ -283,8 +283,8 @@ def change_tiff(rng: Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-def mutate_picture(rng: Random, seeds: Sequence[bytes]) -> bytes:
-    """A picture with changed bytes: PNG checksums mostly made right again, TIFF directories changed entry by entry."""
+def mutate_image(rng: Random, seeds: Sequence[bytes]) -> bytes:
+    """An image with changed bytes: PNG checksums mostly made right again, TIFF directories changed entry by entry."""
     if rng.random() < 0.1:
         return mutate_bytes(rng, seeds)
     data = rng.choice(seeds)

@@ -28,7 +28,7 @@ from rich.console import Console
 import fuzz_checkpoints as checkpoints
 import fuzz_exported as exported
 from fuzz import Reader
-from fuzz_inputs import mutate_bytes, mutate_json, mutate_picture, mutate_text, mutate_toml
+from fuzz_inputs import mutate_bytes, mutate_image, mutate_json, mutate_text, mutate_toml
 from places import ROOT
 from rotanext.boxes import corners_to_boxes
 from rotanext.checkpoints.detector_files import read_detector_file
@@ -45,7 +45,7 @@ from rotanext.labels.submission import check_submission
 from rotanext.load import load_detector
 from rotanext.objects import Objects
 from rotanext.reports.plots import plot_training
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import keep_rows, read_rows
 from rotanext.training.state import newest_state, state_files
@@ -183,12 +183,12 @@ def read_log(path: Path) -> object:
     return rows
 
 
-# --- pictures
+# --- images
 
 
-def _encoded(kind: str, picture: Image.Image, **options: Any) -> bytes:
+def _encoded(kind: str, image: Image.Image, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -223,13 +223,13 @@ def _tiled_tiff(pixels: np.ndarray, side: int = 64) -> bytes:
 
 
 @cache
-def picture_seeds() -> tuple[bytes, ...]:
-    """A small smooth picture in every kind that is read."""
+def image_seeds() -> tuple[bytes, ...]:
+    """A small smooth image in every kind that is read."""
     noise = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     pixels = cv2.resize(noise, (30, 20), interpolation=cv2.INTER_CUBIC)
     rgb, deep = Image.fromarray(pixels), pixels[..., ::-1].astype(np.uint16) * 257
     alpha = Image.fromarray(np.dstack([pixels, pixels[..., 0]]))
-    files = [_encoded("PNG", picture) for picture in (rgb, alpha, rgb.convert("L"), rgb.quantize(8), rgb.convert("1"))]
+    files = [_encoded("PNG", kind) for kind in (rgb, alpha, rgb.convert("L"), rgb.quantize(8), rgb.convert("1"))]
     files += [
         _encoded("JPEG", rgb),
         _encoded("JPEG", rgb, progressive=True),
@@ -244,7 +244,7 @@ def picture_seeds() -> tuple[bytes, ...]:
     ]
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
         files.append(_encoded("TIFF", rgb, compression=compression))
-    files += [_encoded("TIFF", picture) for picture in (alpha, rgb.convert("L"), rgb.quantize(8))]
+    files += [_encoded("TIFF", image) for image in (alpha, rgb.convert("L"), rgb.quantize(8))]
     files += [_encoded("TIFF", rgb, big_tiff=True), _encoded("TIFF", rgb.convert("1"), compression="group4")]
     return (
         *files,
@@ -252,7 +252,7 @@ def picture_seeds() -> tuple[bytes, ...]:
     )
 
 
-def read_picture(path: Path) -> object:
+def open_image(path: Path) -> object:
     errors = []
     sizes = []
     for function in (check_image, image_size):
@@ -261,13 +261,13 @@ def read_picture(path: Path) -> object:
         except UserError as error:
             errors.append(error)
     assert all(isinstance(n, int) and n >= 0 for size in sizes for n in size), sizes
-    picture = read_image(path)
-    assert picture.dtype == np.uint8
-    assert picture.ndim == 3
-    assert picture.shape[2] == 3
-    assert picture.size
-    assert picture.flags.c_contiguous
-    return picture.shape
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+    assert image.size
+    assert image.flags.c_contiguous
+    return image.shape
 
 
 @cache
@@ -325,7 +325,7 @@ def read_raster(path: Path) -> object:
 
 @cache
 def footprint_seeds(suffix: str) -> tuple[bytes, ...]:
-    """Buildings, some of several parts or with a hole, on the picture of `footprint_picture`."""
+    """Buildings, some of several parts or with a hole, on the image of `footprint_image`."""
     square = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) * 1e-4 + (15.0, 45.1)
     hole = shapely.Polygon(square, [(square - (15.0, 45.1)) / 3 + (15.00003, 45.10003)])
     shapes = [shapely.Polygon(square), hole, shapely.MultiPolygon([shapely.Polygon(square), shapely.Polygon(square + 3e-4)])]
@@ -337,8 +337,8 @@ def footprint_seeds(suffix: str) -> tuple[bytes, ...]:
 
 
 def read_footprints_checked(path: Path) -> object:
-    """As labels of a picture with a place."""
-    image = path.with_name("picture.tif")
+    """As labels of an image with a place."""
+    image = path.with_name("image.tif")
     if not image.exists():
         place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(5e5, 5e6, 0.5, 0.5)}
         with rasterio.open(image, "w", driver="GTiff", width=50, height=40, count=1, dtype="uint8", **place) as file:
@@ -380,11 +380,11 @@ def read_any_tensors(path: Path) -> object:
 
 
 def state_seeds() -> tuple[bytes, ...]:
-    """The state of a training of two pictures after no step."""
+    """The state of a training of two images after no step."""
     root = Path(mkdtemp(prefix="fuzz-run-"))
     overrides = (f"model.backbone={checkpoints.TINY}", "train.optimizer=adamw")
     config = tiny_config(draw_dataset(root / "data", 2), None, *overrides)
-    trainer = Trainer(config, root, "cpu", Problems(strict=True), Reporter(Console(quiet=True)), pretrained=False)
+    trainer = Trainer(config, root, "cpu", Problems(strict=True), Display(Console(quiet=True)), pretrained=False)
     trainer.run()
     buffer = io.BytesIO()  # saved again: torch puts the file's own name, which holds a process's number, into the archive
     torch.save(torch.load(state_files(root)[0], weights_only=True), buffer)
@@ -413,27 +413,27 @@ def _label_files(form: str, suffix: str) -> tuple[bytes, ...]:
     shapes = Shapes()
     for place, (corners, name) in enumerate((([1, 2, 30, 2, 30, 20, 1, 20], "plane"), ([5, 30, 25, 33, 22, 39, 4, 36], "<b"))):
         shapes.add(np.array(corners, np.float64).reshape(4, 2), name, place, place, 0.5)
-    fitted, _ = fit(LabelSet([shapes.picture("picture.png", (50, 40))], ["plane", "<b"]), FORMATS[form], Problems(strict=True))
+    fitted, _ = fit(LabelSet([shapes.image("image.png", (50, 40))], ["plane", "<b"]), FORMATS[form], Problems(strict=True))
     with TemporaryDirectory() as folder:
         FORMATS[form].write(Path(folder), fitted)
         return tuple(path.read_bytes() for path in sorted(Path(folder).rglob(f"*{suffix}")) if path.name != "labels.xml")
 
 
 def read_foreign(form: str) -> Callable[[Path], object]:
-    """The reader of a format, on one file beside a picture of 50 x 40; what it reads is written as DOTA and as itself."""
+    """The reader of a format, on one file beside an image of 50 x 40; what it reads is written as DOTA and as itself."""
 
     def read(path: Path) -> object:
-        picture = path.with_name("picture.png")
-        if not picture.exists():
-            cv2.imwrite(str(picture), np.zeros((40, 50, 3), np.uint8))
+        image = path.with_name("image.png")
+        if not image.exists():
+            cv2.imwrite(str(image), np.zeros((40, 50, 3), np.uint8))
         if form == "yolo-obb" and path.name != "data.yaml":
             (path.parent / "data.yaml").write_text("names: [plane, ship]\n")
         if form == "yolo-obb" and path.name == "data.yaml":
-            (path.parent / "picture.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n")
+            (path.parent / "image.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n")
         problems = Problems()
         found = FORMATS[form].read(path.parent if form == "yolo-obb" else path, None, problems)
         _check_problems(problems, path)
-        for one in found.pictures:
+        for one in found.images:
             assert one.objects.corners.shape == (len(one.objects), 4, 2)
             assert np.isfinite(one.objects.corners).all()
             assert "/" not in one.name + one.subset
@@ -474,10 +474,10 @@ def _foreign(form: str, file: str, mutate: Callable[..., bytes]) -> Reader:
 
 
 FOREIGN = (
-    *(_foreign(form, "picture.xml", mutate_text) for form in ("voc", "rolabelimg", "dior-r", "hrsc")),
+    *(_foreign(form, "image.xml", mutate_text) for form in ("voc", "rolabelimg", "dior-r", "hrsc")),
     _foreign("cvat", "annotations.xml", mutate_text),
-    *(_foreign(form, "picture.json", mutate_json) for form in ("coco", "coco-rbox", "labelme", "label-studio")),
-    _foreign("yolo-obb", "picture.txt", mutate_text),
+    *(_foreign(form, "image.json", mutate_json) for form in ("coco", "coco-rbox", "labelme", "label-studio")),
+    _foreign("yolo-obb", "image.txt", mutate_text),
     _foreign("yolo-obb", "data.yaml", mutate_text),
     Reader("submission", _submission_seeds, mutate_bytes, read_submission, "Task1.zip"),
 )
@@ -498,8 +498,8 @@ READERS = (
     Reader("recipe json", _recipe_jsons, mutate_json, read_config, "recipe.json"),
     Reader("run config", _recipe_jsons, mutate_json, read_config_of_run, "config.json"),
     Reader("metrics log", lambda: LOGS, mutate_json, read_log, "metrics.jsonl"),
-    Reader("pictures", picture_seeds, mutate_picture, read_picture, "scene.png", share=2),
-    Reader("rasters", raster_seeds, mutate_picture, read_raster, "scene.tif", share=2, known=_GDAL_TEXT),
+    Reader("images", image_seeds, mutate_image, open_image, "scene.png", share=2),
+    Reader("rasters", raster_seeds, mutate_image, read_raster, "scene.tif", share=2, known=_GDAL_TEXT),
     Reader("geojson", lambda: footprint_seeds(".geojson"), mutate_json, read_footprints_checked, "scene.geojson"),
     Reader("geopackage", lambda: footprint_seeds(".gpkg"), mutate_bytes, read_footprints_checked, "scene.gpkg", share=0.5),
     Reader("tensors", checkpoints.backbone_seeds, _CHECKPOINT, read_any_tensors, "any.pth", share=0.5),

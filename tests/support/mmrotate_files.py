@@ -10,7 +10,7 @@ def as_mmrotate(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
     pairs = [
         (".dwconv.", ".depthwise_conv."), (".pwconv", ".pointwise_conv"), ("fpn.lateral.", "neck.lateral_convs."),
         ("fpn.output.", "neck.fpn_convs."), ("fpn.extra.0", "neck.fpn_convs.3"), ("fpn.extra.1", "neck.fpn_convs.4"),
-        ("head.cls_tower.", "bbox_head.cls_convs."), ("head.reg_tower.", "bbox_head.reg_convs."),
+        ("head.cls_convs.", "bbox_head.cls_convs."), ("head.reg_convs.", "bbox_head.reg_convs."),
         ("head.cls_out", "bbox_head.retina_cls"), ("head.reg_out", "bbox_head.retina_reg"),
     ]  # fmt: skip
     renamed: OrderedDict[str, Tensor] = OrderedDict()

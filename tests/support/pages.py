@@ -113,17 +113,17 @@ def write_checkpoint(path: Path) -> None:
 
 
 def fill_sandbox(folder: Path, weights: Path) -> None:
-    """Everything that the pages' commands name: two data sets, pictures, a raster, what `rotanext demo` leaves."""
+    """Everything that the pages' commands name: two data sets, images, a raster, what `rotanext demo` leaves."""
     draw_dataset(folder / "mydata/train", 4)
     draw_dataset(folder / "mydata/val", 2, seed=1)
     for path in [*(folder / "mydata/val").rglob("p*.*")]:
         path.rename(path.with_name(path.name.replace("p", "v", 1)))
-    convert_labels(folder / "mydata", folder / "yolodata", "dota", "yolo-obb", pictures="copy")
+    convert_labels(folder / "mydata", folder / "yolodata", "dota", "yolo-obb", images="copy")
     image = cv2.imread(str(folder / "mydata/val/images/v0.png"))[..., ::-1]
-    for name in ("pictures/a.jpg", "scene.jpg"):
+    for name in ("images/a.jpg", "scene.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(folder / name), np.ascontiguousarray(image[..., ::-1]))
-    for name in ("scene.png", "scenes/scene.png", "runs/demo/pictures/scene.png"):
+    for name in ("scene.png", "scenes/scene.png", "runs/demo/images/scene.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_png(folder / name, image)
     import rasterio

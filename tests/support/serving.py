@@ -1,4 +1,4 @@
-"""A real server for tests, a detector whose scores are spread out, and pictures to send."""
+"""A real server for tests, a detector whose scores are spread out, and images to send."""
 
 import socket
 import threading
@@ -59,7 +59,7 @@ class Server:
 
 def spread_detector(weights: Path) -> Detector:
     """The tiny detector on tiles of 64 pixels, its scores spread out."""
-    made = load_detector(weights, "cpu").reconfigured(image_size=0, tile=64, gap=16)
+    made = load_detector(weights, "cpu").reconfigured(image_size=0, tile=64, overlap=16)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, value in made.model.named_parameters():

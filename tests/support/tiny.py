@@ -14,13 +14,13 @@ from rotanext.objects import Objects
 from rotanext.training.state import State, newest_state
 
 TINY = (
-    "model.fpn_channels=8", "model.tower_depth=1", "data.image_size=64", "predict.image_size=64", "data.workers=0",
+    "model.fpn_channels=8", "model.stacked_convs=1", "data.image_size=64", "predict.image_size=64", "data.workers=0",
     "train.batch_size=2", "train.epochs=1", "train.warmup_steps=0",
 )  # fmt: skip
 
 
 def draw_dataset(root: Path, count: int, seed: int = 0) -> Path:
-    """A DOTA folder of 64 x 64 pictures, each with a long red plane and a short blue ship at any angle."""
+    """A DOTA folder of 64 x 64 images, each with a long red plane and a short blue ship at any angle."""
     rng = np.random.default_rng(seed)
     for name in ("images", "labelTxt"):
         (root / name).mkdir(parents=True)
@@ -38,7 +38,7 @@ def draw_dataset(root: Path, count: int, seed: int = 0) -> Path:
 
 
 def tiny_config(train: Path, val: Path | None = None, *overrides: str, recipe: str = "demo") -> Config:
-    """A recipe made small enough for a test; pictures of `draw_dataset` give half as many steps an epoch."""
+    """A recipe made small enough for a test; images of `draw_dataset` give half as many steps an epoch."""
     folders = [f'data.train=["{train}"]', f'data.val=["{val}"]' if val else "data.val=[]"]
     return load_config(recipe, [*TINY, *folders, *overrides])
 

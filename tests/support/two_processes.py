@@ -18,18 +18,18 @@ from rotanext.data.dataset import Sample
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.evaluate import detect_shared
 from rotanext.inference.detector import Detector
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.training.loop import Trainer
 from rotanext.training.state import newest_state, state_files
 from tiny import tiny_config
 
 QUIET = Console(quiet=True)
 SIX_STEPS = ("train.epochs=2", "train.warmup_steps=2", "train.save_every=2", "train.keep=9", "train.clip_norm=0.5")
-# name: data set, pictures of a process and of one alone, other settings
+# name: data set, images of a process and of one alone, other settings
 EQUAL: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "ddp": ("even", 1, SIX_STEPS),
     "sharded": ("even", 1, (*SIX_STEPS, "train.shard=true")),
-    "uneven": ("uneven", 2, ("train.epochs=2",)),  # 5 pictures in batches of 4: nothing is left for the second process
+    "uneven": ("uneven", 2, ("train.epochs=2",)),  # 5 images in batches of 4: nothing is left for the second process
     "accumulated": ("uneven", 1, ("train.epochs=2", "train.accumulate=2", "train.optimizer=sgd", "train.lr=0.01")),
     "backgrounds": ("backgrounds", 1, ()),
     "one-damaged": ("damaged", 1, ("data.cache=false",)),
@@ -45,7 +45,7 @@ def config_of(root: Path, data: str, batch: int, *overrides: str) -> Config:
 
 def make(config: Config, folder: Path) -> Trainer:
     folder.mkdir(parents=True, exist_ok=True)
-    return Trainer(config, folder, "cpu", Problems(), Reporter(QUIET))
+    return Trainer(config, folder, "cpu", Problems(), Display(QUIET))
 
 
 def rows_of(trainer: Trainer, most: int = 99) -> list[dict[str, float]]:
@@ -73,7 +73,7 @@ def outcome(action: Callable[[], Any]) -> tuple[str, str]:
 
 
 def equal_to_one(root: Path, processes: int) -> dict[str, Any]:
-    """Rows and weights of every case of EQUAL, with the same pictures a step whatever the number of processes."""
+    """Rows and weights of every case of EQUAL, with the same images a step whatever the number of processes."""
     found = {}
     for name, (data, batch, overrides) in EQUAL.items():
         trainer = make(config_of(root, data, batch * 2 // processes, *overrides), root / f"{name}-{processes}")
@@ -170,7 +170,7 @@ def stopped_by_one(root: Path) -> int:
 
 
 def validated(root: Path) -> Any:
-    """Detections on nine pictures, one of them damaged, of an untrained network."""
+    """Detections on nine images, one of them damaged, of an untrained network."""
     config = config_of(root, "val", 1, "predict.score_threshold=0.009")
     trainer = make(config, root / "validated")
     entries = trainer.loader.dataset.entries  # type: ignore[attr-defined]
@@ -184,10 +184,10 @@ def validated(root: Path) -> Any:
 
 def main(root: Path) -> None:
     from rotanext.evaluation import evaluate
-    from rotanext.training import loop as trainer
+    from rotanext.training import loop
 
     evaluate._AT_ONCE = 2  # several rounds of gathering
-    trainer.plot_training = lambda rows, path: None  # a second each
+    loop.plot_training = lambda rows, path: None  # a second each
     found = {
         "equal": equal_to_one(root, 2),
         "resumed": resumed(root, "resumed"),

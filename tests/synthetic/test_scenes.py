@@ -99,7 +99,7 @@ def test_labels_hardly_overlap(scenes: list[tuple[np.ndarray, Objects]]) -> None
 
 def test_objects_stand_out_from_what_surrounds_them(scenes: list[tuple[np.ndarray, Objects]]) -> None:
     contrast: dict[str, list[float]] = {}
-    for picture, objects in scenes:
+    for image, objects in scenes:
         labelled = np.zeros((SIDE, SIDE), np.uint8)
         for corners in objects.corners:
             cv2.fillConvexPoly(labelled, np.rint(corners).astype(np.int32), 1)
@@ -108,7 +108,7 @@ def test_objects_stand_out_from_what_surrounds_them(scenes: list[tuple[np.ndarra
             cv2.fillConvexPoly(inner, np.rint(corners).astype(np.int32), 1)
             x0, y0 = np.clip(np.floor(corners.min(0)).astype(int) - 8, 0, SIDE)
             x1, y1 = np.clip(np.ceil(corners.max(0)).astype(int) + 8, 0, SIDE)
-            part, mask = picture[y0:y1, x0:x1].astype(float), inner[y0:y1, x0:x1] > 0
+            part, mask = image[y0:y1, x0:x1].astype(float), inner[y0:y1, x0:x1] > 0
             ground = labelled[y0:y1, x0:x1] == 0
             if ground.any():
                 middle = np.median(part[ground], axis=0)
@@ -171,8 +171,8 @@ def test_no_room_means_nothing_drawn() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (64, 48), (33, 517)])
 def test_any_size(height: int, width: int) -> None:
     for coast in (False, True):
-        picture, _ = draw_scene((8, 1), height, width, coast=coast)
-        assert picture.shape == (height, width, 3)
+        image, _ = draw_scene((8, 1), height, width, coast=coast)
+        assert image.shape == (height, width, 3)
 
 
 def test_dataset_on_disk_is_a_dota_folder_and_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_dataset_on_disk_is_a_dota_folder_and_the_same_for_any_number_of_workers
         for folder, suffix in (("images", ".png"), ("labelTxt", ".txt")):
             one, two = (tmp_path / side / folder / (name + suffix) for side in ("one", "two"))
             assert one.read_bytes() == two.read_bytes()
-        picture, objects = draw_scene((11, index), 72, 96)
+        image, objects = draw_scene((11, index), 72, 96)
         read = cv2.imread(str(tmp_path / "one" / "images" / f"{name}.png"))
         assert read is not None
-        np.testing.assert_array_equal(read[..., ::-1], picture)
+        np.testing.assert_array_equal(read[..., ::-1], image)
         problems = Problems(strict=True)
         back = read_objects(tmp_path / "one" / "labelTxt" / f"{name}.txt", problems)
         assert back.names == objects.names

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from rotanext.system import progress
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_the_rate_is_that_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     written = io.StringIO()
     row = dict.fromkeys(progress._SUMMARY_KEYS, 1.0)
-    with Reporter(Console(file=written, width=200)).training(1000, 0) as tick:
+    with Display(Console(file=written, width=200)).training(1000, 0) as tick:
         for step in range(1, 501):
             now[0] += 10.0 if step <= 100 else 0.5
             tick({**row, "step": step})

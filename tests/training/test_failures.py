@@ -21,7 +21,7 @@ from rich.console import Console
 
 from places import ROOT, SUPPORT
 from rotanext.errors import Problems, UserError
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.training.feeding import load_window
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import read_rows
@@ -178,7 +178,7 @@ def test_fifty_kills_change_nothing(start: Start, data: Path, tmp_path: Path) ->
     assert_same_run(run, straight)
 
 
-def test_a_vanished_folder_of_pictures(start: Start, data: Path, straight: Path, tmp_path: Path) -> None:
+def test_a_vanished_folder_of_images(start: Start, data: Path, straight: Path, tmp_path: Path) -> None:
     copy = draw_dataset(tmp_path / "data", 4)
     arguments = list(options(data, tmp_path / "run"))
     arguments[arguments.index(data / "train")] = copy
@@ -194,7 +194,7 @@ def test_a_vanished_folder_of_pictures(start: Start, data: Path, straight: Path,
     (tmp_path / "elsewhere").rename(copy / "images")
     command = start("train", "--resume", tmp_path / "run", "--device", "cpu")
     assert command.end() == 0, command.log.read_text()
-    assert_same_run(tmp_path / "run", straight)  # no step and no picture was lost
+    assert_same_run(tmp_path / "run", straight)  # no step and no image was lost
 
 
 def test_a_vanished_folder_of_validation(start: Start, data: Path, straight: Path, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_what_may_not_change_when_going_on(arguments: tuple[str, ...], message: 
 
 
 def plain_state(step: int) -> dict:
-    keys = ("model", "averaged", "optimizer", "random", "scaler", "class_names", "pictures", "total_batch", "rows")
+    keys = ("model", "averaged", "optimizer", "random", "scaler", "class_names", "images", "total_batch", "rows")
     return dict.fromkeys(keys) | {"progress": {"step": step}, "model": torch.arange(1000)}
 
 
@@ -332,11 +332,11 @@ def test_a_damaged_state_gives_way_to_the_one_before(kind: str, tmp_path: Path) 
 # Steps without data
 
 
-def test_pictures_that_all_fail_end_the_training_where_they_began(tmp_path: Path) -> None:
+def test_images_that_all_fail_end_the_training_where_they_began(tmp_path: Path) -> None:
     root = draw_dataset(tmp_path / "data", 4)
     config = tiny_config(root, None, "data.cache=false", "train.epochs=9", "train.batch_size=1")
     (tmp_path / "run").mkdir()
-    trainer = Trainer(config, tmp_path / "run", "cpu", Problems(), Reporter(Console(quiet=True)))
+    trainer = Trainer(config, tmp_path / "run", "cpu", Problems(), Display(Console(quiet=True)))
     plain = trainer.train_step
 
     def step(batches: list) -> dict[str, float]:
@@ -347,7 +347,7 @@ def test_pictures_that_all_fail_end_the_training_where_they_began(tmp_path: Path
         return row
 
     trainer.train_step = step  # type: ignore[method-assign]
-    with pytest.raises(UserError, match=r"for 5 steps in a row no picture could be read\. Check .*; then go on"):
+    with pytest.raises(UserError, match=r"for 5 steps in a row no image could be read\. Check .*; then go on"):
         trainer.run()
     assert newest_state(tmp_path / "run", pytest.fail)["progress"]["step"] == 3
     assert trainer.problems.count == 4

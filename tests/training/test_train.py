@@ -21,7 +21,7 @@ from rotanext.data.dataset import Sample
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.metrics import Evidence
 from rotanext.load import load_detector
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.training.feeding import load_window
 from rotanext.training.runlog import keep_rows, read_rows
 from rotanext.training.state import save_state, state_files
@@ -37,7 +37,7 @@ def train(config: Config, folder: Path, resume: bool = False, strict: bool = Tru
 
 def make_trainer(config: Config, folder: Path, strict: bool = True, console: Console = QUIET) -> Trainer:
     folder.mkdir(parents=True, exist_ok=True)
-    return Trainer(config, folder, "cpu", Problems(strict), Reporter(console))
+    return Trainer(config, folder, "cpu", Problems(strict), Display(console))
 
 
 def samples(trainer: Trainer, *indices: int) -> list[Sample]:
@@ -235,7 +235,7 @@ def test_background_that_the_recipe_leaves_out(background: Path, tmp_path: Path)
         make_trainer(config, tmp_path / "run")
 
 
-def test_a_damaged_picture_is_left_out_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_image_is_left_out_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = draw_dataset(tmp_path / "data", 4)
     path = root / "images/p2.png"
     content = bytearray(path.read_bytes())
@@ -266,9 +266,9 @@ def test_a_damaged_picture_is_left_out_or_refused(tmp_path: Path, capsys: pytest
         (lambda run, data: [torch.save({"a": 1}, path) for path in state_files(run)], r"2\.pt: found damage.*class_names"),
         (lambda run, data: shutil.rmtree(run / "states"), r"no saved training to resume"),
         (lambda run, data: (data / "labelTxt/p0.txt").write_text("1 1 9 1 9 9 1 9 boat 0\n"), "classes plane, ship.*boat, plane"),
-        (lambda run, data: (data / "images/p1.png").unlink(), r"a training on 4 pictures; expected 3"),
+        (lambda run, data: (data / "images/p1.png").unlink(), r"a training on 4 images; expected 3"),
     ],
-    ids=["cut", "empty", "other", "missing", "classes", "pictures"],
+    ids=["cut", "empty", "other", "missing", "classes", "images"],
 )
 def test_what_cannot_be_resumed(change: Callable[[Path, Path], Any], message: str, tiny_run: Path, tmp_path: Path) -> None:
     run, data = shutil.copytree(tiny_run, tmp_path / "run"), draw_dataset(tmp_path / "data", 4)
@@ -377,11 +377,11 @@ def test_the_log_forgets_what_is_done_again(tmp_path: Path) -> None:
 def test_the_total_batch_stays_whatever_the_number_of_processes(processes: int, batch: int) -> None:
     config = tiny_config(Path("data"), None, "train.batch_size=6")
     fake: Any = SimpleNamespace(count=processes, fail=lambda message: (_ for _ in ()).throw(UserError(message)))
-    changed = rotanext.training.train._with_same_total(config, {"total_batch": 12}, fake, Reporter(QUIET))
+    changed = rotanext.training.train._with_same_total(config, {"total_batch": 12}, fake, Display(QUIET))
     assert changed.train.batch_size == batch
     two: Any = SimpleNamespace(count=2, fail=fake.fail)
-    with pytest.raises(UserError, match=r"13 pictures in all.*go on with as many of these processes: 1, 13") as error:
-        rotanext.training.train._with_same_total(config, {"total_batch": 13}, two, Reporter(QUIET))
+    with pytest.raises(UserError, match=r"13 images in all.*go on with as many of these processes: 1, 13") as error:
+        rotanext.training.train._with_same_total(config, {"total_batch": 13}, two, Display(QUIET))
     assert "2 processes cannot share" in str(error.value)
 
 

@@ -60,7 +60,7 @@ def describe(error: BaseException) -> str:
 
 
 def list_scenes(source: str) -> list[str]:
-    """Addresses of the pictures and rasters that `source` names, each once.
+    """Addresses of the images and rasters that `source` names, each once.
 
     A file; a folder or prefix with all that lies below it; a glob (`**` for folders of any depth); or a `.txt` list with an
     address a line (`#` starts a comment), which keeps its order and is not checked. Local paths come out absolute, as workers run
@@ -137,12 +137,12 @@ class _Handle:
 
 
 def is_raster(address: str) -> bool:
-    """Whether an address is read in windows; other pictures are decoded whole."""
+    """Whether an address is read in windows; other images are decoded whole."""
     return PurePosixPath(address).suffix.lower() in RASTER_SUFFIXES
 
 
 def open_address(address: str, options: RasterOptions) -> Scene:
-    """The scene at an address: of remote rasters only ranges are read, other remote pictures come as a whole.
+    """The scene at an address: of remote rasters only ranges are read, other remote images come as a whole.
 
     Raises UserError like `predict.open_scene`, and where the storage does not answer.
     """
@@ -163,7 +163,7 @@ def open_address(address: str, options: RasterOptions) -> Scene:
         folder.cleanup()
         raise UserError(str(error).replace(str(copy), address)) from None
     if isinstance(scene, Raster):
-        weakref.finalize(scene, folder.cleanup)  # a huge picture, read in windows: its threads open the copy again
+        weakref.finalize(scene, folder.cleanup)  # a huge image, read in windows: its threads open the copy again
     else:
         folder.cleanup()
     return scene

@@ -22,7 +22,7 @@ from rotanext.inference.detector import Detector
 from rotanext.inference.predict import PredictOptions
 from rotanext.inference.stitch import MergeRule
 from rotanext.system.files import make_folder
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 
 CORES = 4  # of a worker without a GPU, where the machines have so many
 _PLANNERS = 4  # tasks that open scenes' headers at once
@@ -75,7 +75,7 @@ def predict_archive(
     options: PredictOptions,
     cluster: ClusterOptions,
     problems: Problems,
-    reporter: Reporter,
+    display: Display,
     load: Callable[[bytes, Job], Detector] = load_weights,
 ) -> Summary:
     """Detect on all scenes that `list_scenes` finds, and write a file for each below `target`, a path or an address of fsspec.
@@ -95,12 +95,12 @@ def predict_archive(
     finished = out.names(SCENES)
     todo = [address for address in addresses if result_name(address) not in finished]
     if len(todo) < len(addresses):
-        reporter.say(f"{len(addresses) - len(todo)} of {len(addresses)} scenes have their results in {out.address}")
+        display.say(f"{len(addresses) - len(todo)} of {len(addresses)} scenes have their results in {out.address}")
     counts = _Counts()
     journal = Journal(out)
     try:
         if todo:
-            with session(cluster.address) as ray, reporter.archive(len(todo)) as tick:
+            with session(cluster.address) as ray, display.archive(len(todo)) as tick:
                 for record in _told(ray, _run(ray, todo, job, cluster, _weights(detector), tick)):
                     journal.add(record)
                     counts.add(record)

@@ -89,7 +89,7 @@ class Gate:
 def plan(row: Row, job: Job, gate: Any, ahead: int) -> list[Row]:
     """The chunks of a scene (index, address): one row each; a scene that does not open gets a single one, with the error.
 
-    Pictures are decoded whole, so that they are one chunk, and are not opened here. Waits until fewer than `ahead` scenes before
+    Images are decoded whole, so that they are one chunk, and are not opened here. Waits until fewer than `ahead` scenes before
     this one are unfinished, which bounds what the driver holds, however large the archive is.
     """
     _wait_for_turn(row["index"], gate, ahead)

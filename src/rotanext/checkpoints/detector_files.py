@@ -44,7 +44,7 @@ class DetectorFile:
     backbone: str
     num_classes: int
     fpn_channels: int
-    tower_depth: int
+    stacked_convs: int
     anchors: Anchors
     class_names: tuple[str, ...] | None
     config: dict[str, Any] | None = None
@@ -188,7 +188,7 @@ def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> Dete
         backbone=_configured_backbone(config, path) if config is not None else _infer_backbone(weights, path),
         num_classes=num_classes,
         fpn_channels=weights["fpn.output.0.weight"].shape[0],
-        tower_depth=sum(re.fullmatch(r"head\.cls_tower\.\d+\.weight", key) is not None for key in weights),
+        stacked_convs=sum(re.fullmatch(r"head\.cls_convs\.\d+\.weight", key) is not None for key in weights),
         anchors=convention,
         class_names=names,
         config=config,

@@ -1,4 +1,4 @@
-"""`rotanext demo`: the whole way from pictures to a scored detector, on synthetic aerial scenes.
+"""`rotanext demo`: the whole way from images to a scored detector, on synthetic aerial scenes.
 
 Scenes are drawn, cut into tiles, and the tiles that hold most are trained on; other scenes are scored whole, and one large
 one is shown.
@@ -24,14 +24,14 @@ from rotanext.images.reading import read_image, write_png
 from rotanext.inference.predict import PredictOptions, predict
 from rotanext.load import load_detector
 from rotanext.synthetic.scenes import draw_scene, make_dataset
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.training.state import state_files
 from rotanext.training.train import read_run_config, start_training
 
 TRAINING_SCENES = 60
 VALIDATION_SCENES = 8
 SCENE_SIDE = 1024
-TILE, GAP = 192, 64
+TILE, OVERLAP = 192, 64
 TRAINING_TILES = 1040
 BACKGROUND = 0.03  # of the tiles
 SCALE = 1.1
@@ -56,37 +56,37 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
 
     begun = bool(state_files(folder))
     config = read_run_config(folder) if begun else load_config("demo", [f"data.train={data / 'train'}", f"data.val={data / 'val'}"])
-    report = start_training(config, folder, device, Problems(strict=True), console, resume=begun)
+    scores = start_training(config, folder, device, Problems(strict=True), console, resume=begun)
     trained = time.monotonic()
 
     detector = load_detector(folder / "last.safetensors", device)
-    pictures = folder / "pictures"
-    pictures.mkdir(exist_ok=True)
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
     scene, objects = draw_scene((SEEDS["shown"], 4), *SHOWN_SIZE, coast=True, scale=SCALE, classes=CLASSES)
-    write_png(pictures / "scene.png", scene)
+    write_png(images / "scene.png", scene)
     predict(
-        detector, pictures / "scene.png", folder / "scene", PredictOptions(draw_threshold=DRAWN_FROM), Problems(), Reporter(console)
+        detector, images / "scene.png", folder / "scene", PredictOptions(draw_threshold=DRAWN_FROM), Problems(), Display(console)
     )
-    write_png(pictures / "scene_labels.png", draw_objects(scene, objects, detector.class_names))
-    write_png(pictures / "scene_detections.png", read_image(folder / "scene/pictures/scene.png"))
+    write_png(images / "scene_labels.png", draw_objects(scene, objects, detector.class_names))
+    write_png(images / "scene_detections.png", read_image(folder / "scene/images/scene.png"))
     entries = read_entries([str(data / "val")], detector.class_names, Problems())[:EXAMPLES]
-    images = [read_image(entry.path) for entry in entries]
-    sheet = contact_sheet([draw_detections(image, detector(image), DRAWN_FROM) for image in images], 2)
-    write_png(pictures / "validation_detections.png", sheet)
+    shown = [read_image(entry.path) for entry in entries]
+    sheet = contact_sheet([draw_detections(image, detector(image), DRAWN_FROM) for image in shown], 2)
+    write_png(images / "validation_detections.png", sheet)
 
-    if report is None:  # it had been trained before
-        report = evaluate_weights(detector, data / "val", folder / "evaluation", 1, Problems(strict=True), console).report
-    figures = report.summary()
+    if scores is None:  # it had been trained before
+        scores = evaluate_weights(detector, data / "val", folder / "evaluation", 1, Problems(strict=True), console).scores
+    figures = scores.summary()
     console.print(
         f"\nmAP50 {figures['map50']:.3f}, mAP75 {figures['map75']:.3f}, mAP50:95 {figures['map50_95']:.3f} on "
         f"{VALIDATION_SCENES} scenes it was not trained on.\n"
         f"{time.monotonic() - start:.0f} s in all: {drawn - start:.0f} s to draw the data, {trained - drawn:.0f} s to train and "
-        f"evaluate, {time.monotonic() - trained:.0f} s for the large scene and the pictures.\n\n"
+        f"evaluate, {time.monotonic() - trained:.0f} s for the large scene and the images.\n\n"
         f"report        {folder / 'report.html'} (open it in a browser)\n"
-        f"pictures      {pictures}\ncurves        {folder / 'curves.png'}, {folder / 'evaluation'}\n"
+        f"images      {images}\ncurves        {folder / 'curves.png'}, {folder / 'evaluation'}\n"
         f"figures       {folder / 'evaluation' / 'metrics.json'}, {folder / 'metrics.jsonl'}\n"
         f"checkpoint    {folder / 'last.safetensors'}\n\n"
-        f"next: rotanext predict YOUR_PICTURE --weights {folder / 'last.safetensors'}",
+        f"next: rotanext predict YOUR_IMAGE --weights {folder / 'last.safetensors'}",
         highlight=False,
         soft_wrap=True,
     )
@@ -109,5 +109,5 @@ def _draw(folder: Path, count: int, seed: int, console: Console) -> None:
 
 def _cut(folder: Path, scenes: Path, progress: bool) -> None:
     """Cut scenes into tiles and keep the fullest."""
-    split_dataset(scenes, folder, size=TILE, gap=GAP, progress=progress)
+    split_dataset(scenes, folder, size=TILE, overlap=OVERLAP, progress=progress)
     thin_out(folder, TRAINING_TILES, CLASSES, BACKGROUND)

@@ -11,7 +11,7 @@ from rotanext.errors import Problems, UserError, counted
 labels_app = typer.Typer(name="labels", help="Labels of other tools: convert and check them.", no_args_is_help=True)
 _FORMATS = "dota, yolo-obb, coco, coco-rbox, rolabelimg, hrsc, dior-r, cvat, labelme, label-studio or voc."
 
-ImagesOption = Annotated[Path | None, typer.Option("--images", help="Where the pictures lie, if not where the format has them.")]
+ImagesOption = Annotated[Path | None, typer.Option("--images", help="Where the images lie, if not where the format has them.")]
 FromOption = Annotated[str, typer.Option("--from", help=_FORMATS)]
 
 
@@ -22,10 +22,10 @@ def convert(
     from_format: FromOption,
     to_format: Annotated[str, typer.Option("--to", help=_FORMATS)],
     images: ImagesOption = None,
-    pictures: Annotated[
-        str, typer.Option("--pictures", help="The new data set gets links to the pictures, copies or none.")
+    placing: Annotated[
+        str, typer.Option("--place-images", help="The new data set gets links to the images, copies or none.")
     ] = "link",
-    copied: Annotated[bool, typer.Option("--copy", help="The same as --pictures copy.")] = False,
+    copied: Annotated[bool, typer.Option("--copy", help="The same as --place-images copy.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
     strict: StrictOption = False,
     quiet: QuietOption = False,
@@ -36,9 +36,9 @@ def convert(
     """
     from rotanext.labels.convert import convert_labels
 
-    pictures = "copy" if copied else pictures
-    if pictures not in ("link", "copy", "none"):
-        raise UserError(f"--pictures is '{pictures}'; expected link, copy or none")
+    placing = "copy" if copied else placing
+    if placing not in ("link", "copy", "none"):
+        raise UserError(f"--place-images is '{placing}'; expected link, copy or none")
     problems = Problems(strict)
     done = convert_labels(
         source,
@@ -46,12 +46,12 @@ def convert(
         from_format,
         to_format,
         images=images,
-        pictures=pictures,  # type: ignore[arg-type]
+        placing=placing,  # type: ignore[arg-type]
         overwrite=overwrite,
         problems=problems,
     )
     held = f"{counted(done.objects, 'object')} of {counted(len(done.class_names), 'class')}"
-    console.print(f"{counted(done.pictures, 'picture')} with {held}: {out} ({to_format})")
+    console.print(f"{counted(done.images, 'image')} with {held}: {out} ({to_format})")
     if done.subsets:
         console.print(f"  {', '.join(f'{name}: {number}' for name, number in done.subsets)}", style="dim")
     for line in done.lost:
@@ -66,7 +66,7 @@ def check(
     data: Annotated[Path, typer.Argument(help="The data set to train on.")],
     val: Annotated[Path | None, typer.Option("--val", help="The data set to validate on: is it apart from the other?")] = None,
     from_format: Annotated[str, typer.Option("--from", help=_FORMATS)] = "dota",
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Whose anchors and picture size count; small by default.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Whose anchors and image size count; small by default.")] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", "-w", help="The same, of a detector; its classes count, too.")
     ] = None,
@@ -76,7 +76,7 @@ def check(
     images: ImagesOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="A folder for report.html and report.json.")] = None,
     pixels: Annotated[
-        bool, typer.Option("--pixels/--no-pixels", help="Decode all pictures, to find damaged ones and copies in other bytes.")
+        bool, typer.Option("--pixels/--no-pixels", help="Decode all images, to find damaged ones and copies in other bytes.")
     ] = True,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -87,11 +87,11 @@ def check(
     """
     from rotanext.labels.check import check_labels, choose, write_check
     from rotanext.labels.findings import KINDS
-    from rotanext.system.progress import Reporter
+    from rotanext.system.progress import Display
 
     config, names = choose(recipe, weights, classes)
     found = check_labels(
-        data, val, form=from_format, config=config, class_names=names, images=images, pixels=pixels, track=Reporter(console).track
+        data, val, form=from_format, config=config, class_names=names, images=images, pixels=pixels, track=Display(console).track
     )
     if out is not None:
         for path in write_check(found, out):
@@ -99,7 +99,7 @@ def check(
     if as_json:
         print_json(found.to_json())
     else:
-        data_counts = (len(found.data.pictures), "picture"), (found.data.count, "object"), (len(found.data.class_names), "class")
+        data_counts = (len(found.data.images), "image"), (found.data.count, "object"), (len(found.data.class_names), "class")
         print_result(f"{', '.join(counted(*one) for one in data_counts)}: {counted(found.problems, 'problem')}")
         for kind, count in found.counts.items():
             first = next(finding for finding in found.findings if finding.kind == kind)
@@ -115,7 +115,7 @@ def check(
 @labels_app.command(name="check-submission")
 def submission(
     path: Annotated[Path, typer.Argument(metavar="ZIP", help="What DOTA's test server is to get.")],
-    images: Annotated[Path | None, typer.Option("--images", help="The test set's pictures, whose names must be those.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The test set's images, whose names must be those.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="dota1.0, dota1.5 or dota2.0; guessed otherwise.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -135,7 +135,7 @@ def submission(
     else:
         lines = [f"  problem: {text}" for text in found.problems] + [f"  notice: {text}" for text in found.notices]
         total = sum(found.counts.values())
-        held = f"{counted(total, 'detection')} of {counted(len(found.counts), 'class')} in {counted(found.pictures, 'picture')}"
+        held = f"{counted(total, 'detection')} of {counted(len(found.counts), 'class')} in {counted(found.images, 'image')}"
         first = f"{held}: {counted(len(found.problems), 'problem')}"
         print_result("\n".join([first, *lines]))
     if found.problems:

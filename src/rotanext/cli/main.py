@@ -17,9 +17,9 @@ from rotanext.cli.terminal import (
     ClassesOption,
     CompileOption,
     DeviceOption,
-    GapOption,
     ImageSizeOption,
     JsonOption,
+    OverlapOption,
     PrecisionOption,
     QuietOption,
     StrictOption,
@@ -68,7 +68,7 @@ def _load(
 
 @app.command()
 def demo(
-    run: Annotated[Path, typer.Option("--run", help="Where pictures, curves, figures and the checkpoint go.")] = Path("runs/demo"),
+    run: Annotated[Path, typer.Option("--run", help="Where images, curves, figures and the checkpoint go.")] = Path("runs/demo"),
     device: DeviceOption = "cpu",
     quiet: QuietOption = False,
 ) -> None:
@@ -143,7 +143,7 @@ def evaluate(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles computed at once.")] = 1,
     image_size: ImageSizeOption = None,
     tile: TileOption = None,
-    gap: GapOption = None,
+    overlap: OverlapOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
     compiled: CompileOption = False,
@@ -154,7 +154,7 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Score a detector, or files of detections, by the DOTA protocol with true polygon IoU."""
-    from rotanext.evaluation.evaluate import evaluate_files, evaluate_weights, write_page, write_report
+    from rotanext.evaluation.evaluate import evaluate_files, evaluate_weights, write_page, write_scores
 
     if (weights is None) == (detections is None):
         raise UserError("give either --weights (a detector) or --detections (a folder of Task1_*.txt)")
@@ -168,14 +168,14 @@ def evaluate(
         if merge is not None:
             raise UserError("--merge belongs to --detections; a detector merges its tiles itself")
         detector = _load(weights, device, anchors, classes, precision, compiled)
-        detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
+        detector = detector.reconfigured(image_size=image_size, tile=tile, overlap=overlap)
         done = evaluate_weights(detector, data, out, batch, problems, console)
-    write_report(done.report, out)
+    write_scores(done.scores, out)
     write_page(done, out, about, detector and detector.config, detector and detector.device)
     if as_json:
-        print_json(done.report.to_json() | {"out": str(out)}, problems)
+        print_json(done.scores.to_json() | {"out": str(out)}, problems)
     else:
-        output.print(done.report.table())
+        output.print(done.scores.table())
     console.print(f"report.html (open it in a browser), curves, confusion matrix and figures are in {out}")
     finish(problems)
 
@@ -186,7 +186,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Pictures, rasters, folders of them, quoted globs; with --ray one of these, a .txt list, or s3://... .",
+            help="Images, rasters, folders of them, quoted globs; with --ray one of these, a .txt list, or s3://... .",
         ),
     ],
     weights: WeightsOption,
@@ -195,11 +195,11 @@ def predict(
         float | None, typer.Option("--score", min=0, max=1, help="Lowest score written; the model's own by default.")
     ] = None,
     draw: Annotated[float, typer.Option("--draw", min=0, max=1, help="Lowest score drawn.")] = 0.3,
-    pictures: Annotated[bool, typer.Option(help="Draw the boxes.")] = True,
+    images: Annotated[bool, typer.Option(help="Draw the boxes.")] = True,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles computed at once.")] = 1,
     image_size: ImageSizeOption = None,
     tile: TileOption = None,
-    gap: GapOption = None,
+    overlap: OverlapOption = None,
     across_classes: Annotated[
         bool, typer.Option("--across-classes", help="Overlapping boxes of different classes compete, too.")
     ] = False,
@@ -217,7 +217,7 @@ def predict(
     strict: StrictOption = False,
     ray: Annotated[
         str | None,
-        typer.Option("--ray", help="An archive through Ray: local, auto or HOST:PORT. Writes Parquet, no pictures."),
+        typer.Option("--ray", help="An archive through Ray: local, auto or HOST:PORT. Writes Parquet, no images."),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="With --ray: one per GPU, or per cores.")] = None,
     cores: Annotated[int | None, typer.Option("--cores-per-worker", min=1, help="With --ray, without GPUs: up to 4.")] = None,
@@ -225,11 +225,11 @@ def predict(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Detect objects in pictures and rasters of any size; write DOTA text and zip, JSON, GeoJSON and drawn pictures."""
+    """Detect objects in images and rasters of any size; write DOTA text and zip, JSON, GeoJSON and drawn images."""
     from rotanext.images.raster import raster_options
     from rotanext.inference.predict import PredictOptions
     from rotanext.inference.predict import predict as run
-    from rotanext.system.progress import Reporter
+    from rotanext.system.progress import Display
 
     problems = Problems(strict)
     if ray is None and (workers or cores or chunk):
@@ -240,24 +240,24 @@ def predict(
     if ray is not None and len(sources) > 1:
         raise UserError(f"--ray takes one source, and not {len(sources)}: put a glob in quotation marks, or write a .txt list")
     detector = _load(weights, device if ray is None else "cpu", anchors, classes, precision, compiled)
-    detector = detector.reconfigured(image_size=image_size, tile=tile, gap=gap)
-    options = PredictOptions(score, draw, batch, pictures, across_classes, raster_options(bands, stretch))
+    detector = detector.reconfigured(image_size=image_size, tile=tile, overlap=overlap)
+    options = PredictOptions(score, draw, batch, images, across_classes, raster_options(bands, stretch))
     if ray is not None:
         from rotanext.archive.cluster import ClusterOptions, predict_archive
 
         cluster = ClusterOptions(ray, workers, cores, chunk or ClusterOptions.chunk, device)
-        summary = predict_archive(detector, sources[0], out, options, cluster, problems, Reporter(console))
+        summary = predict_archive(detector, sources[0], out, options, cluster, problems, Display(console))
         console.print(summary.text(out))
         if as_json:
             print_json(asdict(summary) | {"out": out}, problems)
         return finish(problems)
-    found = run(detector, sources, Path(out), options, problems, Reporter(console))
+    found = run(detector, sources, Path(out), options, problems, Display(console))
     total, sure = sum(map(len, found.values())), sum(int((d.scores >= draw).sum()) for d in found.values())
-    held = f"{counted(total, 'object')} in {counted(len(found), 'picture')}"
+    held = f"{counted(total, 'object')} in {counted(len(found), 'image')}"
     console.print(f"{held}, {sure:,} with a score of at least {draw}; results are in {out}")
     if as_json:
         names = Counter(name for d in found.values() for name in d.above(draw).names)
-        print_json({"pictures": len(found), "objects": sure, "score": draw, "classes": dict(names), "out": out}, problems)
+        print_json({"images": len(found), "objects": sure, "score": draw, "classes": dict(names), "out": out}, problems)
     finish(problems)
 
 
@@ -272,7 +272,7 @@ def serve(
         str | None, typer.Option("--token", envvar="ROTANEXT_TOKEN", help="Answer only who sends it (Authorization: Bearer ...).")
     ] = None,
     max_upload: Annotated[float, typer.Option("--max-upload", min=0.001, help="Largest upload, in MB.")] = 100,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Largest picture, in pixels.")] = 64_000_000,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Largest image, in pixels.")] = 64_000_000,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds an upload and its answer may take.")] = 60,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests served at once; more are answered 429.")] = 8,
     batch: Annotated[
@@ -280,14 +280,14 @@ def serve(
     ] = None,
     image_size: ImageSizeOption = None,
     tile: TileOption = None,
-    gap: GapOption = None,
+    overlap: OverlapOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
     anchors: AnchorsOption = None,
     classes: ClassesOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Serve a detector over HTTP: a page to drop pictures on, POST /predict, /health, /metrics (extra `serve`)."""
+    """Serve a detector over HTTP: a page to drop images on, POST /predict, /health, /metrics (extra `serve`)."""
     try:
         from rotanext.serve.limits import Limits
         from rotanext.serve.server import ServeOptions
@@ -295,7 +295,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise UserError(f"serving needs the package {error.name}; install it with: pip install 'rotanext[serve]'") from None
 
-    detector = _load(weights, device, anchors, classes, precision).reconfigured(image_size=image_size, tile=tile, gap=gap)
+    detector = _load(weights, device, anchors, classes, precision).reconfigured(image_size=image_size, tile=tile, overlap=overlap)
     limits = Limits(round(max_upload * 1e6), max_pixels, timeout, concurrency)
     run(detector, ServeOptions(host, port, token, batch, limits), console)
 
@@ -305,7 +305,7 @@ def split(
     source: Annotated[Path, typer.Argument(help="A DOTA folder.")],
     target: Annotated[Path, typer.Argument(help="The folder for the tiles, another DOTA folder.")],
     size: Annotated[int, typer.Option(help="Side of the square tiles.")] = 1024,
-    gap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles.")] = 200,
+    overlap: Annotated[int, typer.Option(help="Overlap of neighbouring tiles.")] = 200,
     rates: Annotated[str, typer.Option(help="Scales, as in 0.5,1.0,1.5.")] = "1.0",
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; one per core by default.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
@@ -313,7 +313,7 @@ def split(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Cut a data set into tiles, pictures and labels."""
+    """Cut a data set into tiles, images and labels."""
     from rotanext.data.split import split_dataset
 
     try:
@@ -322,11 +322,11 @@ def split(
         raise UserError(f"--rates is '{rates}'; expected numbers with commas between, as in 0.5,1.0,1.5") from None
     problems = Problems(strict)
     report = split_dataset(
-        source, target, size, gap, scales, workers=workers, problems=problems, overwrite=overwrite, progress=not quiet
+        source, target, size, overlap, scales, workers=workers, problems=problems, overwrite=overwrite, progress=not quiet
     )
-    labels = "" if report.labelled else " (no labels: pictures only)"
+    labels = "" if report.labelled else " (no labels: images only)"
     console.print(
-        f"{counted(report.tiles, 'tile')} of {counted(report.images, 'picture')}, {report.empty_tiles:,} without objects, "
+        f"{counted(report.tiles, 'tile')} of {counted(report.images, 'image')}, {report.empty_tiles:,} without objects, "
         f"{counted(report.objects, 'object')}, in {report.seconds:.1f} s: {target}{labels}"
     )
     if as_json:
@@ -356,13 +356,11 @@ def export(
     form: Annotated[str, typer.Option("--format", help="onnx, openvino or torch.")] = "onnx",
     precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8.")] = "fp32",
     calibrate: Annotated[
-        Path | None, typer.Option("--calibrate", help="For int8: a folder of pictures like those it will see.")
+        Path | None, typer.Option("--calibrate", help="For int8: a folder of images like those it will see.")
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(
-            "--check", help="Pictures to compare it with PyTorch on; by default those it was trained with, or drawn ones."
-        ),
+        typer.Option("--check", help="Images to compare it with PyTorch on; by default those it was trained with, or drawn ones."),
     ] = None,
     data: Annotated[Path | None, typer.Option("--eval", help="A DOTA folder: score both, PyTorch's and the exported.")] = None,
     anchors: AnchorsOption = None,
@@ -372,12 +370,12 @@ def export(
     """Write a detector for ONNX Runtime, OpenVINO or torch.export, compared with PyTorch; exit code 1 where they differ."""
     from rotanext.export.job import ExportOptions, check_options, written
     from rotanext.export.job import export as run
-    from rotanext.system.progress import Reporter
+    from rotanext.system.progress import Display
 
     options = ExportOptions(form, out, precision, calibrate, check, data)
     check_options(options)
     detector = _load(weights, "cpu", anchors, classes)
-    parity, target = run(detector, options, Reporter(console))
+    parity, target = run(detector, options, Display(console))
     print_result(parity.text())
     if parity.faults:
         alert.print(f"the exported detector differs from PyTorch's beyond tolerance; it was kept as {target}", style="red")
@@ -414,7 +412,7 @@ def main() -> None:
         # torch's; importing it here would slow every start
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             _own_fault()
-        advice = "Use a smaller train.batch_size, --batch, tile or picture size, or --device cpu."
+        advice = "Use a smaller train.batch_size, --batch, tile or image size, or --device cpu."
         alert.print(f"error: {str(error).splitlines()[0]} {advice}", style="red")
         sys.exit(2)
     except Exception:

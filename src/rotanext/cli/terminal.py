@@ -58,10 +58,10 @@ ClassesOption = Annotated[
 PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16: what the network computes in.")]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Through torch.compile: slower to start, then faster.")]
 ImageSizeOption = Annotated[
-    int | None, typer.Option("--image-size", help="Shrink or enlarge pictures to this size; 0: as they are, in tiles.")
+    int | None, typer.Option("--image-size", help="Shrink or enlarge images to this size; 0: as they are, in tiles.")
 ]
-TileOption = Annotated[int | None, typer.Option("--tile", help="Side of the tiles larger pictures are cut into.")]
-GapOption = Annotated[int | None, typer.Option("--gap", help="Overlap of neighbouring tiles.")]
+TileOption = Annotated[int | None, typer.Option("--tile", help="Side of the tiles larger images are cut into.")]
+OverlapOption = Annotated[int | None, typer.Option("--overlap", help="Overlap of neighbouring tiles.")]
 
 
 def finish(problems: Problems) -> None:

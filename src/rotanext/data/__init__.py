@@ -1,1 +1,1 @@
-"""Pictures and labels: reading, cutting, changing, inventing."""
+"""Images and labels: reading, cutting, changing, inventing."""

@@ -1,6 +1,6 @@
-"""Random changes of a training picture and its objects, exact on corners.
+"""Random changes of a training image and its objects, exact on corners.
 
-Coordinates are continuous: a picture of width W spans [0, W], pixel i covers [i, i + 1].
+Coordinates are continuous: an image of width W spans [0, W], pixel i covers [i, i + 1].
 """
 
 import cv2
@@ -11,7 +11,7 @@ from rotanext.images.reading import FILL
 
 
 def flip(image: np.ndarray, corners: np.ndarray, horizontal: bool, vertical: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mirror a picture `[H, W, 3]` and corners `[N, 4, 2]` left-right, top-bottom or both."""
+    """Mirror an image `[H, W, 3]` and corners `[N, 4, 2]` left-right, top-bottom or both."""
     height, width = image.shape[:2]
     if horizontal:
         image, corners = image[:, ::-1], np.stack([width - corners[..., 0], corners[..., 1]], -1)
@@ -21,7 +21,7 @@ def flip(image: np.ndarray, corners: np.ndarray, horizontal: bool, vertical: boo
 
 
 def quarter_turn(image: np.ndarray, corners: np.ndarray, turns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Turn a picture and corners by `turns` times 90 degrees, counter-clockwise on the screen."""
+    """Turn an image and corners by `turns` times 90 degrees, counter-clockwise on the screen."""
     for _ in range(turns % 4):
         width = image.shape[1]
         image, corners = np.rot90(image), np.stack([corners[..., 1], width - corners[..., 0]], -1)
@@ -31,7 +31,7 @@ def quarter_turn(image: np.ndarray, corners: np.ndarray, turns: int) -> tuple[np
 def affine(
     image: np.ndarray, corners: np.ndarray, degrees: float, scale: float, shift: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turn (clockwise on the screen, about the centre), zoom and shift (pixels) a picture and its corners; its size stays."""
+    """Turn (clockwise on the screen, about the centre), zoom and shift (pixels) an image and its corners; its size stays."""
     height, width = image.shape[:2]
     angle = np.deg2rad(degrees)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -65,7 +65,7 @@ def colour_jitter(image: np.ndarray, rng: np.random.Generator, config: AugmentCo
 def augment(
     image: np.ndarray, corners: np.ndarray, rng: np.random.Generator, config: AugmentConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A changed picture `[H, W, 3]`, its corners `[N, 4, 2]`, and which of the N objects remain (centre still in the picture)."""
+    """A changed image `[H, W, 3]`, its corners `[N, 4, 2]`, and which of the N objects remain (centre still in the image)."""
     draw = rng.random()
     horizontal, vertical = config.flip_horizontal, config.flip_vertical
     if draw < horizontal:

@@ -1,4 +1,4 @@
-"""Training pictures with their boxes, in an order that depends on the seed and the epoch alone."""
+"""Training images with their boxes, in an order that depends on the seed and the epoch alone."""
 
 import signal
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from rotanext.objects import Objects
 
 
 class Sample(NamedTuple):
-    """One picture (uint8 RGB `[H, W, 3]`) with boxes `[G, 5]` (le90) and labels `[G]`."""
+    """One image (uint8 RGB `[H, W, 3]`) with boxes `[G, 5]` (le90) and labels `[G]`."""
 
     image: Tensor
     boxes: Tensor
@@ -29,7 +29,7 @@ class Sample(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One labelled picture on disk."""
+    """One labelled image on disk."""
 
     stem: str
     path: Path
@@ -37,9 +37,9 @@ class Entry(NamedTuple):
 
 
 def read_entries(roots: list[str], class_names: tuple[str, ...], problems: Problems) -> list[Entry]:
-    """The labelled pictures of DOTA folders; raises UserError where there are none.
+    """The labelled images of DOTA folders; raises UserError where there are none.
 
-    Pictures that are no pictures or cut off, and objects outside their picture, go to `problems`; nothing is decoded yet.
+    Images that are no images or cut off, and objects outside their image, go to `problems`; nothing is decoded yet.
     """
     entries = []
     for root in roots:
@@ -58,7 +58,7 @@ def read_entries(roots: list[str], class_names: tuple[str, ...], problems: Probl
         raise UserError(
             explain(
                 ", ".join(roots) or "data",
-                "no readable picture with a label file",
+                "no readable image with a label file",
                 "images/NAME.png with labelTxt/NAME.txt",
                 " ".join(["Give a DOTA folder.", *problems.first[:1]]),
             )
@@ -69,13 +69,13 @@ def read_entries(roots: list[str], class_names: tuple[str, ...], problems: Probl
 class TrainingSet(Dataset[Sample | UserError]):
     """Augmented training samples; indexed by (epoch, index), which alone decide the random changes.
 
-    A picture that does not decode gives the error itself as a value, since raised ones lose their shape between processes.
+    An image that does not decode gives the error itself as a value, since raised ones lose their shape between processes.
     """
 
     def __init__(self, entries: list[Entry], class_names: tuple[str, ...], config: Config) -> None:
         self.entries = [e for e in entries if config.data.background or len(e.objects.names)]
         if not self.entries:
-            raise UserError("no training picture has an object; set data.background=true to train on background alone")
+            raise UserError("no training image has an object; set data.background=true to train on background alone")
         self.label_of = {name: i for i, name in enumerate(class_names)}
         self.config = config
         self._cache: dict[int, tuple[np.ndarray, float]] = {}
@@ -84,7 +84,7 @@ class TrainingSet(Dataset[Sample | UserError]):
         return len(self.entries)
 
     def _load(self, index: int) -> tuple[np.ndarray, float]:
-        """The resized picture and its scale; kept in memory where the configuration says so."""
+        """The resized image and its scale; kept in memory where the configuration says so."""
         if index not in self._cache:
             loaded = resize_to_fit(read_image(self.entries[index].path), self.config.data.image_size)
             if not self.config.data.cache:
@@ -111,7 +111,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) of one epoch, from batch `start` on: a permutation by seed and epoch, dealt to the processes.
 
     The batches that the processes have at the same time are, together, those of one process with so many times the batch. All have
-    equally many; at the end of an epoch a batch may be smaller than others', or empty, but no picture comes twice.
+    equally many; at the end of an epoch a batch may be smaller than others', or empty, but no image comes twice.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, process: int = 0, processes: int = 1) -> None:

@@ -32,13 +32,13 @@ CLASS_LISTS: dict[str, tuple[str, ...]] = {
 
 _LABEL_LINE = "`x1 y1 x2 y2 x3 y3 x4 y4 class difficult`"
 _TASK1_LINE = "`stem score x1 y1 x2 y2 x3 y3 x4 y4`"
-LABEL_SUFFIXES = (".txt", ".geojson", ".gpkg")  # the first that a picture has counts
+LABEL_SUFFIXES = (".txt", ".geojson", ".gpkg")  # the first that an image has counts
 _FARTHEST = 1e6
 _LEAST_AREA = 1e-3
 
 
 class Item(NamedTuple):
-    """One picture of a data set and its label file (None in a data set without labels)."""
+    """One image of a data set and its label file (None in a data set without labels)."""
 
     stem: str
     image: Path | None
@@ -46,7 +46,7 @@ class Item(NamedTuple):
 
 
 class Task1Line(NamedTuple):
-    """One detection of a Task1 file; corners are x1, y1, ... x4, y4 in pixels of the whole picture."""
+    """One detection of a Task1 file; corners are x1, y1, ... x4, y4 in pixels of the whole image."""
 
     stem: str
     score: float
@@ -56,12 +56,12 @@ class Task1Line(NamedTuple):
 def read_objects(
     path: str | Path, problems: Problems, class_names: Sequence[str] | None = None, image: Path | None = None
 ) -> Objects:
-    """Read a label file: DOTA text, or GeoJSON or GeoPackage footprints on the ground of the picture `image` (extra `geo`).
+    """Read a label file: DOTA text, or GeoJSON or GeoPackage footprints on the ground of the image `image` (extra `geo`).
 
-    An empty file is a picture without objects. In DOTA text, header lines, a byte-order mark, any line ends, tabs, blank lines and
+    An empty file is an image without objects. In DOTA text, header lines, a byte-order mark, any line ends, tabs, blank lines and
     a missing difficulty are fine; footprints become rectangles of least area, see `read_footprints`. An object goes to `problems`
     where its line or feature is broken, its class is not among `class_names`, or its corners are crossed, without area or those of
-    an earlier object of the same class. Raises `UserError` where the file cannot be read, or the picture's place is not known.
+    an earlier object of the same class. Raises `UserError` where the file cannot be read, or the image's place is not known.
     """
     path = Path(path)
     unit = "feature" if path.suffix.lower() in LABEL_SUFFIXES[1:] else "line"
@@ -90,21 +90,21 @@ def write_objects(path: str | Path, objects: Objects) -> None:
 
 
 def inside(objects: Objects, width: int, height: int, problems: Problems, path: str | Path) -> Objects:
-    """Drop the objects whose enclosing box does not touch the picture; those that cross its edge stay as they are."""
+    """Drop the objects whose enclosing box does not touch the image; those that cross its edge stay as they are."""
     low, high = objects.corners.min(1), objects.corners.max(1)
     touches = ((high >= 0) & (low <= (width, height))).all(1)
     for i in np.flatnonzero(~touches):
         span = f"x {low[i, 0]:.0f}..{high[i, 0]:.0f}, y {low[i, 1]:.0f}..{high[i, 1]:.0f}"
-        advice = "Check that the label belongs to this picture."
-        problems.add(path, f"a {objects.names[i]} at {span}", f"one that touches the {width} x {height} picture", advice)
+        advice = "Check that the label belongs to this image."
+        problems.add(path, f"a {objects.names[i]} at {span}", f"one that touches the {width} x {height} image", advice)
     return objects if touches.all() else objects.take(touches)
 
 
 def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> list[Item]:
-    """Pictures of a data set with their label files, sorted by stem; `labelled=False` lists the pictures alone.
+    """Images of a data set with their label files, sorted by stem; `labelled=False` lists the images alone.
 
-    A picture without label file (unlike one whose file is empty), a label file (of LABEL_SUFFIXES) without picture, and a second
-    picture or label file of a stem are left out through `problems`. Raises `UserError` where a folder is missing or empty, or
+    An image without label file (unlike one whose file is empty), a label file (of LABEL_SUFFIXES) without image, and a second
+    image or label file of a stem are left out through `problems`. Raises `UserError` where a folder is missing or empty, or
     nothing fits together.
     """
     root = Path(root)
@@ -112,22 +112,22 @@ def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> l
     for path in _folder(root, "images", IMAGE_SUFFIXES):
         if path.stem in images:
             advice = "Rename or remove one of them; this one is left out."
-            problems.add(path, f"a second picture named {path.stem} beside {images[path.stem].name}", "one", advice)
+            problems.add(path, f"a second image named {path.stem} beside {images[path.stem].name}", "one", advice)
         else:
             images[path.stem] = path
     if not labelled:
         return [Item(stem, images[stem], None) for stem in sorted(images)]
     labels = list_labels(root / "labelTxt", problems)
     for stem in sorted(images.keys() - labels.keys()):
-        advice = "Add it; an empty file says that the picture is background."
-        problems.add(images[stem], "no label file for this picture", f"{root / 'labelTxt' / stem}.txt", advice)
+        advice = "Add it; an empty file says that the image is background."
+        problems.add(images[stem], "no label file for this image", f"{root / 'labelTxt' / stem}.txt", advice)
     for stem in sorted(labels.keys() - images.keys()):
-        advice = "Add the picture or remove the label file."
-        problems.add(labels[stem], "no picture for this label file", f"{root / 'images' / stem}.png (or jpg, tif, bmp)", advice)
+        advice = "Add the image or remove the label file."
+        problems.add(labels[stem], "no image for this label file", f"{root / 'images' / stem}.png (or jpg, tif, bmp)", advice)
     both = sorted(images.keys() & labels.keys())
     if not both:
-        advice = "Give each picture and its label file the same name."
-        raise UserError(explain(root, "no picture that has a label file", "images/NAME.png and labelTxt/NAME.txt", advice))
+        advice = "Give each image and its label file the same name."
+        raise UserError(explain(root, "no image that has a label file", "images/NAME.png and labelTxt/NAME.txt", advice))
     return [Item(stem, images[stem], labels[stem]) for stem in both]
 
 
@@ -138,14 +138,14 @@ def list_labels(folder: Path, problems: Problems) -> dict[str, Path]:
     for path in sorted(files, key=lambda path: LABEL_SUFFIXES.index(path.suffix.lower())):
         if path.stem in labels:
             advice = "Remove one of them; this one is left out."
-            problems.add(path, f"a second label file beside {labels[path.stem].name}", "one for each picture", advice)
+            problems.add(path, f"a second label file beside {labels[path.stem].name}", "one for each image", advice)
         else:
             labels[path.stem] = path
     return dict(sorted(labels.items()))
 
 
-def pictures_beside(labels: Path) -> dict[str, Path]:
-    """The picture of each stem in the folder `images` beside a folder of labels; empty where there is no such folder."""
+def images_beside(labels: Path) -> dict[str, Path]:
+    """The image of each stem in the folder `images` beside a folder of labels; empty where there is no such folder."""
     files = sorted((labels.parent / "images").glob("[!.]*"), reverse=True)  # the first of a stem counts
     return {path.stem: path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
 
@@ -155,10 +155,10 @@ def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: 
     if str(choice) in CLASS_LISTS:
         return CLASS_LISTS[str(choice)]
     if str(choice) == "auto":
-        # Broken lines and footprints without picture are reported where the objects themselves are read.
+        # Broken lines and footprints without image are reported where the objects themselves are read.
         quiet, found = Problems(), set[str]()
         for folder in (Path(root) / "labelTxt" for root in roots):
-            images = pictures_beside(folder)
+            images = images_beside(folder)
             for stem, path in list_labels(folder, quiet).items():
                 if stem in images or path.suffix.lower() == ".txt":
                     found.update(read_objects(path, quiet, image=images.get(stem)).names)
@@ -198,7 +198,7 @@ def read_task1(directory: str | Path, problems: Problems) -> dict[str, list[Task
     for path in files:
         lines = result[path.stem.removeprefix("Task1_")] = []
         for number, line in _lines(path, problems):
-            fields = line.rsplit(None, 9)  # from the right: a picture's name may hold spaces
+            fields = line.rsplit(None, 9)  # from the right: an image's name may hold spaces
             values = _numbers(fields[1:])
             if len(fields) < 10:
                 advice = "Correct or remove the line."

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 _SETTINGS = ("data.yaml", "dataset.yaml", "data.yml")
-_LOOKED_AT = 1000  # label files; the first may be empty, of pictures without objects
+_LOOKED_AT = 1000  # label files; the first may be empty, of images without objects
 
 
 def folder_advice(root: Path) -> str:

@@ -24,7 +24,7 @@ _TRUNCATED = 2
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What a split wrote: source pictures, tiles, those without objects, objects (one in two tiles counts twice)."""
+    """What a split wrote: source images, tiles, those without objects, objects (one in two tiles counts twice)."""
 
     images: int
     tiles: int
@@ -35,18 +35,18 @@ class SplitReport:
 
 
 def windows(
-    width: int, height: int, sizes: Sequence[int], gaps: Sequence[int], min_image: float = _MIN_IMAGE
+    width: int, height: int, sizes: Sequence[int], overlaps: Sequence[int], min_image: float = _MIN_IMAGE
 ) -> list[tuple[int, int, int]]:
-    """Square windows `(x, y, size)` that cover a picture, for several sizes pooled; column by column.
+    """Square windows `(x, y, size)` that cover an image, for several sizes pooled; column by column.
 
-    Steps are size - gap, and the last window of a row or column moves back to the picture's edge. Windows with a
-    smaller share of picture than `min_image` are dropped unless none would remain; then those within 0.01 of the best
+    Steps are size - overlap, and the last window of a row or column moves back to the image's edge. Windows with a
+    smaller share of image than `min_image` are dropped unless none would remain; then those within 0.01 of the best
     stay.
     """
     found, shares = [], []
-    for size, gap in zip(sizes, gaps, strict=True):
-        for x in starts(width, size, gap):
-            for y in starts(height, size, gap):
+    for size, overlap in zip(sizes, overlaps, strict=True):
+        for x in starts(width, size, overlap):
+            for y in starts(height, size, overlap):
                 found.append((x, y, size))
                 shares.append(min(size, width - x) * min(size, height - y) / size**2)
     if not found:
@@ -71,7 +71,7 @@ def split_dataset(
     source: str | Path,
     target: str | Path,
     size: int = 1024,
-    gap: int = 200,
+    overlap: int = 200,
     rates: Sequence[float] = (1.0,),
     *,
     workers: int | None = None,
@@ -81,19 +81,19 @@ def split_dataset(
 ) -> SplitReport:
     """Cut the data set `source` (images/, and labelTxt/ unless it is test data) into tiles in `target`.
 
-    A rate r reads windows of size / r source pixels at gaps of gap / r and stores them unresized. Every window
-    becomes a tile and a label file (empty without objects) named `{stem}__{size}__{x}___{y}`. Pictures that cannot be
+    A rate r reads windows of size / r source pixels at overlaps of overlap / r and stores them unresized. Every window
+    becomes a tile and a label file (empty without objects) named `{stem}__{size}__{x}___{y}`. Images that cannot be
     read go to `problems`, and the others are cut. Raises `UserError` for options that make no sense, a target that is
-    in use, a full disk, or if nothing could be read. Each worker is a thread and holds one picture in memory.
+    in use, a full disk, or if nothing could be read. Each worker is a thread and holds one image in memory.
     """
     source, target = Path(source), Path(target)
     problems = Problems() if problems is None else problems
-    sizes, gaps = _scales(size, gap, rates)
+    sizes, overlaps = _scales(size, overlap, rates)
     # Test data have no labels; a label folder under another name is a mistake, which list_items explains.
     labelled = any(entry.is_dir() and entry.name.lower().startswith("label") for entry in source.glob("*"))
     items = list_items(source, problems, labelled)
     _prepare(source, target, overwrite, labelled)
-    cut = partial(_split_image, target=target, sizes=sizes, gaps=gaps, strict=problems.strict)
+    cut = partial(_split_image, target=target, sizes=sizes, overlaps=overlaps, strict=problems.strict)
     workers = min(workers or os.cpu_count() or 1, len(items))
     started = time.monotonic()
     results = map(cut, items) if workers == 1 else _in_threads(cut, items, workers)
@@ -104,13 +104,13 @@ def split_dataset(
         empty += result.empty_tiles
     if not done:
         first = problems.first[0] if problems.first else ""
-        raise UserError(explain(source, "no picture that could be read", "at least one", f"The first: {first}"))
+        raise UserError(explain(source, "no image that could be read", "at least one", f"The first: {first}"))
     return SplitReport(done, tiles, empty, objects, labelled, time.monotonic() - started)
 
 
 @dataclass
 class _Result:
-    """What one picture gave."""
+    """What one image gave."""
 
     problems: Problems
     done: bool = False
@@ -119,11 +119,11 @@ class _Result:
     objects: int = 0
 
 
-def starts(length: int, size: int, gap: int) -> list[int]:
-    """Where windows of a size begin that cover a length: `size - gap` apart, the last one moved back to the end."""
+def starts(length: int, size: int, overlap: int) -> list[int]:
+    """Where windows of a size begin that cover a length: `size - overlap` apart, the last one moved back to the end."""
     if length <= size:
         return [0]
-    step = size - gap
+    step = size - overlap
     return [*range(0, length - size, step), length - size]
 
 
@@ -148,8 +148,8 @@ def _area_inside(corners: np.ndarray, size: int | None) -> np.ndarray:
     return np.abs((x * np.roll(y, -1, 1) - y * np.roll(x, -1, 1)).sum(1)) / 2
 
 
-def _scales(size: int, gap: int, rates: Sequence[float]) -> tuple[list[int], list[int]]:
-    """Window sizes and gaps in source pixels, one a rate; refuses options that make no sense."""
+def _scales(size: int, overlap: int, rates: Sequence[float]) -> tuple[list[int], list[int]]:
+    """Window sizes and overlaps in source pixels, one a rate; refuses options that make no sense."""
 
     def refuse(option: str, found: object, expected: str) -> UserError:
         return UserError(explain(option, str(found), expected, "Change the option."))
@@ -158,11 +158,11 @@ def _scales(size: int, gap: int, rates: Sequence[float]) -> tuple[list[int], lis
         raise refuse("--rates", list(rates), "one or more numbers above 0")
     if size < 1:
         raise refuse("--size", size, "at least 1 pixel")
-    if not 0 <= gap < size:
-        raise refuse("--gap", gap, f"0 or more, and less than the size {size}")
-    scales = list(dict.fromkeys((int(size / rate), int(gap / rate)) for rate in rates))
+    if not 0 <= overlap < size:
+        raise refuse("--overlap", overlap, f"0 or more, and less than the size {size}")
+    scales = list(dict.fromkeys((int(size / rate), int(overlap / rate)) for rate in rates))
     if any(window <= between for window, between in scales):
-        raise refuse("--rates", list(rates), f"rates that leave windows of at least a pixel (from size {size}, gap {gap})")
+        raise refuse("--rates", list(rates), f"rates that leave windows of at least a pixel (from size {size}, overlap {overlap})")
     return [window for window, _ in scales], [between for _, between in scales]
 
 
@@ -187,8 +187,8 @@ def _prepare(source: Path, target: Path, overwrite: bool, labelled: bool) -> Non
         raise UserError(explain(target, reason, "a writable folder", "Choose another target.")) from error
 
 
-def _split_image(item: Item, target: Path, sizes: Sequence[int], gaps: Sequence[int], strict: bool) -> _Result:
-    """Write every tile of one picture, which is decoded once."""
+def _split_image(item: Item, target: Path, sizes: Sequence[int], overlaps: Sequence[int], strict: bool) -> _Result:
+    """Write every tile of one image, which is decoded once."""
     result = _Result(Problems(strict))
     assert item.image is not None
     try:
@@ -202,7 +202,7 @@ def _split_image(item: Item, target: Path, sizes: Sequence[int], gaps: Sequence[
     height, width = image.shape[:2]
     if objects is not None and item.label is not None:
         objects = inside(objects, width, height, result.problems, item.label)
-    for x, y, size in windows(width, height, sizes, gaps):
+    for x, y, size in windows(width, height, sizes, overlaps):
         name = f"{item.stem}__{size}__{x}___{y}"
         tile = image[y : y + size, x : x + size]
         below, right = size - tile.shape[0], size - tile.shape[1]
@@ -220,7 +220,7 @@ def _split_image(item: Item, target: Path, sizes: Sequence[int], gaps: Sequence[
 
 
 def _in_threads(cut: Callable[[Item], _Result], items: Sequence[Item], workers: int) -> Iterable[_Result]:
-    """Results as they come; on an error or Ctrl-C the threads end after the picture in hand.
+    """Results as they come; on an error or Ctrl-C the threads end after the image in hand.
 
     Decoding, encoding and writing, which are nearly all of the work, let other threads run.
     """

@@ -1,4 +1,4 @@
-"""Running a detector over labelled pictures and scoring it by the DOTA protocol."""
+"""Running a detector over labelled images and scoring it by the DOTA protocol."""
 
 import json
 import time
@@ -17,39 +17,39 @@ from rotanext.data.dota import check_task1_target, write_task1
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.merge import merge_task1
-from rotanext.evaluation.metrics import THRESHOLDS, Evidence, Predictions, Report, Truths, read_evidence
+from rotanext.evaluation.metrics import THRESHOLDS, Evidence, Predictions, Scores, Truths, read_evidence
 from rotanext.images.reading import read_image, write_file
 from rotanext.inference.detector import Detector
 from rotanext.reports.plots import plot_confusion, plot_precision_recall
-from rotanext.reports.run import Contents, write_html_report
+from rotanext.reports.run import Contents, write_report
 from rotanext.system.files import make_folder
 from rotanext.system.processes import Processes
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.system.provenance import provenance
 from rotanext.system.readahead import read_ahead
 
-_AT_ONCE = 32  # pictures of a process
+_AT_ONCE = 32  # images of a process
 
 
 @dataclass
 class Stopwatch:
-    """How long detecting took: tiles and seconds of each picture, without reading it; `begun` is when the whole began."""
+    """How long detecting took: tiles and seconds of each image, without reading it; `begun` is when the whole began."""
 
     begun: float = field(default_factory=time.monotonic)
     tiles: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
-        """Figures by name; the first picture, at which the detector gets ready, is left out where there are several."""
+        """Figures by name; the first image, at which the detector gets ready, is left out where there are several."""
         first = min(1, len(self.seconds) - 1)
         seconds = sum(self.seconds[first:]) if self.seconds else 0.0
         if seconds <= 0:
             return {}
         return {
-            "pictures/s, detection alone": (len(self.seconds) - first) / seconds,
+            "images/s, detection alone": (len(self.seconds) - first) / seconds,
             "tiles/s, detection alone": sum(self.tiles[first:]) / seconds,
-            "pictures/s with reading and getting ready": len(self.seconds) / (time.monotonic() - self.begun),
-            "pictures": len(self.seconds),
+            "images/s with reading and getting ready": len(self.seconds) / (time.monotonic() - self.begun),
+            "images": len(self.seconds),
             "tiles": sum(self.tiles),
         }
 
@@ -58,7 +58,7 @@ class Stopwatch:
 class Evaluation:
     """What came out of an evaluation, what it was computed from, and how fast."""
 
-    report: Report
+    scores: Scores
     evidence: Evidence
     speed: Mapping[str, float]
 
@@ -66,7 +66,7 @@ class Evaluation:
 def detect_each(
     detector: Detector, entries: Iterable[Entry], batch_size: int = 1, watch: Stopwatch | None = None
 ) -> Iterator[tuple[Entry, Detections | UserError]]:
-    """Every entry with the detections on its picture, or with the reason why that cannot be read."""
+    """Every entry with the detections on its image, or with the reason why that cannot be read."""
     for entry, image in read_ahead(entries, lambda entry: read_image(entry.path)):
         if isinstance(image, UserError):
             yield entry, image
@@ -83,7 +83,7 @@ def detect_each(
 def keep_readable(
     found: Iterable[tuple[Entry, Detections | UserError]], problems: Problems
 ) -> tuple[list[Entry], list[Detections]]:
-    """The entries whose pictures could be read, and the detections on each; the others go to `problems`."""
+    """The entries whose images could be read, and the detections on each; the others go to `problems`."""
     read, detections = [], []
     for entry, result in found:
         if isinstance(result, UserError):
@@ -97,7 +97,7 @@ def keep_readable(
 def detect_all(
     detector: Detector, entries: Iterable[Entry], problems: Problems, batch_size: int = 1, watch: Stopwatch | None = None
 ) -> tuple[list[Entry], list[Detections]]:
-    """The entries whose pictures can be read, and the detections on each; a damaged picture goes to `problems`."""
+    """The entries whose images can be read, and the detections on each; a damaged image goes to `problems`."""
     return keep_readable(detect_each(detector, entries, batch_size, watch), problems)
 
 
@@ -121,7 +121,7 @@ def detect_shared(
 
 
 def gather(detections: Sequence[Detections], entries: Sequence[Entry], class_names: tuple[str, ...]) -> Evidence:
-    """Detections and labelled objects of the same pictures, as the metrics take them."""
+    """Detections and labelled objects of the same images, as the metrics take them."""
     label_of = {name: i for i, name in enumerate(class_names)}
     predictions = Predictions.of_images((d.corners.double().numpy(), d.scores.numpy(), d.labels.numpy()) for d in detections)
     truths = Truths.of_images(
@@ -135,24 +135,22 @@ def score(
     entries: Sequence[Entry],
     class_names: tuple[str, ...],
     thresholds: Sequence[float] = THRESHOLDS,
-) -> Report:
-    """The DOTA protocol on whole pictures: true polygon IoU of the boxes' corners with the labelled quadrilaterals."""
+) -> Scores:
+    """The DOTA protocol on whole images: true polygon IoU of the boxes' corners with the labelled quadrilaterals."""
     return gather(detections, entries, class_names).score(thresholds)
 
 
 def evaluate_weights(
     detector: Detector, data: Path, out: Path, batch_size: int, problems: Problems, console: Console
 ) -> Evaluation:
-    """Score a detector on a DOTA folder, whole pictures with their tiles merged; its detections are kept in `out`/Task1."""
+    """Score a detector on a DOTA folder, whole images with their tiles merged; its detections are kept in `out`/Task1."""
     check_task1_target(out / "Task1", detector.class_names)
     make_folder(out)
     entries = read_entries([str(data)], detector.class_names, problems)
     watch = Stopwatch()
-    read, detections = detect_all(
-        detector, Reporter(console).track(entries, "detecting", len(entries)), problems, batch_size, watch
-    )
+    read, detections = detect_all(detector, Display(console).track(entries, "detecting", len(entries)), problems, batch_size, watch)
     if not read:
-        raise UserError("\n".join([f"none of the pictures in {data} could be read", *problems.first]))
+        raise UserError("\n".join([f"none of the images in {data} could be read", *problems.first]))
     speed = watch.figures()
     named = {entry.stem: found for entry, found in zip(read, detections, strict=True)}
     write_task1(out / "Task1", named, detector.class_names)
@@ -174,12 +172,12 @@ def evaluate_files(detections: Path, data: Path, out: Path, merge_iou: float | N
     return Evaluation(evidence.score(), evidence, {})
 
 
-def write_report(report: Report, out: Path) -> None:
+def write_scores(scores: Scores, out: Path) -> None:
     """Write `metrics.json`, `precision_recall.png` and `confusion.png`."""
     out.mkdir(parents=True, exist_ok=True)
-    write_file(out / "metrics.json", (json.dumps(report.to_json(), indent=1) + "\n").encode())
-    plot_precision_recall(report, out / "precision_recall.png")
-    plot_confusion(report, out / "confusion.png")
+    write_file(out / "metrics.json", (json.dumps(scores.to_json(), indent=1) + "\n").encode())
+    plot_precision_recall(scores, out / "precision_recall.png")
+    plot_confusion(scores, out / "confusion.png")
 
 
 def write_page(
@@ -190,10 +188,10 @@ def write_page(
     contents = Contents(
         title=f"Evaluation: {config.name}" if config else "Evaluation of detections",
         about=about,
-        report=evaluation.report,
+        scores=evaluation.scores,
         evidence=evaluation.evidence,
         speed=evaluation.speed,
         config=values,
         environment=provenance(device),
     )
-    write_html_report(contents, out / "report.html")
+    write_report(contents, out / "report.html")

@@ -33,7 +33,7 @@ class TileName(NamedTuple):
 def parse_tile_name(name: str) -> TileName | None:
     """Read `{stem}__{size or rate}__{x}___{y}`; None for any other name. The stem may contain "__" itself.
 
-    The middle field has two meanings in the field's data sets. DOTA_devkit writes the rate by which the picture was
+    The middle field has two meanings in the field's data sets. DOTA_devkit writes the rate by which the image was
     resized before it was cut (`P0032__1.0__824___0`): offsets and coordinates are divided by it. `rotanext split`
     writes the window's size in pixels of the source, which is not resized. Up to 16 it is a rate, an integer from 32 on
     a size.

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rotanext.data.dota import LABEL_SUFFIXES, list_labels, pictures_beside, read_objects, read_task1
+from rotanext.data.dota import LABEL_SUFFIXES, images_beside, list_labels, read_objects, read_task1
 from rotanext.errors import Problems, UserError, explain
 from rotanext.evaluation.merge import overlapping_pairs, parse_tile_name
-from rotanext.evaluation.scores import THRESHOLDS, ClassResult, Floats, Ints, Report
+from rotanext.evaluation.scores import THRESHOLDS, ClassResult, Floats, Ints, Scores
 
 __all__ = [
     "THRESHOLDS",
     "Evidence",
     "Predictions",
-    "Report",
+    "Scores",
     "Truths",
     "all_pairs",
     "best_objects",
@@ -78,23 +78,23 @@ class Truths:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What an evaluation is computed from: detections and labelled objects of the pictures stems, in their order.
+    """What an evaluation is computed from: detections and labelled objects of the images stems, in their order.
 
-    pictures: the file of each, None where there is none. The labels of predictions and truths are indices into class_names.
+    images: the file of each, None where there is none. The labels of predictions and truths are indices into class_names.
     """
 
     class_names: tuple[str, ...]
     predictions: Predictions
     truths: Truths
     stems: tuple[str, ...]
-    pictures: tuple[Path | None, ...]
+    images: tuple[Path | None, ...]
 
     @cached_property
     def pairs(self) -> tuple[Ints, Ints, Floats]:
         """See `all_pairs`; computed once."""
         return all_pairs(self.predictions, self.truths)
 
-    def score(self, thresholds: Sequence[float] = THRESHOLDS) -> Report:
+    def score(self, thresholds: Sequence[float] = THRESHOLDS) -> Scores:
         """`evaluate` of all this."""
         return evaluate(self.predictions, self.truths, self.class_names, thresholds, pairs=self.pairs)
 
@@ -158,7 +158,7 @@ def evaluate(
     thresholds: Sequence[float] = THRESHOLDS,
     confusion_score: float = 0.3,
     pairs: tuple[Ints, Ints, Floats] | None = None,
-) -> Report:
+) -> Scores:
     """Average precision of every class at all thresholds in one pass, and the confusion matrix.
 
     The protocol is DOTA's (see the module). The first threshold is the one of curves and confusion matrix. pairs: of
@@ -181,7 +181,7 @@ def evaluate(
         results.append(tuple(ClassResult(*row) for row in rows_of))
     matrix = confusion_matrix(predictions, truths, len(class_names), confusion_score, thresholds[0], pairs)
     names, levels = tuple(class_names), tuple(float(threshold) for threshold in thresholds)
-    return Report(names, truths.image_count, levels, tuple(results), matrix, levels[0], confusion_score)
+    return Scores(names, truths.image_count, levels, tuple(results), matrix, levels[0], confusion_score)
 
 
 def confusion_matrix(
@@ -217,7 +217,7 @@ def confusion_matrix(
     return matrix
 
 
-def dota_map(detections_dir: str | Path, labels_dir: str | Path, iou: float = 0.5, problems: Problems | None = None) -> Report:
+def dota_map(detections_dir: str | Path, labels_dir: str | Path, iou: float = 0.5, problems: Problems | None = None) -> Scores:
     """Evaluate `Task1_<class>.txt` files against a folder of DOTA labels (whole images, merged detections).
 
     iou is evaluated beside 0.50, 0.55, ..., 0.95 and is the one of curves and confusion matrix. See `read_evidence` for what is
@@ -229,14 +229,14 @@ def dota_map(detections_dir: str | Path, labels_dir: str | Path, iou: float = 0.
 
 
 def read_evidence(detections_dir: str | Path, labels_dir: str | Path, problems: Problems | None = None) -> Evidence:
-    """Read `Task1_<class>.txt` files and a folder of DOTA labels, or a DOTA folder whose pictures then are known, too.
+    """Read `Task1_<class>.txt` files and a folder of DOTA labels, or a DOTA folder whose images then are known, too.
 
     The images are the label files, the classes those of the file names and the labels. Invalid lines, and detections on images
     without label, go to problems; UserError for a missing or empty folder, or where not one detection lies on a labelled image.
     """
     problems = Problems() if problems is None else problems
     paths = _label_files(Path(labels_dir), problems)
-    images = pictures_beside(paths[0].parent)
+    images = images_beside(paths[0].parent)
     objects = [read_objects(path, problems, image=images.get(path.stem)) for path in paths]
     lines = read_task1(detections_dir, problems)
     names = tuple(sorted({*lines, *(name for item in objects for name in item.names)}))

@@ -98,7 +98,7 @@ class ClassResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Scores:
     """The outcome of `evaluate`: per threshold one `ClassResult` per class, and the confusion matrix.
 
     confusion `[C + 1, C + 1]` counts: rows the truth, columns the prediction, the last one background (missed, or

@@ -1,4 +1,4 @@
-"""The graph that is exported: from pictures as they are decoded to logits and boxes; what follows is in the runtime wrapper.
+"""The graph that is exported: from images as they are decoded to logits and boxes; what follows is in the runtime wrapper.
 
 Thresholds, top-k and the exact rotated NMS stay outside: benchmarks/export_nms.py shows by how much that is faster.
 """
@@ -19,7 +19,7 @@ from rotanext.heads.coding import decode
 from rotanext.models.fast import PRECISIONS, for_inference
 from rotanext.models.network import SIZE_DIVISOR, RetinaNet, flatten_levels
 
-INPUT = "pictures"
+INPUT = "images"
 OUTPUTS = ("logits", "boxes")
 _MOST_BLOCKS = 1 << 17
 EXAMPLE = (2, 200, 264, 3)  # only traced: no number of it is kept
@@ -39,7 +39,7 @@ def quiet() -> Iterator[None]:
 
 
 def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """(height, width) of each level's map for pictures of that size in pixels."""
+    """(height, width) of each level's map for images of that size in pixels."""
     sizes = []
     for stride in STRIDES:
         if stride <= SIZE_DIVISOR:
@@ -75,17 +75,17 @@ class DecodedNetwork(nn.Module):
         self.register_buffer("mean", model.mean.detach().float().clone())
         self.register_buffer("std", model.std.detach().float().clone())
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[B, A, C]` and boxes `[B, A, 5]` (le90, pixels, centres inside) of uint8 RGB pictures `[B, H, W, 3]` of any size.
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, A, C]` and boxes `[B, A, 5]` (le90, pixels, centres inside) of uint8 RGB images `[B, H, W, 3]` of any size.
 
         Anchors are counted level by level, row by row, position by position; the score of a class is its logit's sigmoid.
         """
-        height, width = pictures.shape[1], pictures.shape[2]
-        batch = (pictures.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        height, width = images.shape[1], images.shape[2]
+        batch = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         right, bottom = (_blocks(side) * SIZE_DIVISOR - side for side in (width, height))
         logits, deltas = self.network(F.pad(batch, (0, right, 0, bottom)).to(self.dtype))
         flat_logits, flat_deltas = flatten_levels(logits, deltas, self.network.num_classes)
-        anchors = torch.cat(self.anchors.grid([(level.shape[2], level.shape[3]) for level in logits], pictures.device))
+        anchors = torch.cat(self.anchors.grid([(level.shape[2], level.shape[3]) for level in logits], images.device))
         boxes = decode(anchors, torch.cat(flat_deltas, 1).float())
         last = torch.stack([torch.full((), side - 1.0, device=boxes.device) for side in (width, height)])
         centres = torch.minimum(boxes[..., :2].clamp_min(0), last)
@@ -93,7 +93,7 @@ class DecodedNetwork(nn.Module):
 
 
 def trace(network: DecodedNetwork) -> ExportedProgram:
-    """The network as a graph for any number of pictures of any size."""
+    """The network as a graph for any number of images of any size."""
     example = torch.zeros(EXAMPLE, dtype=torch.uint8)
     dynamic = {INPUT: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}}
     with torch.no_grad(), quiet():

@@ -24,46 +24,46 @@ from rotanext.images.reading import IMAGE_SUFFIXES, list_images, read_image
 from rotanext.inference.detector import Detector
 from rotanext.synthetic.scenes import draw_scene
 from rotanext.system.files import make_folder
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 
 CHECKED, CALIBRATED = 8, 64  # tiles
-DRAWN = 2  # tiles, where there are no pictures
+DRAWN = 2  # tiles, where there are no images
 _ENGINES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch.export"}
 _NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `export` writes, and on which pictures it is calibrated, compared and evaluated."""
+    """What `export` writes, and on which images it is calibrated, compared and evaluated."""
 
     format: str
     out: Path
     precision: str = "fp32"
-    calibrate: Path | None = None  # pictures
-    check: Path | None = None  # pictures; None: those of the other folders, of the training, or drawn ones
+    calibrate: Path | None = None  # images
+    check: Path | None = None  # images; None: those of the other folders, of the training, or drawn ones
     evaluate: Path | None = None  # a DOTA folder
 
 
-def export(detector: Detector, options: ExportOptions, reporter: Reporter) -> tuple[Parity, Path]:
+def export(detector: Detector, options: ExportOptions, display: Display) -> tuple[Parity, Path]:
     """Export a detector; returns the comparison with PyTorch, and the file's name, which ends in `.failed` where it did not pass.
 
     An earlier file of the asked name stays until another has passed. The report lies beside the file (`.parity.json`). Raises
-    UserError for wrong options, missing packages, or pictures that cannot be read.
+    UserError for wrong options, missing packages, or images that cannot be read.
     """
     check_options(options)
-    tiles, pictures = _compared(detector, options)
+    tiles, images = _compared(detector, options)
     calibration = _tiles(detector, options.calibrate, CALIBRATED) if options.calibrate else []
     make_folder(options.out.parent)
     metadata = Metadata(detector.class_names, detector.config, options.precision)
     with tempfile.TemporaryDirectory(prefix=f".{options.out.name}.", dir=options.out.parent) as folder:
         made = Path(folder) / options.out.name
-        _write(detector, made, metadata, options, calibration, reporter)
-        reporter.say(f"comparing with PyTorch on {counted(len(tiles), 'tile')} of {pictures}")
+        _write(detector, made, metadata, options, calibration, display)
+        display.say(f"comparing with PyTorch on {counted(len(tiles), 'tile')} of {images}")
         exported = _read_back(made, options.format, metadata)
         parity = compare(detector, exported, tiles, options.precision, _ENGINES[options.format])
-        parity.pictures = pictures
+        parity.images = images
         if options.evaluate is not None:
-            reporter.say(f"evaluating both on {options.evaluate}")
+            display.say(f"evaluating both on {options.evaluate}")
             pair = {"PyTorch fp32": detector, f"{parity.engine} {options.precision}": exported}
             parity.accuracy = {name: _accuracy(one, options.evaluate) for name, one in pair.items()}
         target = options.out if not parity.faults else options.out.with_name(f"{options.out.name}.failed")
@@ -86,12 +86,12 @@ def check_options(options: ExportOptions) -> None:
     if options.precision == "int8" and options.format == "torch":
         raise UserError("--precision int8 is for onnx and openvino; for torch take fp32 or fp16")
     if options.precision == "int8" and options.calibrate is None:
-        raise UserError("--precision int8 needs --calibrate: a folder of pictures like those it will see (a hundred will do)")
+        raise UserError("--precision int8 needs --calibrate: a folder of images like those it will see (a hundred will do)")
     if options.precision != "int8" and options.calibrate is not None:
         raise UserError(f"--calibrate belongs to --precision int8; this is {options.precision}")
     for folder in (options.check, options.calibrate, options.evaluate):
         if folder is not None and not folder.exists():
-            raise UserError(explain(folder, "nothing there", "a folder of pictures", "Check the path."))
+            raise UserError(explain(folder, "nothing there", "a folder of images", "Check the path."))
     need("export" if options.format == "onnx" else "export,openvino", *_NEEDED[options.format])
     if options.precision == "int8":
         need("export", "onnxruntime")
@@ -103,21 +103,21 @@ def _write(
     metadata: Metadata,
     options: ExportOptions,
     calibration: Sequence[np.ndarray],
-    reporter: Reporter,
+    display: Display,
 ) -> None:
     """Write the file in its format and precision, with metadata."""
     # OpenVINO stores fp32 in half precision by itself, and quantisation starts from fp32
     traced = "fp16" if options.precision == "fp16" and options.format != "openvino" else "fp32"
-    reporter.say("tracing the network: a minute or so")
+    display.say("tracing the network: a minute or so")
     program = traced_program(detector, traced)
     if options.format == "torch":
         write_program(program, path, metadata)
         return
-    reporter.say("writing the graph as ONNX")
+    display.say("writing the graph as ONNX")
     graph = path.with_name("graph.onnx")
     write_onnx(program, graph)
     if options.precision == "int8":
-        reporter.say(f"quantising with {counted(len(calibration), 'tile')}")
+        display.say(f"quantising with {counted(len(calibration), 'tile')}")
         quantise(graph, path.with_name("int8.onnx"), list(calibration))
         graph = path.with_name("int8.onnx")
     if options.format == "openvino":
@@ -139,9 +139,9 @@ def _read_back(path: Path, kind: str, metadata: Metadata) -> Detector:
     open_program(path, torch.device("cpu"), None, precision="fp32", compiled=False)  # that it can be read as predict will read it
     program = torch.export.load(path).module(check_guards=False)
 
-    def run(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.no_grad():
-            logits, boxes = program(torch.from_numpy(pictures))
+            logits, boxes = program(torch.from_numpy(images))
         return logits.numpy(), boxes.numpy()
 
     return Detector(RuntimeNetwork(path, run, metadata, torch.device("cpu")), metadata.config, metadata.class_names)
@@ -173,7 +173,7 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def _tiles(detector: Detector, source: Path, most: int) -> list[np.ndarray]:
-    """Tiles of a folder's pictures as the detector cuts them: at most so many, taken evenly; unreadable pictures are refused."""
+    """Tiles of a folder's images as the detector cuts them: at most so many, taken evenly; unreadable images are refused."""
     folder = source / "images" if (source / "images").is_dir() else source
     paths = list_images(folder, IMAGE_SUFFIXES)
     paths = [paths[at] for at in evenly(len(paths), most)]
@@ -195,14 +195,14 @@ def _tiles(detector: Detector, source: Path, most: int) -> list[np.ndarray]:
 
 
 def _compared(detector: Detector, options: ExportOptions) -> tuple[list[np.ndarray], str]:
-    """Tiles to compare on, and what of: the given pictures, or those it was trained with where they lie here, or drawn ones."""
+    """Tiles to compare on, and what of: the given images, or those it was trained with where they lie here, or drawn ones."""
     if given := options.check or options.evaluate or options.calibrate:
         return _tiles(detector, given, CHECKED), str(given)
     for folder in (*detector.config.data.val, *detector.config.data.train):
         with suppress(UserError, OSError):  # nobody asked for these
             if (Path(folder) / "images").is_dir():
                 return _tiles(detector, Path(folder), CHECKED), folder
-    return _drawn(detector), "drawn scenes (--check takes pictures)"
+    return _drawn(detector), "drawn scenes (--check takes images)"
 
 
 def _drawn(detector: Detector) -> list[np.ndarray]:
@@ -212,7 +212,7 @@ def _drawn(detector: Detector) -> list[np.ndarray]:
 
 
 def _accuracy(detector: Detector, data: Path) -> dict[str, float | None]:
-    """mAP of whole pictures, as `rotanext eval` has it."""
+    """mAP of whole images, as `rotanext eval` has it."""
     problems = Problems(strict=True)
     entries = read_entries([str(data)], detector.class_names, problems)
     read, detections = detect_all(detector, entries, problems)

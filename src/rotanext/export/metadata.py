@@ -16,7 +16,7 @@ FORMAT = "1"
 PREFIX = "rotanext."
 PRECISIONS = ("fp32", "fp16", "int8")
 _NORMALISATION = {"mean": MEAN, "std": STD, "where": "in the graph: (RGB - mean) / std, then zeros up to a multiple of 32"}
-_INPUT = "pictures: uint8 [B, H, W, 3], RGB, 0 to 255, any B, H and W"
+_INPUT = "images: uint8 [B, H, W, 3], RGB, 0 to 255, any B, H and W"
 _OUTPUT = (
     "logits: float32 [B, A, C], whose sigmoid is the score; boxes: float32 [B, A, 5] in pixels, see box_convention; "
     "A anchors level by level (strides 8 to 128); then a score threshold, top-k per level and rotated NMS per class"

@@ -139,9 +139,9 @@ def open_onnx(path: Path, device: torch.device | None) -> tuple[Run, Metadata, t
         found = f"inputs {shortened(str(inputs))} and outputs {shortened(str(outputs))}"
         raise UserError(explain(path, found, f"{[INPUT]} and {list(OUTPUTS)}", _DAMAGED))
 
-    def run(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
-            logits, boxes = session.run(list(OUTPUTS), {INPUT: pictures})
+            logits, boxes = session.run(list(OUTPUTS), {INPUT: images})
         except Exception as error:
             raise UserError(_unusable(path, "ONNX Runtime", error)) from None
         return logits, boxes

@@ -85,9 +85,9 @@ def open_openvino(path: Path, device: torch.device | None) -> tuple[Run, Metadat
     if not all(name in found for name, found in zip((INPUT, *OUTPUTS), names, strict=False)) or len(names) != 3:
         raise UserError(explain(path, f"ports {shortened(str(names))}", f"{INPUT}, {', '.join(OUTPUTS)}", _DAMAGED))
 
-    def run(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
-            found = request.infer({INPUT: pictures})
+            found = request.infer({INPUT: images})
         except Exception as error:
             raise UserError(_unusable(path, "OpenVINO", error)) from None
         return found[OUTPUTS[0]].copy(), found[OUTPUTS[1]].copy()

@@ -46,7 +46,7 @@ class Parity:
     engine: str
     tolerance: Tolerance
     tiles: int = 0
-    pictures: str = ""  # where the tiles were taken from
+    images: str = ""  # where the tiles were taken from
     batches: list[list[int]] = field(default_factory=list)  # (B, H, W) of each batch
     anchors: int = 0
     score_difference: float = 0.0
@@ -80,7 +80,7 @@ class Parity:
 
     def text(self) -> str:
         """A few lines for the terminal."""
-        on = f"{counted(self.tiles, 'tile')} of {self.pictures or 'pictures'}"
+        on = f"{counted(self.tiles, 'tile')} of {self.images or 'images'}"
         shapes = counted(len({tuple(b) for b in self.batches}), "shape")
         lines = [
             f"{self.engine} {self.precision} against PyTorch fp32 on {on}, {len(self.batches)} batches of {shapes}:",
@@ -154,12 +154,12 @@ def _compare_anchors(network: DecodedNetwork, exported: Detector, batch: np.ndar
     else:
         raise AssertionError("not an exported detector")
     best = torch.maximum(logits, other_logits).amax(2).topk(min(ANCHORS, logits.shape[1]), 1).indices
-    picture = torch.arange(len(batch))[:, None].expand_as(best)
-    score = (logits[picture, best].sigmoid() - other_logits[picture, best].sigmoid()).abs().flatten(0, 1)
-    a, b = (boxes_to_corners(values[picture, best].flatten(0, 1).double()) for values in (boxes, other_boxes))
+    image = torch.arange(len(batch))[:, None].expand_as(best)
+    score = (logits[image, best].sigmoid() - other_logits[image, best].sigmoid()).abs().flatten(0, 1)
+    a, b = (boxes_to_corners(values[image, best].flatten(0, 1).double()) for values in (boxes, other_boxes))
     # a square's first corner may be any: the best of the four ways to count them
     shifts = torch.stack([(a - b.roll(turn, 1)).norm(dim=-1).amax(1) for turn in range(4)]).amin(0)
-    side = boxes[picture, best].flatten(0, 1)[:, 2].double().clamp_min(1.0)
+    side = boxes[image, best].flatten(0, 1)[:, 2].double().clamp_min(1.0)
     return score, shifts, shifts / side
 
 

@@ -31,12 +31,12 @@ class RuntimeNetwork:
         self.device = torch.device("cpu")  # where its results are
         self.computes_on = device
 
-    def __call__(self, pictures: np.ndarray) -> tuple[list[Tensor], Tensor]:
+    def __call__(self, images: np.ndarray) -> tuple[list[Tensor], Tensor]:
         """See `detector.ExportedNetwork`; UserError where the graph gives anything else."""
-        logits, boxes = self.run(pictures)
+        logits, boxes = self.run(images)
         per_position = self.metadata.config.model.anchor_rule.per_position
-        counts = [rows * columns * per_position for rows, columns in level_sizes(*pictures.shape[1:3])]
-        expected = [(len(pictures), sum(counts), self.num_classes), (len(pictures), sum(counts), 5)]
+        counts = [rows * columns * per_position for rows, columns in level_sizes(*images.shape[1:3])]
+        expected = [(len(images), sum(counts), self.num_classes), (len(images), sum(counts), 5)]
         found = [(values.shape, values.dtype) for values in (logits, boxes)]
         if found != [(shape, np.dtype(np.float32)) for shape in expected]:
             advice = "Its graph is not that of its metadata; export the checkpoint again."

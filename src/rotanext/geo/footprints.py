@@ -1,4 +1,4 @@
-"""Labels given as footprints on the ground: polygons of a GeoJSON or GeoPackage file, as rectangles in a picture's pixels."""
+"""Labels given as footprints on the ground: polygons of a GeoJSON or GeoPackage file, as rectangles in an image's pixels."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -34,15 +34,15 @@ def read_footprints(path: Path, image: Path | None) -> Iterator[tuple[int, Label
     hyphens as in DOTA's own names; without one it is "object". Nothing is difficult.
 
     A feature that gives no rectangle (no geometry, a point or a line, no area, coordinates that are no numbers or lie where the
-    picture's CRS has none) is a `Fault`. Raises `UserError` where the file or the picture cannot be read, no path leads from
-    one CRS to the other, the picture has no place on the ground, or the extra `geo` is missing.
+    image's CRS has none) is a `Fault`. Raises `UserError` where the file or the image cannot be read, no path leads from
+    one CRS to the other, the image has no place on the ground, or the extra `geo` is missing.
     """
     if image is None:
-        found, expected = "footprints without their picture", "the picture of this name in the folder images beside"
+        found, expected = "footprints without their image", "the image of this name in the folder images beside"
         raise UserError(explain(path, found, expected, "Its georeference turns them into pixels."))
     georeference = Georeference.read(image)
     if georeference is None:
-        found, advice = "a picture without place on the ground", "Use one with a geotransform, or labels in pixels (NAME.txt)."
+        found, advice = "an image without place on the ground", "Use one with a geotransform, or labels in pixels (NAME.txt)."
         raise UserError(explain(image, found, f"one that the footprints of {path} lie on", advice))
     layers = _read_geopackage(path) if path.suffix.lower() == ".gpkg" else iter([_read_geojson(path)])
     for crs, features in layers:
@@ -64,7 +64,7 @@ def least_rectangle(points: np.ndarray) -> np.ndarray | Fault:
     It has a side along an edge of the convex hull (Freeman and Shapira, 1975); of equal ones the first counts.
     """
     if not np.isfinite(points).all():
-        return Fault("coordinates that have no place in the picture's coordinate system", "a polygon near the picture", _CORRECT)
+        return Fault("coordinates that have no place in the image's coordinate system", "a polygon near the image", _CORRECT)
     with extra("geo", "footprints"):
         import shapely
     origin = points.mean(0)
@@ -95,7 +95,7 @@ def _class_name(properties: Mapping[str, object]) -> str | Fault:
 
 
 def _to_ground(path: Path, crs: "CRS | None", georeference: Georeference) -> Callable[[np.ndarray], np.ndarray]:
-    """From the file's CRS to the picture's; raises `UserError` where no path leads there."""
+    """From the file's CRS to the image's; raises `UserError` where no path leads there."""
     with extra("geo", str(path)):
         from pyproj import Transformer
         from pyproj.exceptions import ProjError
@@ -104,7 +104,7 @@ def _to_ground(path: Path, crs: "CRS | None", georeference: Georeference) -> Cal
     advice = "Give both the same one, for example with gdal_edit.py -a_srs or ogr2ogr -a_srs."
     if crs is None or georeference.crs is None:
         found, other = ("none", "one") if crs is None else (f"the coordinate system {crs.name!r}", "none")
-        raise UserError(explain(path, found, f"that of the picture, which has {other}", advice))
+        raise UserError(explain(path, found, f"that of the image, which has {other}", advice))
     try:
         transformer = Transformer.from_crs(crs, georeference.crs, always_xy=True)
     except ProjError as error:

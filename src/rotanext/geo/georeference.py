@@ -42,7 +42,7 @@ class Georeference:
 
         A geotransform may be rotated, sheared, flipped. Without one, GCPs are fitted (see `fit_gcps`). None where there is neither,
         where the geotransform is the identity (how GDAL says "none") or cannot be inverted, and where there are fewer than three
-        GCPs or all are on a line. RPCs (satellite pictures before orthorectification) are not used: they need a terrain model.
+        GCPs or all are on a line. RPCs (satellite images before orthorectification) are not used: they need a terrain model.
         """
         size = (int(dataset.width), int(dataset.height))
         a, b, c, d, e, f = tuple(dataset.transform)[:6]
@@ -60,7 +60,7 @@ class Georeference:
 
     @classmethod
     def read(cls, path: str | Path) -> Self | None:
-        """The georeference of a picture file (a world file or `.aux.xml` beside it counts), as `of` gives it.
+        """The georeference of an image file (a world file or `.aux.xml` beside it counts), as `of` gives it.
 
         Raises `UserError` where the file cannot be opened or the extra is missing.
         """

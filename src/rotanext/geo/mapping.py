@@ -1,6 +1,6 @@
 """From pixels to ground coordinates and back: affine, projective and thin-plate mappings, and the choice between them for GCPs.
 
-Pixels are `[N, 2]` x, y from the picture's top-left corner (the middle of the first pixel is 0.5, 0.5), as in the boxes, the DOTA
+Pixels are `[N, 2]` x, y from the image's top-left corner (the middle of the first pixel is 0.5, 0.5), as in the boxes, the DOTA
 labels and GDAL. Ground coordinates are `[N, 2]` x, y in the units of a coordinate system. Everything is float64.
 """
 
@@ -146,11 +146,11 @@ Mapping = Affine | Projective | Spline
 
 
 def fit_gcps(pixels: np.ndarray, ground: np.ndarray, size: tuple[int, int]) -> tuple[Mapping, float] | None:
-    """The simplest mapping that fits GCPs `[G, 2]` of a picture of this width and height, and its largest miss in pixels.
+    """The simplest mapping that fits GCPs `[G, 2]` of an image of this width and height, and its largest miss in pixels.
 
-    Affine where it misses no GCP by more than `GOOD_FIT` pixels; otherwise projective (exact for four GCPs: an oblique picture of
+    Affine where it misses no GCP by more than `GOOD_FIT` pixels; otherwise projective (exact for four GCPs: an oblique image of
     flat ground) by the same limit; otherwise the thin-plate spline, which meets every GCP. A mapping counts only where it comes
-    back within `ROUND_TRIP` pixels all over the picture; where none does (a GCP on the wrong side), the affine one stays. None for
+    back within `ROUND_TRIP` pixels all over the image; where none does (a GCP on the wrong side), the affine one stays. None for
     fewer than three GCPs, or all on a line.
     """
     pixels, ground = _distinct(pixels, ground)
@@ -171,7 +171,7 @@ def fit_gcps(pixels: np.ndarray, ground: np.ndarray, size: tuple[int, int]) -> t
 
 
 def round_trip(mapping: Mapping, size: tuple[int, int]) -> float:
-    """The largest distance in pixels between points all over a picture (width, height) and where they come back to."""
+    """The largest distance in pixels between points all over an image (width, height) and where they come back to."""
     across = [np.linspace(0, length, 33) for length in size]
     points = np.stack(np.meshgrid(*across), -1).reshape(-1, 2)
     distance = np.linalg.norm(mapping.backward(mapping.forward(points)) - points, axis=1)

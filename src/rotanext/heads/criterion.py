@@ -15,7 +15,7 @@ from rotanext.models.network import flatten_levels
 class Targets(NamedTuple):
     """What the anchors of a batch should say."""
 
-    assigned: Tensor  # [B, A] int64: 0 negative, -1 ignored, i the i-th object of that picture
+    assigned: Tensor  # [B, A] int64: 0 negative, -1 ignored, i the i-th object of that image
     boxes: Tensor  # [P, 5] of the positive anchors, in order
     labels: Tensor  # [P]
     anchors: Tensor  # [A, 5]
@@ -37,7 +37,7 @@ def make_targets(
     positive_iou: float = 0.5,
     negative_iou: float = 0.4,
 ) -> Targets:
-    """Targets of a batch from each picture's `boxes [G, 5]` and `labels [G]`, for level maps of the given (height, width).
+    """Targets of a batch from each image's `boxes [G, 5]` and `labels [G]`, for level maps of the given (height, width).
 
     The two IoUs are those of heads/assign.py.
     """
@@ -59,10 +59,10 @@ def batch_losses(logits: list[Tensor], deltas: list[Tensor], targets: Targets, n
     all_logits, all_deltas = torch.cat(flat_logits, 1).float(), torch.cat(flat_deltas, 1).float()
     positive = targets.assigned > 0
     wanted = torch.zeros_like(all_logits)
-    picture, anchor = positive.nonzero(as_tuple=True)
-    wanted[picture, anchor, targets.labels] = 1
+    image, anchor = positive.nonzero(as_tuple=True)
+    wanted[image, anchor, targets.labels] = 1
     used = (targets.assigned >= 0).unsqueeze(-1)
     classification = (focal_loss(all_logits, wanted) * used).sum()
-    predicted = decode(targets.anchors[anchor], all_deltas[picture, anchor])
+    predicted = decode(targets.anchors[anchor], all_deltas[image, anchor])
     box = REGRESSION_LOSSES[regression](predicted, targets.boxes).sum()
     return Losses(classification, box, positive.sum())

@@ -1,4 +1,4 @@
-"""Pictures with rotated boxes drawn on them, readable at any size, and grids of such pictures."""
+"""Images with rotated boxes drawn on them, readable at any size, and grids of such images."""
 
 import colorsys
 import math
@@ -35,7 +35,7 @@ def class_colour(index: int) -> tuple[int, int, int]:
 
 
 def _line_width(height: int, width: int, corners: np.ndarray) -> int:
-    """Line width in pixels: 1 on small pictures, 2 at about 1300 pixels (from 600 around large objects), 4 on 4K."""
+    """Line width in pixels: 1 on small images, 2 at about 1300 pixels (from 600 around large objects), 4 on 4K."""
     size = math.sqrt(height * width)
     sides = np.linalg.norm(corners - np.roll(corners, 1, 1), axis=2).min(1)
     sides = sides[np.isfinite(sides)]
@@ -44,12 +44,12 @@ def _line_width(height: int, width: int, corners: np.ndarray) -> int:
 
 
 def _font_scale(height: int, width: int) -> float:
-    """OpenCV font scale: letters of about 9 pixels on 400-pixel pictures, 28 on 4K."""
+    """OpenCV font scale: letters of about 9 pixels on 400-pixel images, 28 on 4K."""
     return max(0.36, min(2.2, 0.24 + math.sqrt(height * width) / 3300))
 
 
 def _clip_segment(a: np.ndarray, b: np.ndarray, width: int, height: int, pad: float) -> np.ndarray | None:
-    """The part `[2, 2]` of a segment in the picture and `pad` pixels about it, or None (Liang and Barsky, 1984)."""
+    """The part `[2, 2]` of a segment in the image and `pad` pixels about it, or None (Liang and Barsky, 1984)."""
     start, end, step = 0.0, 1.0, b - a
     for axis, limit in ((0, width), (1, height)):
         for p, q in ((-step[axis], a[axis] + pad), (step[axis], limit + pad - a[axis])):
@@ -80,7 +80,7 @@ def _draw_outline(image: np.ndarray, corners: np.ndarray, colour: tuple[int, int
 
 
 def _draw_dashes(image: np.ndarray, corners: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
-    """The same outline in dashes; only what lies in the picture is drawn."""
+    """The same outline in dashes; only what lies in the image is drawn."""
     if not np.isfinite(corners).all():
         return
     rows, columns = image.shape[:2]
@@ -105,7 +105,7 @@ def _draw_text(image: np.ndarray, text: str, left: int, base: int, scale: float,
 def _draw_scores(
     image: np.ndarray, corners: np.ndarray, scores: np.ndarray, colours: list[tuple[int, int, int]], scale: float
 ) -> None:
-    """The score above each box that is large enough, on a dark ground, moved into the picture at its border.
+    """The score above each box that is large enough, on a dark ground, moved into the image at its border.
 
     In the order given: where two would cover each other, the first one is written.
     """
@@ -145,7 +145,7 @@ def _busy(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
 def _draw_legend(image: np.ndarray, corners: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
     """A see-through panel with colour, name and count of each class, in the corner that hides the fewest objects.
 
-    Left out where it would take more than a third of the picture's area or not fit at all.
+    Left out where it would take more than a third of the image's area or not fit at all.
     """
     rows, columns = image.shape[:2]
     counts = Counter(labels.tolist())
@@ -186,7 +186,7 @@ def _draw(
     difficult: np.ndarray | None,
     legend: bool,
 ) -> np.ndarray:
-    """A copy of the picture with outlines, then scores (where they are few), then the legend."""
+    """A copy of the image with outlines, then scores (where they are few), then the legend."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image is {image.dtype} {image.shape}; expected uint8 RGB [H, W, 3]")
     canvas = np.ascontiguousarray(image).copy()
@@ -210,9 +210,9 @@ def _draw(
 
 
 def draw_detections(image: np.ndarray, detections: Detections, score_threshold: float = 0.3, legend: bool = True) -> np.ndarray:
-    """A copy of the picture (uint8 RGB `[H, W, 3]`) with the detections of at least that score drawn on it.
+    """A copy of the image (uint8 RGB `[H, W, 3]`) with the detections of at least that score drawn on it.
 
-    Colours go by class index, letters by the picture's size, line width by that and the objects'; scores are written where
+    Colours go by class index, letters by the image's size, line width by that and the objects'; scores are written where
     there are at most 40 boxes, beside boxes large enough, and where they do not cover a better one. Raises ValueError for
     another kind of array.
     """
@@ -229,7 +229,7 @@ def draw_detections(image: np.ndarray, detections: Detections, score_threshold: 
 
 
 def draw_objects(image: np.ndarray, objects: Objects, class_names: Sequence[str], legend: bool = True) -> np.ndarray:
-    """A copy of the picture (uint8 RGB `[H, W, 3]`) with labelled objects drawn on it, the difficult ones dashed.
+    """A copy of the image (uint8 RGB `[H, W, 3]`) with labelled objects drawn on it, the difficult ones dashed.
 
     Objects of classes that are not in `class_names` are left out.
     """
@@ -241,9 +241,9 @@ def draw_objects(image: np.ndarray, objects: Objects, class_names: Sequence[str]
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int, gap: int = 6) -> np.ndarray:
-    """Pictures (uint8 RGB, any sizes) in rows of `columns` equal cells on white, each reduced to fit its cell.
+    """Images (uint8 RGB, any sizes) in rows of `columns` equal cells on white, each reduced to fit its cell.
 
-    A cell is as large as the largest picture, but at most 1024 pixels a side. Raises ValueError without any picture or
+    A cell is as large as the largest image, but at most 1024 pixels a side. Raises ValueError without any image or
     column.
     """
     if not images or columns < 1:

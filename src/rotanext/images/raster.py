@@ -35,7 +35,7 @@ class RasterOptions:
 
     bands: one or three numbers from 1; None takes the first three, or the only one, or a palette's colours. stretch: "auto",
     "full" (the type's whole range), "LOW:HIGH" (values) or "LOW%:HIGH%" (percentiles). "auto" leaves 8 bit alone, takes "full"
-    for 16 bit unsigned, as pictures are read for training, and "2%:98%" for the rest.
+    for 16 bit unsigned, as images are read for training, and "2%:98%" for the rest.
     """
 
     bands: tuple[int, ...] | None = None
@@ -351,7 +351,7 @@ def load_rasterio() -> Any:
         import rasterio.windows
     except ImportError:
         raise UserError("this raster needs the package rasterio; install it with: pip install 'rotanext[geo]'") from None
-    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)  # most pictures are not
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)  # most images are not
     return rasterio
 
 

@@ -1,4 +1,4 @@
-"""Reading pictures of every common kind into one form, and writing files whole or not at all."""
+"""Reading images of every common kind into one form, and writing files whole or not at all."""
 
 import io
 import os
@@ -15,10 +15,10 @@ from PIL import Image
 
 from rotanext.errors import UserError, explain
 
-FILL = (124, 116, 104)  # RGB beyond a picture's edge: the mean that the published systems subtract, rounded
+FILL = (124, 116, 104)  # RGB beyond an image's edge: the mean that the published systems subtract, rounded
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
-# opencv refuses larger pictures (settable only by an environment variable before its import); Pillow decodes those.
+# opencv refuses larger images (settable only by an environment variable before its import); Pillow decodes those.
 _OPENCV_SIDE, _OPENCV_PIXELS = 1 << 20, 1 << 30
 # zlib's fastest level, every row as its difference from the one above: as fast as opencv's default, and a quarter smaller
 PNG_FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
@@ -28,14 +28,14 @@ _TAIL = 1 << 16  # bytes at the end of a file in which its end marker is looked 
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read a picture as uint8 RGB `[H, W, 3]`, its pixels as they are stored.
+    """Read an image as uint8 RGB `[H, W, 3]`, its pixels as they are stored.
 
-    Grey and palette pictures become RGB, an alpha channel (or any fourth band) is dropped. 16-bit values are divided
-    by 257 and rounded, so that 0..65535 becomes 0..255 whatever the picture holds; 11- or 12-bit data come out dark
+    Grey and palette images become RGB, an alpha channel (or any fourth band) is dropped. 16-bit values are divided
+    by 257 and rounded, so that 0..65535 becomes 0..255 whatever the image holds; 11- or 12-bit data come out dark
     and are better stretched beforehand. EXIF and TIFF orientation are not applied, because labels are in stored
     pixels. Of several pages the first is read.
 
-    Raises `UserError` for a missing or empty file, a file that is no picture, is cut off or claims more pixels than it
+    Raises `UserError` for a missing or empty file, a file that is no image, is cut off or claims more pixels than it
     can hold, and pixels that are neither 8 nor 16 bit unsigned (float and signed rasters have no range that everybody means).
     """
     path = Path(path)
@@ -65,10 +65,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def check_image(path: str | Path) -> tuple[int, int]:
-    """Width and height of a picture whose header and end are there, without decoding it; raises like `read_image`.
+    """Width and height of an image whose header and end are there, without decoding it; raises like `read_image`.
 
-    Finds files that are empty, cut off or no pictures at a fraction of the cost of reading them; damage within shows only when
-    a picture is decoded.
+    Finds files that are empty, cut off or no images at a fraction of the cost of reading them; damage within shows only when
+    an image is decoded.
     """
     path = Path(path)
     width, height = image_size(path)
@@ -85,7 +85,7 @@ def check_image(path: str | Path) -> tuple[int, int]:
 
 
 def list_images(source: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """Pictures named by a file, a folder (not its subfolders) or a glob pattern, sorted; `UserError` if none."""
+    """Images named by a file, a folder (not its subfolders) or a glob pattern, sorted; `UserError` if none."""
     path = Path(source)
     kinds = " ".join(suffixes)
     if path.is_file():
@@ -94,15 +94,15 @@ def list_images(source: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) 
         found = sorted(entry for entry in path.iterdir() if _is_image(entry, suffixes))
         if not found:
             advice = f"Did you mean {path / 'images'}?" if (path / "images").is_dir() else "Check the folder."
-            raise UserError(explain(path, "no pictures in this folder", f"files ending in {kinds}", advice))
+            raise UserError(explain(path, "no images in this folder", f"files ending in {kinds}", advice))
         return found
     if not any(mark in str(source) for mark in "*?["):
         advice = "Check the path; a glob pattern such as 'scenes/*.png' goes in quotation marks."
-        raise UserError(explain(path, "nothing there", "a picture, a folder of pictures or a glob pattern", advice))
+        raise UserError(explain(path, "nothing there", "an image, a folder of images or a glob pattern", advice))
     root = Path(path.anchor or ".")
     found = sorted(entry for entry in root.glob(str(path.relative_to(path.anchor))) if _is_image(entry, suffixes))
     if not found:
-        raise UserError(explain(path, "no picture that matches this pattern", f"files ending in {kinds}", "Check it."))
+        raise UserError(explain(path, "no image that matches this pattern", f"files ending in {kinds}", "Check it."))
     return found
 
 
@@ -110,7 +110,7 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     """Write uint8 RGB `[H, W, 3]` as PNG, quickly rather than small; the file appears whole or not at all."""
     ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), PNG_FAST)
     if not ok:
-        raise UserError(explain(path, f"a picture of shape {image.shape}", "one that encodes", "Use a smaller one."))
+        raise UserError(explain(path, f"an image of shape {image.shape}", "one that encodes", "Use a smaller one."))
     write_file(path, data.tobytes())
 
 
@@ -134,8 +134,8 @@ def write_file(path: str | Path, data: bytes) -> None:
 def _has_all_strips(path: Path) -> bool:
     """Whether a TIFF is as long as its strips or tiles need; False for other kinds, and where it cannot be told."""
     try:
-        with _pillow_without_limit, Image.open(path) as picture:
-            tags = getattr(picture, "tag_v2", {})
+        with _pillow_without_limit, Image.open(path) as image:
+            tags = getattr(image, "tag_v2", {})
             offsets, lengths = (tags.get(273) or tags.get(324), tags.get(279) or tags.get(325))
             if not offsets or not lengths:
                 return False
@@ -145,17 +145,17 @@ def _has_all_strips(path: Path) -> bool:
 
 
 def _is_image(path: Path, suffixes: tuple[str, ...]) -> bool:
-    # Names with a leading dot are the leftovers of copying programs ("._P0001.png"), not pictures.
+    # Names with a leading dot are the leftovers of copying programs ("._P0001.png"), not images.
     return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise UserError(explain(path, "a folder", "a picture file", "Name a file inside it."))
+        raise UserError(explain(path, "a folder", "an image file", "Name a file inside it."))
     if not path.is_file():
-        raise UserError(explain(path, "no such file", "a picture file", "Check the path."))
+        raise UserError(explain(path, "no such file", "an image file", "Check the path."))
     if path.stat().st_size == 0:
-        raise UserError(explain(path, "an empty file", "a picture file", "Copy or download it again."))
+        raise UserError(explain(path, "an empty file", "an image file", "Copy or download it again."))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -168,7 +168,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _not_decoded(path: str | Path) -> UserError:
-    expected = "a complete PNG, JPEG, TIFF or BMP picture"
+    expected = "a complete PNG, JPEG, TIFF or BMP image"
     return UserError(explain(path, "a file that does not decode", expected, "Open it in a viewer, or copy it again."))
 
 
@@ -185,16 +185,16 @@ def _check_whole(path: str | Path, data: bytes) -> None:
         if at + 12 > len(data):
             cut = "a PNG that is cut off (no IEND chunk)"
     if cut:
-        raise UserError(explain(path, cut, "a complete picture", "Copy or download it again."))
+        raise UserError(explain(path, cut, "a complete image", "Copy or download it again."))
 
 
 def _header_size(source: Path | io.BytesIO) -> tuple[int, int] | None:
     """Width and height as the header says; None where Pillow cannot tell."""
     try:
-        with _pillow_without_limit, Image.open(source) as picture:
+        with _pillow_without_limit, Image.open(source) as image:
             # Pillow swaps the sides of a TIFF by its orientation; its tags 256 and 257 hold what is stored.
-            tags = getattr(picture, "tag_v2", None)
-            width, height = (int(tags[256]), int(tags[257])) if tags is not None else picture.size
+            tags = getattr(image, "tag_v2", None)
+            width, height = (int(tags[256]), int(tags[257])) if tags is not None else image.size
     except Exception:  # Pillow's readers fail in a dozen ways on damaged files
         return None
     return (width, height) if width > 0 and height > 0 else None
@@ -208,7 +208,7 @@ def _check_claim(path: str | Path, size: tuple[int, int] | None, length: int) ->
 
 
 def _as_stored(data: bytes) -> bytes | bytearray:
-    """The same file, a TIFF's tags changed so that opencv neither turns the picture nor multiplies alpha into it."""
+    """The same file, a TIFF's tags changed so that opencv neither turns the image nor multiplies alpha into it."""
     if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return data
     changed = bytearray(data)
@@ -239,10 +239,10 @@ def _decode(data: bytes | bytearray) -> np.ndarray | None:
 def _decode_huge(data: bytes | bytearray) -> np.ndarray | None:
     """Decode with Pillow what is too large for opencv; None for anything else."""
     try:
-        with _pillow_without_limit, Image.open(io.BytesIO(data)) as picture:
-            if max(picture.size) <= _OPENCV_SIDE and picture.width * picture.height <= _OPENCV_PIXELS:
+        with _pillow_without_limit, Image.open(io.BytesIO(data)) as image:
+            if max(image.size) <= _OPENCV_SIDE and image.width * image.height <= _OPENCV_PIXELS:
                 return None
-            return np.asarray(picture.convert("RGB"))[..., ::-1]
+            return np.asarray(image.convert("RGB"))[..., ::-1]
     except Exception:  # see _header_size
         return None
 
@@ -289,7 +289,7 @@ def _silent() -> Iterator[None]:
         logging.setLogLevel(level)
 
 
-_pillow_without_limit = _Shared(_without_limit)  # all aerial pictures look like decompression bombs to it
+_pillow_without_limit = _Shared(_without_limit)  # all aerial images look like decompression bombs to it
 _opencv_silent = _Shared(_silent)  # its warnings about every GeoTIFF tag and its errors would bury ours
 
 

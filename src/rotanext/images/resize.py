@@ -1,13 +1,13 @@
-"""Resizing a picture to fit a square; training and prediction use this one function, so they cannot differ."""
+"""Resizing an image to fit a square; training and prediction use this one function, so they cannot differ."""
 
 import cv2
 import numpy as np
 
 
 def resize_to_fit(image: np.ndarray, size: int) -> tuple[np.ndarray, float]:
-    """Picture `[H, W, 3]` with its longer side brought to `size` pixels, ratio kept, and the scale applied.
+    """Image `[H, W, 3]` with its longer side brought to `size` pixels, ratio kept, and the scale applied.
 
-    Coordinates of the result are those of the source times the scale. size 0, or a picture that fits already, changes nothing.
+    Coordinates of the result are those of the source times the scale. size 0, or an image that fits already, changes nothing.
     """
     height, width = image.shape[:2]
     scale = size / max(height, width) if size else 1.0

@@ -1,4 +1,4 @@
-"""A detector ready for use: network, configuration and class names, called on a picture."""
+"""A detector ready for use: network, configuration and class names, called on an image."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from rotanext.detections import Detections
 from rotanext.errors import UserError
 from rotanext.inference.postprocess import detect, detect_decoded
 from rotanext.inference.stitch import MergeRule
-from rotanext.inference.tiles import Crop, Picture, Scene, Tick, Tiling, detect_scene, detect_tiles, shrunk, unheard
+from rotanext.inference.tiles import Crop, ImageScene, Scene, Tick, Tiling, detect_scene, detect_tiles, shrunk, unheard
 from rotanext.models.backbones import BackboneOptions
 from rotanext.models.fast import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models.network import RetinaNet
@@ -31,7 +31,7 @@ def build_model(config: Config, num_classes: int) -> RetinaNet:
         model.backbone,
         num_classes,
         fpn_channels=model.fpn_channels,
-        tower_depth=model.tower_depth,
+        stacked_convs=model.stacked_convs,
         anchors_per_position=model.anchor_rule.per_position,
         options=BackboneOptions(
             model.drop_path, model.layer_scale, model.frozen_stages, model.frozen_norm, model.gradient_checkpointing
@@ -45,15 +45,15 @@ class ExportedNetwork(Protocol):
     num_classes: int
     device: torch.device
 
-    def __call__(self, pictures: np.ndarray) -> tuple[list[Tensor], Tensor]:
-        """Per level logits `[B, A_l, C]` and boxes `[B, A, 5]` (le90, pixels) of uint8 RGB pictures `[B, H, W, 3]`."""
+    def __call__(self, images: np.ndarray) -> tuple[list[Tensor], Tensor]:
+        """Per level logits `[B, A_l, C]` and boxes `[B, A, 5]` (le90, pixels) of uint8 RGB images `[B, H, W, 3]`."""
         ...
 
 
 class Detector:
-    """Finds oriented objects in pictures of any size; keeps nothing of one picture for the next.
+    """Finds oriented objects in images of any size; keeps nothing of one image for the next.
 
-    `detector(image)` takes uint8 RGB `[H, W, 3]` and gives `Detections` in that picture's pixels. A picture larger than the
+    `detector(image)` takes uint8 RGB `[H, W, 3]` and gives `Detections` in that image's pixels. An image larger than the
     configured tile is cut into overlapping tiles whose detections are merged; a smaller one is a single tile.
 
     It computes with a copy of the model, made at the first call (later changes of `model` do not reach it), in a precision of
@@ -117,19 +117,19 @@ class Detector:
         batch_size: int = 1,
         across_classes: bool = False,
     ) -> Detections:
-        """Detections in a uint8 RGB picture `[H, W, 3]`, best first; tiles are computed `batch_size` at a time.
+        """Detections in a uint8 RGB image `[H, W, 3]`, best first; tiles are computed `batch_size` at a time.
 
         score_threshold (0 to 1) and image_size (fit into this square; 0: own resolution) replace the configured values. Where
         tiles overlap, boxes of one class compete, or of any, `across_classes`. Raises UserError for anything that is not such a
-        picture.
+        image.
         """
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
             raise UserError(f"the detector takes a uint8 RGB array [H, W, 3]; found {found}")
         if 0 in image.shape:
-            raise UserError(f"the picture is empty: its shape is {list(image.shape)}")
+            raise UserError(f"the image is empty: its shape is {list(image.shape)}")
         return self.on_scene(
-            Picture(image),
+            ImageScene(image),
             score_threshold=score_threshold,
             image_size=image_size,
             batch_size=batch_size,
@@ -157,13 +157,13 @@ class Detector:
         if score_threshold is not None and not (isinstance(score_threshold, int | float) and 0 <= score_threshold <= 1):
             raise UserError(f"score_threshold is {score_threshold!r}; expected a number from 0 to 1")
         if image_size is not None and not (isinstance(image_size, int) and image_size >= 0):
-            raise UserError(f"image_size is {image_size!r}; expected a number of pixels, or 0 for the picture's own size")
+            raise UserError(f"image_size is {image_size!r}; expected a number of pixels, or 0 for the image's own size")
         options = self.config.predict
         threshold = options.score_threshold if score_threshold is None else score_threshold
         scale, tiling = 1.0, self.tiling(batch_size)
         if size := options.image_size if image_size is None else image_size:
             scene, scale = shrunk(scene, size)
-            tiling = replace(tiling, tile=size, gap=0)
+            tiling = replace(tiling, tile=size, overlap=0)
         fill = self._fill(scene, tiling)
         rule = MergeRule(options.merge_iou, across_classes)
         compute = detect_crops or partial(self.detect_crops, fill=fill)
@@ -188,17 +188,17 @@ class Detector:
         """How scenes are cut where they are not resized."""
         options = self.config.predict
         elsewhere = self.device.type != "cpu"  # so that the CPU's cores are free meanwhile
-        return Tiling(options.tile, options.gap, batch_size, readers=READERS if elsewhere else 1, merge_aside=elsewhere)
+        return Tiling(options.tile, options.overlap, batch_size, readers=READERS if elsewhere else 1, merge_aside=elsewhere)
 
     def _fill(self, scene: Scene, tiling: Tiling) -> int:
-        """To how many pictures a batch is filled up: a smaller last one would be compiled anew."""
+        """To how many images a batch is filled up: a smaller last one would be compiled anew."""
         if self.exported is not None:
             return 0
         several = len(tiling.windows(scene.width, scene.height)) > tiling.batch_size
         return tiling.batch_size if several and isinstance(self.network, CompiledNetwork) and self.network.works else 0
 
     def detect_crops(self, crops: list[Crop], threshold: float, fill: int = 0) -> list[Detections]:
-        """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` pictures."""
+        """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` images."""
         options = self.config.predict
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             if self.exported is not None:
@@ -224,7 +224,7 @@ class Detector:
         if len(crops) < fill:
             batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, fill - len(crops)))
         logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
-        # A CPU rounds an array's last elements in another way than the rest, so there each picture is settled by itself:
+        # A CPU rounds an array's last elements in another way than the rest, so there each image is settled by itself:
         # its detections then do not depend on those it shares a batch with.
         parts = [slice(i, i + 1) for i in range(len(crops))] if self.device.type == "cpu" else [slice(0, len(crops))]
         return [

@@ -1,4 +1,4 @@
-"""From raw logits and deltas to detections of one picture."""
+"""From raw logits and deltas to detections of one image."""
 
 import math
 from itertools import pairwise
@@ -13,9 +13,9 @@ from rotanext.ops import rotated_nms
 
 
 def best_candidates(logits: list[Tensor], threshold: float, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The best (anchor, class) pairs of `logits [B, A_l, C]` of each level: per picture and level at most `top_k`.
+    """The best (anchor, class) pairs of `logits [B, A_l, C]` of each level: per image and level at most `top_k`.
 
-    Gives picture, level, anchor (counted over all levels), label and score, `[K]` each; by picture, then level, best first. The
+    Gives image, level, anchor (counted over all levels), label and score, `[K]` each; by image, then level, best first. The
     whole batch is taken at once, so that a GPU is waited for a few times a batch and not a few times a level.
     """
     classes = logits[0].shape[2]
@@ -29,18 +29,18 @@ def best_candidates(logits: list[Tensor], threshold: float, top_k: int) -> tuple
     index, scores = index[order], scores[order]
     anchor, label = index // classes, index % classes
     ends = torch.tensor([level.shape[1] for level in logits], device=index.device).cumsum(0)
-    picture, anchor = anchor // ends[-1], anchor % ends[-1]
+    image, anchor = anchor // ends[-1], anchor % ends[-1]
     level = torch.searchsorted(ends, anchor, right=True)
-    group, order = torch.sort(picture * len(logits) + level, stable=True)
+    group, order = torch.sort(image * len(logits) + level, stable=True)
     rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
     order = order[(rank < top_k) & (scores[order] > threshold)]
-    return picture[order], level[order], anchor[order], label[order], scores[order]
+    return image[order], level[order], anchor[order], label[order], scores[order]
 
 
-def _finite(picture: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _finite(image: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Without boxes that are no numbers (half precision has overflowed): they overlap nothing, so nothing would suppress them."""
     keep = boxes.isfinite().all(1)
-    return picture[keep], boxes[keep], scores[keep], labels[keep]
+    return image[keep], boxes[keep], scores[keep], labels[keep]
 
 
 def detect(
@@ -55,9 +55,9 @@ def detect(
     iou_threshold: float,
     max_detections: int,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Boxes `[N, 5]`, scores `[N]` and labels `[N]` of each picture of a batch, best first, in pixels of the batch.
+    """Boxes `[N, 5]`, scores `[N]` and labels `[N]` of each image of a batch, best first, in pixels of the batch.
 
-    sizes holds each picture's (height, width) without padding, and may be fewer than the batch: the rest was filled up. Centres
+    sizes holds each image's (height, width) without padding, and may be fewer than the batch: the rest was filled up. Centres
     are held inside, as in the reference. Per level the best `top_k` (anchor, class) pairs above the threshold are decoded; over
     all levels together boxes of one class suppress each other by rotated NMS. What is not a number is not detected.
     """
@@ -66,31 +66,31 @@ def detect(
         return []
     used = len(sizes)
     flat_logits, flat_deltas = flatten_levels([x[:used] for x in logits], [x[:used] for x in deltas], num_classes)
-    picture, level, anchor, labels, scores = best_candidates(flat_logits, score_threshold, top_k)
+    image, level, anchor, labels, scores = best_candidates(flat_logits, score_threshold, top_k)
     widths = [x.shape[3] for x in logits]
     first = torch.tensor([0, *(x.shape[1] for x in flat_deltas[:-1])], device=anchor.device).cumsum(0)
     candidates = anchors.of_levels(level, anchor - first[level], widths)
-    boxes = decode(candidates, torch.cat(flat_deltas, 1)[picture, anchor].float())
+    boxes = decode(candidates, torch.cat(flat_deltas, 1)[image, anchor].float())
     limits = torch.tensor([(width - 1, height - 1) for height, width in sizes], dtype=boxes.dtype, device=boxes.device)
-    picture, boxes, scores, labels = _finite(picture, boxes, scores, labels)
-    boxes[:, :2] = torch.minimum(boxes[:, :2].clamp_min(0), limits[picture])
-    return _suppressed(picture, boxes, scores, labels, used, iou_threshold, max_detections)
+    image, boxes, scores, labels = _finite(image, boxes, scores, labels)
+    boxes[:, :2] = torch.minimum(boxes[:, :2].clamp_min(0), limits[image])
+    return _suppressed(image, boxes, scores, labels, used, iou_threshold, max_detections)
 
 
 def detect_decoded(
     logits: list[Tensor], boxes: Tensor, *, score_threshold: float, top_k: int, iou_threshold: float, max_detections: int
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """What `detect` gives, of a network that decodes by itself: per level logits `[B, A_l, C]`, and all boxes `[B, A, 5]`."""
-    picture, _, anchor, labels, scores = best_candidates(logits, score_threshold, top_k)
-    found = _finite(picture, boxes[picture, anchor], scores, labels)
+    image, _, anchor, labels, scores = best_candidates(logits, score_threshold, top_k)
+    found = _finite(image, boxes[image, anchor], scores, labels)
     return _suppressed(*found, len(boxes), iou_threshold, max_detections)
 
 
 def _suppressed(
-    picture: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, pictures: int, iou_threshold: float, max_detections: int
+    image: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, images: int, iou_threshold: float, max_detections: int
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Boxes, scores and labels of each of so many pictures after rotated NMS; `picture [K]` says, in order, whose they are."""
-    counts = torch.searchsorted(picture, torch.arange(pictures + 1, device=picture.device)).tolist()
+    """Boxes, scores and labels of each of so many images after rotated NMS; `image [K]` says, in order, whose they are."""
+    counts = torch.searchsorted(image, torch.arange(images + 1, device=image.device)).tolist()
     results = []
     for start, end in pairwise(counts):
         part = slice(start, end)

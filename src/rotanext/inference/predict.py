@@ -1,4 +1,4 @@
-"""Detection on files: pictures and rasters in; DOTA text and zip, JSON, vectors with coordinates, and drawn pictures out."""
+"""Detection on files: images and rasters in; DOTA text and zip, JSON, vectors with coordinates, and drawn images out."""
 
 import json
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from rotanext.images.drawing import draw_detections
 from rotanext.images.raster import RASTER_SUFFIXES, Raster, RasterOptions, settings
 from rotanext.images.reading import IMAGE_SUFFIXES, image_size, list_images, read_image, write_file
 from rotanext.inference.detector import Detector
-from rotanext.inference.tiles import Picture, Scene
+from rotanext.inference.tiles import ImageScene, Scene
 from rotanext.system.files import make_folder
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.system.readahead import read_ahead
 
-JPEG_ABOVE = 4_000_000  # pixels; smaller pictures are written as PNG
+JPEG_ABOVE = 4_000_000  # pixels; smaller images are written as PNG
 DRAWN_SIDE = 4096  # larger scenes are drawn shrunk to this
-DECODED_AT_ONCE = 64_000_000  # pixels; larger pictures are read in windows, as rasters are
+DECODED_AT_ONCE = 64_000_000  # pixels; larger images are read in windows, as rasters are
 _UNLOCATED = "a geotransform without CRS: coordinates in its own units, no GeoJSON, no metres, no headings"
 _NO_PLACE = "its geotransform or GCPs give no place on the ground: no GeoJSON, GeoPackage, GeoParquet"
 _SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
@@ -39,7 +39,7 @@ class PredictOptions:
     score_threshold: float | None = None  # of the files; None: the model's configuration
     draw_threshold: float = 0.3
     batch_size: int = 1
-    pictures: bool = True
+    images: bool = True
     across_classes: bool = False
     raster: RasterOptions = field(default_factory=RasterOptions)
 
@@ -50,11 +50,11 @@ def predict(
     target: Path,
     options: PredictOptions,
     problems: Problems,
-    reporter: Reporter,
+    display: Display,
 ) -> dict[str, Detections]:
-    """Detect on a file, a folder, a glob or several of these, and write all below `target`; returns detections by picture name.
+    """Detect on a file, a folder, a glob or several of these, and write all below `target`; returns detections by image name.
 
-    Writes `Task1/Task1_<class>.txt` and `Task1.zip` for the DOTA server, `detections.json`, `pictures/`, and for rasters that
+    Writes `Task1/Task1_<class>.txt` and `Task1.zip` for the DOTA server, `detections.json`, `images/`, and for rasters that
     know where they lie `vectors/`. What cannot be read is a problem (skipped, or refused when strict); the others go on.
     """
     sources = [source] if isinstance(source, str | Path) else source
@@ -65,30 +65,30 @@ def predict(
     named: dict[str, Path] = {}
     try:
         with settings() if find_spec("rasterio") else nullcontext():
-            _detect_each(detector, paths, target, options, problems, reporter, found, named)
-    finally:  # Ctrl-C, a full disk or a refused picture must not lose what was found before
+            _detect_each(detector, paths, target, options, problems, display, found, named)
+    finally:  # Ctrl-C, a full disk or a refused image must not lose what was found before
         if found:
             write_task1(target / "Task1", found, detector.class_names)
             zip_task1(target / "Task1")
             write_json(target / "detections.json", found, named, detector.class_names)
     if not found:
         given = ", ".join(map(str, sources[:3]))
-        raise UserError("\n".join([f"none of the pictures in {given} could be read", *problems.first]))
+        raise UserError("\n".join([f"none of the images in {given} could be read", *problems.first]))
     return found
 
 
 def open_scene(path: Path, options: RasterOptions) -> Scene:
-    """A file as a scene: rasters and huge pictures are read in windows, other pictures are decoded at once.
+    """A file as a scene: rasters and huge images are read in windows, other images are decoded at once.
 
-    Without the extra `geo` TIFFs are read as pictures, too. Raises UserError like `read_image` and `Raster`.
+    Without the extra `geo` TIFFs are read as images, too. Raises UserError like `read_image` and `Raster`.
     """
-    is_picture = path.suffix.lower() in IMAGE_SUFFIXES
-    if find_spec("rasterio") is None and is_picture:
-        return Picture(read_image(path))
-    if is_picture and path.suffix.lower() not in RASTER_SUFFIXES:
+    is_image = path.suffix.lower() in IMAGE_SUFFIXES
+    if find_spec("rasterio") is None and is_image:
+        return ImageScene(read_image(path))
+    if is_image and path.suffix.lower() not in RASTER_SUFFIXES:
         width, height = image_size(path)
         if width * height <= DECODED_AT_ONCE:
-            return Picture(read_image(path))
+            return ImageScene(read_image(path))
     return Raster(path, options)
 
 
@@ -98,30 +98,30 @@ def _detect_each(
     target: Path,
     options: PredictOptions,
     problems: Problems,
-    reporter: Reporter,
+    display: Display,
     found: dict[str, Detections],
     named: dict[str, Path],
 ) -> None:
     """Detect on every file, adding to `found` and `named` as it goes."""
     said: set[str] = set()
     opened = read_ahead(paths, partial(open_scene, options=options.raster))
-    for path, scene in reporter.track(opened, "detecting", len(paths)):
+    for path, scene in display.track(opened, "detecting", len(paths)):
         if isinstance(scene, UserError):
             problems.note(str(scene))
             continue
-        with closing(scene), reporter.counting(path.name) as tick:
+        with closing(scene), display.counting(path.name) as tick:
             if path.stem in named:
                 problems.add(
                     path,
                     f"the name '{path.stem}' a second time",
-                    f"one picture of a name ({named[path.stem]})",
-                    "Rename one; DOTA files tell pictures apart by their names alone.",
+                    f"one image of a name ({named[path.stem]})",
+                    "Rename one; DOTA files tell images apart by their names alone.",
                 )
                 continue
             try:
                 if isinstance(scene, Raster) and scene.how not in said:
                     said.add(scene.how)
-                    reporter.say(f"{path.name}: {scene.how}")
+                    display.say(f"{path.name}: {scene.how}")
                 detections = detector.on_scene(
                     scene,
                     score_threshold=options.score_threshold,
@@ -129,7 +129,7 @@ def _detect_each(
                     across_classes=options.across_classes,
                     tick=tick,
                 )
-                shown = scene.overview(DRAWN_SIDE) if options.pictures else None
+                shown = scene.overview(DRAWN_SIDE) if options.images else None
                 georeference = scene.georeference() if isinstance(scene, Raster) else None
             except UserError as error:
                 problems.note(str(error))
@@ -137,9 +137,9 @@ def _detect_each(
         named[path.stem], found[path.stem] = path, detections  # with the scene closed, whose blocks need not be held any longer
         if shown is not None:
             scale = shown.shape[1] / scene.width
-            _write_picture(target / "pictures", path.stem, shown, detections.scaled(scale), options.draw_threshold)
+            _write_image(target / "images", path.stem, shown, detections.scaled(scale), options.draw_threshold)
         if georeference is None and isinstance(scene, Raster) and scene.claims_place:
-            reporter.say(f"{path.name}: {_NO_PLACE}")
+            display.say(f"{path.name}: {_NO_PLACE}")
         if georeference is not None:
             from rotanext.geo.vectors import write_vectors
 
@@ -148,16 +148,16 @@ def _detect_each(
                 problems.note(f"{path}: its coordinate system cannot be written to GeoPackage; the other files are there")
             if not georeference.located and _UNLOCATED not in said:
                 said.add(_UNLOCATED)
-                reporter.say(f"{path.name}: {_UNLOCATED}")
+                display.say(f"{path.name}: {_UNLOCATED}")
 
 
-def _write_picture(folder: Path, stem: str, image: np.ndarray, detections: Detections, threshold: float) -> None:
-    """The picture with its boxes drawn, as PNG, or as JPEG where it is large."""
+def _write_image(folder: Path, stem: str, image: np.ndarray, detections: Detections, threshold: float) -> None:
+    """The image with its boxes drawn, as PNG, or as JPEG where it is large."""
     drawn = draw_detections(image, detections, threshold)
     suffix = ".jpg" if drawn.shape[0] * drawn.shape[1] > JPEG_ABOVE else ".png"
     done, data = cv2.imencode(suffix, drawn[..., ::-1])
     if not done:
-        raise UserError(f"{folder / stem}{suffix}: the picture could not be encoded")
+        raise UserError(f"{folder / stem}{suffix}: the image could not be encoded")
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / f"{stem}{suffix}", data.tobytes())
 

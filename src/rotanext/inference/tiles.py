@@ -28,7 +28,7 @@ def unheard(done: int, total: int) -> None:
 
 
 class Scene(Protocol):
-    """A picture that is read in windows: in memory (`Picture`) or on disk (`data.raster.Raster`)."""
+    """An image that is read in windows: in memory (`Image`) or on disk (`data.raster.Raster`)."""
 
     width: int
     height: int
@@ -46,7 +46,7 @@ class Scene(Protocol):
         ...
 
 
-class Picture:
+class ImageScene:
     """A scene in memory: uint8 RGB `[H, W, 3]`."""
 
     def __init__(self, image: np.ndarray) -> None:
@@ -65,24 +65,24 @@ class Picture:
         """Nothing to let go of."""
 
 
-def shrunk(scene: Scene, size: int) -> tuple[Picture, float]:
+def shrunk(scene: Scene, size: int) -> tuple[ImageScene, float]:
     """A scene resized to fit a square of `size` pixels, and the scale applied; a huge one by way of its overview."""
-    whole = isinstance(scene, Picture) or scene.width * scene.height <= _WHOLE
+    whole = isinstance(scene, ImageScene) or scene.width * scene.height <= _WHOLE
     image = scene.read(0, 0, scene.width, scene.height)[0] if whole else scene.overview(2 * size)
     resized, _ = resize_to_fit(image, size)
-    return Picture(resized), size / max(scene.width, scene.height)
+    return ImageScene(resized), size / max(scene.width, scene.height)
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a scene is cut: square tiles that overlap by `gap`, computed `batch_size` at a time, read by `readers` threads.
+    """How a scene is cut: square tiles that overlap by `overlap`, computed `batch_size` at a time, read by `readers` threads.
 
     They are merged in a thread of its own if `merge_aside`. With a model on the CPU they should not be: once torch's operators
     are used by a second thread, the model's own threads wait for each other asleep (0.4 s a tile become 0.5; docs/log.md).
     """
 
     tile: int
-    gap: int
+    overlap: int
     batch_size: int = 1
     readers: int = 1
     merge_aside: bool = False
@@ -90,8 +90,8 @@ class Tiling:
     def windows(self, width: int, height: int) -> list[Window]:
         """The tiles of a scene, row by row; the last of a row or column moves back to the edge."""
         size = Window(0, 0, min(self.tile, width), min(self.tile, height))
-        columns = starts(width, self.tile, self.gap)
-        return [size._replace(x=x, y=y) for y in starts(height, self.tile, self.gap) for x in columns]
+        columns = starts(width, self.tile, self.overlap)
+        return [size._replace(x=x, y=y) for y in starts(height, self.tile, self.overlap) for x in columns]
 
 
 def detect_scene(
@@ -185,7 +185,7 @@ def _read(scene: Scene, windows: list[Window], several: bool, index: int) -> Til
 
 
 def _of_one_colour(pixels: np.ndarray) -> bool:
-    """Whether pixels `[H, W, 3]` are all the same; a few rows tell for nearly every picture."""
+    """Whether pixels `[H, W, 3]` are all the same; a few rows tell for nearly every image."""
     if (pixels[:: max(1, len(pixels) // 8)] != pixels[0, 0]).any():
         return False
     return bool((pixels[1:] == pixels[:-1]).all())

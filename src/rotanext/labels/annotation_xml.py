@@ -1,4 +1,4 @@
-"""What Pascal VOC, roLabelImg and DIOR-R share: a folder with one XML file a picture, its name, its size and its objects."""
+"""What Pascal VOC, roLabelImg and DIOR-R share: a folder with one XML file an image, its name, its size and its objects."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +8,9 @@ import numpy as np
 from rotanext.errors import Problems, UserError
 from rotanext.images.reading import write_file
 from rotanext.labels.dataset import (
+    ImageFiles,
+    LabelledImage,
     LabelSet,
-    Picture,
-    PictureFiles,
     Shapes,
     existing,
     finished,
@@ -18,13 +18,13 @@ from rotanext.labels.dataset import (
     size_of,
     subset_folders,
 )
-from rotanext.labels.values import Element, Invalid, class_name, flag, number, picture_name, read_xml, side, xml_text
+from rotanext.labels.values import Element, Invalid, class_name, flag, image_name, number, read_xml, side, xml_text
 
 # The corners `[4, 2]` of an <object>, and whether they stand there as they are.
 Shape = Callable[[Element], tuple[np.ndarray, bool]]
 _FOLDERS = ("Annotations", "annotations", "labels")
 _ORIENTED = ("Oriented Bounding Boxes", "Oriented_Bounding_Boxes")
-_SUBSETS = ("train", "val", "test")  # trainval says nothing about a picture
+_SUBSETS = ("train", "val", "test")  # trainval says nothing about an image
 
 
 def read_folder(source: Path, images: Path | None, problems: Problems, shape: Shape, expected: str) -> LabelSet:
@@ -34,21 +34,21 @@ def read_folder(source: Path, images: Path | None, problems: Problems, shape: Sh
     parts = subset_folders(source, _FOLDERS) or [("", source)]
     if parts == [("", source)] and source.is_dir() and not _files(source):
         parts = [(folder.name, folder) for folder in sorted(source.iterdir()) if folder.is_dir() and _files(folder)]
-    given = PictureFiles([images]) if images is not None else None
+    given = ImageFiles([images]) if images is not None else None
     for subset, root in parts:
         folder = root.parent if root.is_file() else root
-        files = given or PictureFiles(sorted(path for path in folder.glob("JPEGImages*") if path.is_dir()) or [folder])
+        files = given or ImageFiles(sorted(path for path in folder.glob("JPEGImages*") if path.is_dir()) or [folder])
         lists = _lists(folder)
         for path in [root] if root.is_file() else _files(root):
             try:
-                data.pictures.append(_read_one(path, files, subset, lists, problems, shape))
+                data.images.append(_read_one(path, files, subset, lists, problems, shape))
             except UserError as error:
                 problems.note(str(error))
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice)
         data.unlabelled += [] if given else files.unused()
     data.unlabelled += given.unused() if given else []
-    if not data.pictures:
+    if not data.images:
         raise nothing_read(source, f"{expected} files", problems)
     return finished(data, problems)
 
@@ -69,14 +69,14 @@ def _lists(root: Path) -> dict[str, str]:
     return found
 
 
-def _read_one(path: Path, files: PictureFiles, subset: str, lists: dict[str, str], problems: Problems, shape: Shape) -> Picture:
+def _read_one(path: Path, files: ImageFiles, subset: str, lists: dict[str, str], problems: Problems, shape: Shape) -> LabelledImage:
     root = read_xml(path, ("annotation",))
     subset = subset or lists.get(path.stem, "")
-    # The file's own name leads to the picture; what stands inside is often from another machine, or of a copy.
-    name = picture_name(path.stem)
+    # The file's own name leads to the image; what stands inside is often from another machine, or of a copy.
+    name = image_name(path.stem)
     file = files.find(name, subset)
     if file is None and root.all("filename"):
-        written = picture_name(root.value("filename"))
+        written = image_name(root.value("filename"))
         file = files.find(written, subset)
         name = written.rpartition("/")[2] if file is not None or written.startswith(f"{name}.") else name
     claimed = (0, 0)
@@ -91,7 +91,7 @@ def _read_one(path: Path, files: PictureFiles, subset: str, lists: dict[str, str
             shapes.add(corners, class_name(element.value("name")), element.line, int(flag(element.value("difficult", "0"))))
         except Invalid as fault:
             problems.add(path, fault.found, fault.expected, fault.advice, element.line)
-    return shapes.picture(file.name if file else name, size, path, file, subset)
+    return shapes.image(file.name if file else name, size, path, file, subset)
 
 
 def coordinates(element: Element, names: tuple[str, ...]) -> list[float]:
@@ -100,25 +100,25 @@ def coordinates(element: Element, names: tuple[str, ...]) -> list[float]:
 
 
 def write_folder(target: Path, data: LabelSet, kind: str, shape: Callable[[np.ndarray], str], inner: str = "Annotations") -> None:
-    """One XML file a picture; `shape` gives what stands for corners `[4, 2]`. Lists for ImageSets/Main, too."""
+    """One XML file an image; `shape` gives what stands for corners `[4, 2]`. Lists for ImageSets/Main, too."""
     for subset in data.subsets:
         folder = target / subset / inner
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = [picture for picture in data.pictures if picture.subset == subset]
-        for picture in pictures:
-            write_file(folder / f"{picture.stem}.xml", "".join(_lines(picture, kind, shape)).encode())
+        images = [image for image in data.images if image.subset == subset]
+        for image in images:
+            write_file(folder / f"{image.stem}.xml", "".join(_lines(image, kind, shape)).encode())
         if not inner:
             continue
         lists = target / subset / "ImageSets" / "Main"
         lists.mkdir(parents=True, exist_ok=True)
-        write_file(lists / "trainval.txt", "".join(f"{picture.stem}\n" for picture in pictures).encode())
+        write_file(lists / "trainval.txt", "".join(f"{image.stem}\n" for image in images).encode())
 
 
-def _lines(picture: Picture, kind: str, shape: Callable[[np.ndarray], str]) -> Iterator[str]:
-    yield f"<annotation>\n  <filename>{xml_text(picture.name)}</filename>\n  <source><database>Unknown</database></source>\n"
-    yield f"  <size>\n    <width>{picture.width}</width>\n    <height>{picture.height}</height>\n    <depth>3</depth>\n  </size>\n"
+def _lines(image: LabelledImage, kind: str, shape: Callable[[np.ndarray], str]) -> Iterator[str]:
+    yield f"<annotation>\n  <filename>{xml_text(image.name)}</filename>\n  <source><database>Unknown</database></source>\n"
+    yield f"  <size>\n    <width>{image.width}</width>\n    <height>{image.height}</height>\n    <depth>3</depth>\n  </size>\n"
     yield "  <segmented>0</segmented>\n"
-    objects = picture.objects
+    objects = image.objects
     for corners, name, difficult in zip(objects.corners, objects.names, objects.difficult.tolist(), strict=True):
         yield f"  <object>\n    <type>{kind}</type>\n    <name>{xml_text(name)}</name>\n    <pose>Unspecified</pose>\n"
         yield f"    <truncated>{int(difficult == 2)}</truncated>\n    <difficult>{int(difficult == 1)}</difficult>\n"

@@ -48,18 +48,18 @@ class Check:
         return sum(finding.serious for finding in self.findings)
 
     def classes(self) -> list[dict[str, Any]]:
-        """A row for each class: objects, pictures, long and short side, aspect ratio (medians, pixels), share without anchor."""
+        """A row for each class: objects, images, long and short side, aspect ratio (medians, pixels), share without anchor."""
         box = self.coverage.boxes.numpy()
         names, missed = np.array(self.coverage.names), self.coverage.missed.numpy()
         scale = self.coverage.scales.numpy()
-        objects, pictures = Counter[str](), Counter[str]()
-        for picture in self.data.pictures:
-            objects.update(picture.objects.names)
-            pictures.update(set(picture.objects.names))
+        objects, images = Counter[str](), Counter[str]()
+        for image in self.data.images:
+            objects.update(image.objects.names)
+            images.update(set(image.objects.names))
         rows = []
         for name in self.data.class_names:
             mine = names == name
-            row: dict[str, Any] = {"class": name, "objects": objects[name], "pictures": pictures[name]}
+            row: dict[str, Any] = {"class": name, "objects": objects[name], "images": images[name]}
             if mine.any():
                 long, short = box[mine, 2] / scale[mine], box[mine, 3] / scale[mine]
                 row |= {"long": float(np.median(long)), "short": float(np.median(short))}
@@ -76,7 +76,7 @@ class Check:
         return {
             "source": self.source,
             "clean": self.problems == 0,
-            "pictures": len(self.data.pictures),
+            "images": len(self.data.images),
             "objects": self.data.count,
             "problems": self.problems,
             "counts": {kind: {"count": count, "problem": KINDS[kind][0]} for kind, count in self.counts.items()},
@@ -103,7 +103,7 @@ def check_labels(
     pixels: bool = True,
     track: Track | None = None,
 ) -> Check:
-    """Check a data set, and whether a validation set is apart from it; `config` tells anchors and picture size (recipe "small").
+    """Check a data set, and whether a validation set is apart from it; `config` tells anchors and image size (recipe "small").
 
     class_names: the only classes that may occur; any where None. pixels, track: see `find_leaks`. Raises
     `UserError` where there is nothing to check.
@@ -117,7 +117,7 @@ def check_labels(
         found = reader(root, images, problems)
         for message in problems.first:
             where, _, text = message.partition(": ")
-            if "no label file for this picture" not in message:
+            if "no label file for this image" not in message:
                 findings.append(Finding("invalid label", where, None, text))
         return found
 
@@ -145,7 +145,7 @@ def _own_validation(data: LabelSet) -> tuple[LabelSet, LabelSet | None]:
     held_out = {subset for subset in data.subsets if is_validation(subset) or subset.lower() in ("test", "testing")}
     if not held_out or len(data.subsets) == len(held_out):
         return data, None
-    parts = [[p for p in data.pictures if (p.subset in held_out) == wanted] for wanted in (False, True)]
+    parts = [[p for p in data.images if (p.subset in held_out) == wanted] for wanted in (False, True)]
     return LabelSet(parts[0], data.class_names), LabelSet(parts[1], data.class_names)
 
 

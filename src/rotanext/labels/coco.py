@@ -14,9 +14,9 @@ import numpy as np
 
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import write_file
-from rotanext.labels.dataset import LabelSet, PictureFiles, Shapes, existing, finished, nothing_read, size_of
+from rotanext.labels.dataset import ImageFiles, LabelSet, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.geometry import as_rectangles, four_corners, signed_area, turned
-from rotanext.labels.values import Invalid, class_name, flag, items, level, number, picture_name, points, read_json, record, side
+from rotanext.labels.values import Invalid, class_name, flag, image_name, items, level, number, points, read_json, record, side
 
 _ANGLE = "bbox is [cx, cy, w, h, angle]: pixels, degrees, counter-clockwise on the screen"
 
@@ -30,47 +30,47 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     folder = source / "annotations" if (source / "annotations").is_dir() else source
     paths = [source] if source.is_file() else sorted(folder.glob("*.json"))
     root = source if source.is_dir() else source.parent.parent if source.parent.name == "annotations" else source.parent
-    files, data = PictureFiles([images or root]), LabelSet()
+    files, data = ImageFiles([images or root]), LabelSet()
     for path in paths:
         own = re.fullmatch(r"instances_([A-Za-z]\w*?)(20\d\d)?", path.stem)
         subset = own[1] if own else path.stem if len(paths) > 1 else ""
         subset = "" if subset == "all" else subset
         _read_one(path, files, subset, own[1] + (own[2] or "") if own else subset, data, problems)
     data.unlabelled = files.unused()
-    if not data.pictures:
+    if not data.images:
         raise nothing_read(source, "COCO's JSON files", problems)
     return finished(data, problems)
 
 
-def _read_one(path: Path, files: PictureFiles, subset: str, folder: str, data: LabelSet, problems: Problems) -> None:
+def _read_one(path: Path, files: ImageFiles, subset: str, folder: str, data: LabelSet, problems: Problems) -> None:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         found = "a list" if isinstance(content, list) else "no list of images"
         advice = "Detections (a list) need their data set; labels have images, annotations and categories."
         raise UserError(explain(path, found, "images, annotations and categories", advice))
     classes = _categories(path, content, data, problems)
-    pictures: dict[int, tuple[str, tuple[int, int], Path | None, Shapes]] = {}
+    images: dict[int, tuple[str, tuple[int, int], Path | None, Shapes]] = {}
     for place, entry in enumerate(content["images"], 1):
         try:
             record(entry, "an image")
-            name = picture_name(entry.get("file_name"))
+            name = image_name(entry.get("file_name"))
             file = files.find(name, subset, folder)
             has_size = entry.get("width") is not None and entry.get("height") is not None
             size = size_of(file, (side(entry["width"]), side(entry["height"])) if has_size else (0, 0), path, problems)
-            pictures[_id(entry, "id")] = (name, size, file, Shapes())
+            images[_id(entry, "id")] = (name, size, file, Shapes())
         except Invalid as fault:
             problems.add(path, f"in image {place} {fault.found}", fault.expected, fault.advice)
     annotations = content.get("annotations", [])
     reduced = 0
     for place, entry in enumerate(annotations if isinstance(annotations, list) else [], 1):
         try:
-            reduced += _read_object(record(entry, "an annotation"), place, classes, pictures)
+            reduced += _read_object(record(entry, "an annotation"), place, classes, images)
         except Invalid as fault:
             problems.add(path, f"in annotation {place} {fault.found}", fault.expected, fault.advice)
     if reduced:
         data.notes.append(f"outlines: {reduced} of other than four points became the rectangle of least area around them")
-    for name, size, file, shapes in pictures.values():
-        data.pictures.append(shapes.picture(name, size, path, file, subset))
+    for name, size, file, shapes in images.values():
+        data.images.append(shapes.image(name, size, path, file, subset))
 
 
 def _categories(path: Path, content: dict[str, Any], data: LabelSet, problems: Problems) -> dict[int, str]:
@@ -97,18 +97,18 @@ def _read_object(
     entry: dict[str, Any],
     place: int,
     classes: dict[int, str],
-    pictures: dict[int, tuple[str, tuple[int, int], Path | None, Shapes]],
+    images: dict[int, tuple[str, tuple[int, int], Path | None, Shapes]],
 ) -> bool:
-    """Put one annotation to its picture; whether its outline had to become a rectangle. Raises `Invalid`."""
+    """Put one annotation to its image; whether its outline had to become a rectangle. Raises `Invalid`."""
     image, category = _id(entry, "image_id"), _id(entry, "category_id")
-    if image not in pictures:
+    if image not in images:
         raise Invalid(f"image_id {image}", "the id of one of the images")
     if category not in classes:
         raise Invalid(f"category_id {category}", "the id of one of the categories")
     corners, exact = _corners(entry)
     difficult = level(entry["difficult"]) if "difficult" in entry else int(flag(entry.get("iscrowd", 0)))
     score = number(entry["score"], "a score", 1.0) if entry.get("score") is not None else float("nan")
-    pictures[image][3].add(corners, classes[category], place, difficult, score)
+    images[image][3].add(corners, classes[category], place, difficult, score)
     return not exact
 
 
@@ -150,14 +150,14 @@ def _write(target: Path, data: LabelSet, boxes: bool) -> None:
     index = {entry["name"]: entry["id"] for entry in categories}
     for subset in data.subsets:
         content: dict[str, Any] = {"info": {"description": _ANGLE} if boxes else {}, "images": [], "annotations": []}
-        for picture in data.pictures:
-            if picture.subset != subset:
+        for image in data.images:
+            if image.subset != subset:
                 continue
             number = len(content["images"]) + 1
-            image = {"id": number, "file_name": picture.name, "width": picture.width, "height": picture.height}
-            content["images"].append(image)
-            rectangles, areas = as_rectangles(picture.objects.corners), signed_area(picture.objects.corners)
-            for at, (corners, name) in enumerate(zip(picture.objects.corners, picture.objects.names, strict=True)):
+            record = {"id": number, "file_name": image.name, "width": image.width, "height": image.height}
+            content["images"].append(record)
+            rectangles, areas = as_rectangles(image.objects.corners), signed_area(image.objects.corners)
+            for at, (corners, name) in enumerate(zip(image.objects.corners, image.objects.names, strict=True)):
                 low, high = corners.min(0), corners.max(0)
                 entry = {
                     "id": len(content["annotations"]) + 1,
@@ -168,10 +168,10 @@ def _write(target: Path, data: LabelSet, boxes: bool) -> None:
                     "area": round(abs(float(areas[at])), 4),
                     "iscrowd": 0,
                 }
-                if picture.objects.difficult[at]:
-                    entry["difficult"] = int(picture.objects.difficult[at])
-                if math.isfinite(picture.scores[at]):
-                    entry["score"] = float(picture.scores[at])
+                if image.objects.difficult[at]:
+                    entry["difficult"] = int(image.objects.difficult[at])
+                if math.isfinite(image.scores[at]):
+                    entry["score"] = float(image.scores[at])
                 content["annotations"].append(entry)
         content["categories"] = categories
         name = f"instances_{subset or 'all'}.json"

@@ -13,26 +13,26 @@ import numpy as np
 
 from rotanext.errors import Problems, UserError, explain
 from rotanext.labels import coco, cvat, dior, dota_text, hrsc, label_studio, labelme, rolabelimg, voc, yolo
-from rotanext.labels.dataset import LabelSet, Picture
+from rotanext.labels.dataset import LabelledImage, LabelSet
 from rotanext.labels.geometry import as_rectangles, half_turn, least_rectangles, off_rectangle, turned
 
 _NO_RECTANGLE = 0.01  # pixels a corner may be off before it is told
-Pictures = Literal["link", "copy", "none"]
+Placing = Literal["link", "copy", "none"]
 
 
 class Format(NamedTuple):
-    """A label format: how it is read and written, what it holds, and where its pictures lie."""
+    """A label format: how it is read and written, what it holds, and where its images lie."""
 
     read: Callable[[Path, Path | None, Problems], LabelSet]
     write: Callable[[Path, LabelSet], None]
     what: str
-    folder: str  # of the pictures, below OUT; {} stands for the subset
+    folder: str  # of the images, below OUT; {} stands for the subset
     shape: Literal["any", "rectangle", "upright"] = "any"
     half_turn: float | None = None  # where its angles start, if a rectangle and the same one turned by 180 degrees are one to it
     difficult: int = 0  # 0: none, 1: yes or no, 2: all three kinds
     scores: bool = False
     spaces: bool = True  # in names of classes
-    sizes: bool = True  # needs the pictures' sizes
+    sizes: bool = True  # needs the images' sizes
 
 
 FORMATS: dict[str, Format] = {
@@ -58,11 +58,11 @@ FORMATS: dict[str, Format] = {
 class Conversion:
     """What a conversion wrote, and a line for everything that changed on the way."""
 
-    pictures: int
+    images: int
     objects: int
     class_names: tuple[str, ...]
     lost: tuple[str, ...]
-    subsets: tuple[tuple[str, int], ...]  # (name, pictures), none where there is only one without a name
+    subsets: tuple[tuple[str, int], ...]  # (name, images), none where there is only one without a name
 
 
 def find_format(name: str, option: str) -> Format:
@@ -82,40 +82,40 @@ def convert_labels(
     to_format: str,
     *,
     images: Path | None = None,
-    pictures: Pictures = "link",
+    placing: Placing = "link",
     overwrite: bool = False,
     problems: Problems | None = None,
 ) -> Conversion:
     """Write the labels of `source` to the folder `target` in another format; returns what was written and what was lost.
 
-    images: where the pictures lie, if not where the format has them. pictures: the new layout gets symbolic links to them, copies,
-    or none. Labels that are none, and pictures without a size where the format needs it, go to `problems`. Raises `UserError` for a
+    images: where the images lie, if not where the format has them. placing: the new layout gets symbolic links to them, copies,
+    or none. Labels that are none, and images without a size where the format needs it, go to `problems`. Raises `UserError` for a
     source that holds no labels, and a target that is in use.
     """
     reader, writer = find_format(from_format, "--from"), find_format(to_format, "--to")
     problems = Problems() if problems is None else problems
     if images is not None and not images.is_dir():
-        raise UserError(explain(images, "no such folder", "the folder of the pictures", "Check --images."))
+        raise UserError(explain(images, "no such folder", "the folder of the images", "Check --images."))
     _check_target(source, images, target, overwrite)
     data = reader.read(source, images, problems)
     data, lost = fit(data, writer, problems)
-    if not data.pictures:
-        raise UserError(explain(source, "no picture that could be converted", "at least one", " ".join(problems.first[:1])))
+    if not data.images:
+        raise UserError(explain(source, "no image that could be converted", "at least one", " ".join(problems.first[:1])))
     target.mkdir(parents=True, exist_ok=True)
     writer.write(target, data)
-    if pictures != "none":
-        _place_pictures(target, data, writer, pictures == "copy")
+    if placing != "none":
+        _place_images(target, data, writer, placing == "copy")
     if data.unlabelled:
-        lost.append(f"pictures: {len(data.unlabelled)} have no labels and were left out ({data.unlabelled[0].name}, ...)")
-    subsets = Counter(picture.subset or "in none" for picture in data.pictures) if any(data.subsets) else Counter[str]()
-    return Conversion(len(data.pictures), data.count, tuple(data.class_names), (*data.notes, *lost), tuple(sorted(subsets.items())))
+        lost.append(f"images: {len(data.unlabelled)} have no labels and were left out ({data.unlabelled[0].name}, ...)")
+    subsets = Counter(image.subset or "in none" for image in data.images) if any(data.subsets) else Counter[str]()
+    return Conversion(len(data.images), data.count, tuple(data.class_names), (*data.notes, *lost), tuple(sorted(subsets.items())))
 
 
 def _check_target(source: Path, images: Path | None, target: Path, overwrite: bool) -> None:
     inner = target.resolve()
     for path in (source, images) if images is not None else (source,):
         outer = path.resolve()
-        # a file's pictures are looked for in its folder, where those of an earlier conversion would be found, too
+        # a file's images are looked for in its folder, where those of an earlier conversion would be found, too
         beside = path.is_file() and overwrite and outer.parent in inner.parents
         if inner == outer or outer in inner.parents or (inner in outer.parents and overwrite) or beside:
             raise UserError(explain(target, f"a target inside or around {path}", "another one", "Choose one beside it."))
@@ -126,38 +126,38 @@ def _check_target(source: Path, images: Path | None, target: Path, overwrite: bo
         raise UserError(explain(target, "files in the target", "a new or empty folder", advice))
 
 
-def _place_pictures(target: Path, data: LabelSet, writer: Format, copied: bool) -> None:
-    for picture in data.pictures:
-        if picture.file is None:
+def _place_images(target: Path, data: LabelSet, writer: Format, copied: bool) -> None:
+    for image in data.images:
+        if image.file is None:
             continue
-        place = target / writer.folder.format(picture.subset).strip("/") / picture.name
+        place = target / writer.folder.format(image.subset).strip("/") / image.name
         place.parent.mkdir(parents=True, exist_ok=True)
         part = place.with_name(f".{place.name}.part")
         try:
-            if place.exists() and not place.is_symlink() and place.samefile(picture.file):
-                continue  # the picture itself
+            if place.exists() and not place.is_symlink() and place.samefile(image.file):
+                continue  # the image itself
             part.unlink(missing_ok=True)
             if copied:
-                shutil.copyfile(picture.file, part)
+                shutil.copyfile(image.file, part)
             else:
-                part.symlink_to(os.path.abspath(picture.file))  # noqa: PTH100 - resolve() would follow links of the source
+                part.symlink_to(os.path.abspath(image.file))  # noqa: PTH100 - resolve() would follow links of the source
             part.replace(place)
         except OSError as error:
-            found = f"that no {'copy' if copied else 'link'} of {picture.file} can be made ({error.strerror or error})"
-            advice = "Make room." if copied else "Use --pictures copy or none."
+            found = f"that no {'copy' if copied else 'link'} of {image.file} can be made ({error.strerror or error})"
+            advice = "Make room." if copied else "Use --place-images copy or none."
             raise UserError(explain(place, found, "a place that takes it", advice)) from None
 
 
 def fit(data: LabelSet, form: Format, problems: Problems) -> tuple[LabelSet, list[str]]:
     """The set as a format can hold it, and a line for everything that is lost; its `write` then loses nothing more."""
     kept = []
-    for picture in data.pictures:
-        if form.sizes and not picture.width:
-            found = f"no size of the picture {picture.name}"
-            advice = "Add the picture, or say where it lies with --images."
-            problems.add(picture.label or picture.name, found, f"its width and height, which {form.what} needs", advice)
+    for image in data.images:
+        if form.sizes and not image.width:
+            found = f"no size of the image {image.name}"
+            advice = "Add the image, or say where it lies with --images."
+            problems.add(image.label or image.name, found, f"its width and height, which {form.what} needs", advice)
         else:
-            kept.append(picture)
+            kept.append(image)
     result = LabelSet(kept, data.class_names, data.notes, data.unlabelled)
     lost = [*_fit_names(result, form), *_fit_shapes(result, form), *_fit_marks(result, form)]
     return result, [line for line in lost if line]
@@ -171,7 +171,7 @@ def _fit_names(data: LabelSet, form: Format) -> list[str]:
         raise UserError(f"classes that differ only in spaces and hyphens ({', '.join(new)}) cannot be told apart in {form.what}")
     changed = [f"{old!r} is {name!r}" for old, name in new.items() if old != name]
     data.class_names = list(new.values())
-    data.pictures = [replace(p, objects=replace(p.objects, names=[new[name] for name in p.objects.names])) for p in data.pictures]
+    data.images = [replace(p, objects=replace(p.objects, names=[new[name] for name in p.objects.names])) for p in data.images]
     return [f"spaces in names of classes: {', '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}"]
 
 
@@ -179,9 +179,9 @@ def _fit_shapes(data: LabelSet, form: Format) -> list[str]:
     if form.shape == "any":
         return []
     total, odd, worst, order, angles = data.count, 0, 0.0, 0, 0
-    pictures = []
-    for picture in data.pictures:
-        corners = picture.objects.corners
+    images = []
+    for image in data.images:
+        corners = image.objects.corners
         if form.shape == "upright":
             low, high = corners.min(1), corners.max(1)
             new = np.stack([low, np.stack([high[:, 0], low[:, 1]], 1), high, np.stack([low[:, 0], high[:, 1]], 1)], 1)
@@ -196,8 +196,8 @@ def _fit_shapes(data: LabelSet, form: Format) -> list[str]:
             worst = max(worst, float(far.max(initial=0)))
         odd += int((far > _NO_RECTANGLE).sum())
         order += int(((far <= _NO_RECTANGLE) & (np.linalg.norm(new - corners, axis=2).max(1, initial=0) > 2 * _NO_RECTANGLE)).sum())
-        pictures.append(replace(picture, objects=replace(picture.objects, corners=new)))
-    data.pictures = pictures
+        images.append(replace(image, objects=replace(image.objects, corners=new)))
+    data.images = images
     lines = []
     if angles:
         lines.append(f"angles: {angles} of {total} objects are not upright, and became the upright box around them "
@@ -224,7 +224,7 @@ def _set_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _fit_marks(data: LabelSet, form: Format) -> list[str]:
     lines = []
-    levels = np.concatenate([np.zeros(0, np.int64), *(picture.objects.difficult for picture in data.pictures)])
+    levels = np.concatenate([np.zeros(0, np.int64), *(image.objects.difficult for image in data.images)])
     hard, cut = int((levels == 1).sum()), int((levels == 2).sum())
     if form.difficult == 0 and hard + cut:
         lines.append(
@@ -233,26 +233,26 @@ def _fit_marks(data: LabelSet, form: Format) -> list[str]:
     elif form.difficult == 1 and cut:
         lines.append(f"cut objects: {cut} marked 2 (cut by a tile's border) become `truncated`, which reads back as ordinary")
     if form.difficult < 2:
-        data.pictures = [_with_levels(picture, form.difficult) for picture in data.pictures]
-    scored = sum(int(np.isfinite(picture.scores).sum()) for picture in data.pictures)
+        data.images = [_with_levels(image, form.difficult) for image in data.images]
+    scored = sum(int(np.isfinite(image.scores).sum()) for image in data.images)
     if scored and not form.scores:
         lines.append(f"scores: {scored} objects have one, which {form.what} has no place for")
-        data.pictures = [replace(picture, scores=np.full(len(picture.objects), np.nan)) for picture in data.pictures]
+        data.images = [replace(image, scores=np.full(len(image.objects), np.nan)) for image in data.images]
     if form is FORMATS["yolo-obb"]:
-        beyond = sum(int(_beyond(picture).sum()) for picture in data.pictures)
+        beyond = sum(int(_beyond(image).sum()) for image in data.images)
         if beyond:
-            lines.append(f"note: {beyond} objects reach beyond their picture: Ultralytics leaves out every picture with "
+            lines.append(f"note: {beyond} objects reach beyond their image: Ultralytics leaves out every image with "
                          "one, other tools don't")  # fmt: skip
     return lines
 
 
-def _with_levels(picture: Picture, most: int) -> Picture:
+def _with_levels(image: LabelledImage, most: int) -> LabelledImage:
     """Difficulty as the format reads it back: none, or yes and no (cut objects are written as such, and read as ordinary)."""
     if most == 0:
-        return replace(picture, objects=replace(picture.objects, difficult=np.zeros_like(picture.objects.difficult)))
-    return picture
+        return replace(image, objects=replace(image.objects, difficult=np.zeros_like(image.objects.difficult)))
+    return image
 
 
-def _beyond(picture: Picture) -> np.ndarray:
-    corners = picture.objects.corners
-    return np.asarray(((corners < 0) | (corners > (picture.width, picture.height))).any((1, 2)))
+def _beyond(image: LabelledImage) -> np.ndarray:
+    corners = image.objects.corners
+    return np.asarray(((corners < 0) | (corners > (image.width, image.height))).any((1, 2)))

@@ -56,13 +56,13 @@ def best_iou(boxes: Tensor, rule: AnchorRule) -> Tensor:
 
 
 def cover(data: LabelSet, config: Config, resized: bool = True) -> Coverage:
-    """The coverage of a set's sound objects (at most 20,000, evenly drawn) by a recipe's anchors, at its picture size."""
+    """The coverage of a set's sound objects (at most 20,000, evenly drawn) by a recipe's anchors, at its image size."""
     corners, names, scales = [np.zeros((0, 4, 2))], list[str](), list[float]()
-    for picture in data.pictures:
-        sound = ~crosses(picture.objects.corners) & (np.abs(signed_area(picture.objects.corners)) > 1e-3)
-        longest = max(picture.width, picture.height)
+    for image in data.images:
+        sound = ~crosses(image.objects.corners) & (np.abs(signed_area(image.objects.corners)) > 1e-3)
+        longest = max(image.width, image.height)
         scale = config.data.image_size / longest if resized and config.data.image_size and longest else 1.0
-        held = picture.objects.take(sound)
+        held = image.objects.take(sound)
         corners.append(held.corners * scale)
         names += held.names
         scales += [scale] * len(held)
@@ -75,30 +75,31 @@ def cover(data: LabelSet, config: Config, resized: bool = True) -> Coverage:
 
 
 def needs_cutting(data: LabelSet, config: Config, coverage: Coverage) -> bool:
-    """Whether pictures are much larger than what the recipe works on, and a tenth of the objects too small once shrunk."""
+    """Whether images are much larger than what the recipe works on, and a tenth of the objects too small once shrunk."""
     side = config.data.image_size or config.predict.tile
-    longest = max((max(p.width, p.height) for p in data.pictures), default=0)
+    longest = max((max(p.width, p.height) for p in data.images), default=0)
     if longest <= 1.5 * side or not len(coverage.boxes):
         return False
     return not config.data.image_size or float(coverage.boxes[:, 3].quantile(0.1)) < 12
 
 
 def advise(data: LabelSet, config: Config, coverage: Coverage, cut: bool) -> list[str]:
-    """Sentences on tile size, picture size and anchors; cut: whether the coverage is that of tiles, see `needs_cutting`."""
+    """Sentences on tile size, image size and anchors; cut: whether the coverage is that of tiles, see `needs_cutting`."""
     lines = []
     boxes, scales = coverage.boxes, coverage.scales
     if not len(boxes):
         return ["There are no objects to judge anchors and tiles by."]
-    longest = max((max(p.width, p.height) for p in data.pictures), default=0)
+    longest = max((max(p.width, p.height) for p in data.images), default=0)
     long_edge, short_edge = boxes[:, 2] / scales, boxes[:, 3] / scales
     if cut:
         side = config.data.image_size or config.predict.tile
         reach = float(long_edge.quantile(0.99))
         tile = side if reach < 0.7 * side else 1 << int(np.ceil(np.log2(reach * 1.5)))
-        gap = int(min(tile // 2, max(tile // 5, -(-reach // 50) * 50)))
+        overlap = int(min(tile // 2, max(tile // 5, -(-reach // 50) * 50)))
         lines.append(
-            f"The largest picture is {longest} pixels long, the recipe works on {side}, and shrunk objects would be too small. "
-            f"Cut the data first: rotanext split DATA TILES --size {tile} --gap {gap} (99 % of the objects are at most {reach:.0f} "
+            f"The largest image is {longest} pixels long, the recipe works on {side}, and shrunk objects would be too small. "
+            f"Cut the data first: rotanext split DATA TILES --size {tile} --overlap {overlap} "
+            f"(99 % of the objects are at most {reach:.0f} "
             "pixels long). The figures on anchors are those of such tiles."
         )
     elif float((short_edge < 6).float().mean()) > 0.2:

@@ -12,15 +12,15 @@ import numpy as np
 
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import write_file
-from rotanext.labels.dataset import LabelSet, Picture, PictureFiles, Shapes, existing, finished, nothing_read, size_of
+from rotanext.labels.dataset import ImageFiles, LabelledImage, LabelSet, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.geometry import as_rectangles, four_corners, off_rectangle, turned
 from rotanext.labels.values import (
     Element,
     Invalid,
     class_name,
+    image_name,
     level,
     number,
-    picture_name,
     points,
     read_xml,
     side,
@@ -41,7 +41,7 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     existing(source, "CVAT's annotations.xml")
     root = source if source.is_dir() else source.parent
     paths = [source] if source.is_file() else [root / "annotations.xml"] if (root / "annotations.xml").is_file() else []
-    files, data = PictureFiles([images or root]), LabelSet()
+    files, data = ImageFiles([images or root]), LabelSet()
     for path in paths or sorted(root.glob("*.xml")):
         content = read_xml(path, ("annotations",))
         if content.all("track") and not content.all("image"):
@@ -51,15 +51,15 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
         reduced = 0
         for element in content.all("image"):
             try:
-                picture, count = _read_picture(element, path, files, problems)
-                data.pictures.append(picture)
+                image, count = _read_image(element, path, files, problems)
+                data.images.append(image)
                 reduced += count
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice, element.line)
         if reduced:
             data.notes.append(f"outlines: {reduced} of other than four points became the rectangle of least area around them")
     data.unlabelled = files.unused()
-    if not data.pictures:
+    if not data.images:
         raise nothing_read(source, "CVAT's annotations.xml with images", problems)
     return finished(data, problems)
 
@@ -76,8 +76,8 @@ def _names(content: Element) -> Iterator[str]:
                         continue
 
 
-def _read_picture(element: Element, path: Path, files: PictureFiles, problems: Problems) -> tuple[Picture, int]:
-    name = picture_name(element.attribute("name"))
+def _read_image(element: Element, path: Path, files: ImageFiles, problems: Problems) -> tuple[LabelledImage, int]:
+    name = image_name(element.attribute("name"))
     subset = element.attributes.get("subset", "")
     subset = "" if subset == "default" else subset
     if subset and (not subset.isprintable() or len(subset) > 40 or set(subset) & set("/\\.")):
@@ -100,7 +100,7 @@ def _read_picture(element: Element, path: Path, files: PictureFiles, problems: P
             reduced += not exact
         except Invalid as fault:
             problems.add(path, fault.found, fault.expected, fault.advice, shape.line)
-    return shapes.picture(name, size, path, file, subset), reduced
+    return shapes.image(name, size, path, file, subset), reduced
 
 
 def _corners(shape: Element) -> tuple[np.ndarray, bool]:
@@ -116,9 +116,9 @@ def _corners(shape: Element) -> tuple[np.ndarray, bool]:
 
 
 def write(target: Path, data: LabelSet) -> None:
-    """Write annotations.xml; subsets become the pictures' attribute of this name."""
+    """Write annotations.xml; subsets become the images' attribute of this name."""
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>", "  <meta>", "    <task>"]
-    lines += [f"      <size>{len(data.pictures)}</size>", "      <mode>annotation</mode>", "      <labels>"]
+    lines += [f"      <size>{len(data.images)}</size>", "      <mode>annotation</mode>", "      <labels>"]
     attributes = "".join(
         f"<attribute><name>{name}</name><mutable>False</mutable><input_type>{kind}</input_type><default_value></default_value>"
         f"<values>{values}</values></attribute>"
@@ -128,19 +128,19 @@ def write(target: Path, data: LabelSet) -> None:
         f"        <label><name>{xml_text(name)}</name><attributes>{attributes}</attributes></label>" for name in data.class_names
     ]
     lines += ["      </labels>", "    </task>", "  </meta>"]
-    for number_, picture in enumerate(data.pictures):
-        subset = f" subset={xml_attribute(picture.subset)}" if picture.subset else ""
-        size = f'width="{picture.width}" height="{picture.height}"'
-        lines.append(f'  <image id="{number_}" name={xml_attribute(picture.name)}{subset} {size}>')
-        lines += _tell(picture)
+    for number_, image in enumerate(data.images):
+        subset = f" subset={xml_attribute(image.subset)}" if image.subset else ""
+        size = f'width="{image.width}" height="{image.height}"'
+        lines.append(f'  <image id="{number_}" name={xml_attribute(image.name)}{subset} {size}>')
+        lines += _tell(image)
         lines.append("  </image>")
     write_file(target / "annotations.xml", "\n".join([*lines, "</annotations>", ""]).encode())
 
 
-def _tell(picture: Picture) -> Iterator[str]:
-    corners, difficult, scores = picture.objects.corners, picture.objects.difficult, picture.scores
+def _tell(image: LabelledImage) -> Iterator[str]:
+    corners, difficult, scores = image.objects.corners, image.objects.difficult, image.scores
     boxes, plain = as_rectangles(corners), off_rectangle(corners) < EXACT
-    for at, name in enumerate(picture.objects.names):
+    for at, name in enumerate(image.objects.names):
         inner = f'<attribute name="difficult">{difficult[at]}</attribute>' if difficult[at] else ""
         inner += f'<attribute name="score">{float(scores[at])!r}</attribute>' if math.isfinite(scores[at]) else ""
         if plain[at]:

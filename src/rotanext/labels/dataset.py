@@ -1,4 +1,4 @@
-"""Labelled pictures in memory, whatever format they come from or go to, and the pictures' files."""
+"""Labelled images in memory, whatever format they come from or go to, and the images' files."""
 
 import os
 from collections import Counter
@@ -13,7 +13,7 @@ from rotanext.images.reading import IMAGE_SUFFIXES, image_size
 from rotanext.objects import Objects
 
 LONGEST_NAME = 100  # characters of a class
-_LONGEST_FILE = 180  # bytes of a picture's name
+_LONGEST_FILE = 180  # bytes of an image's name
 _VALIDATION = ("val", "valid", "validation")
 
 
@@ -26,12 +26,12 @@ class Invalid(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """One picture and its objects.
+class LabelledImage:
+    """One image and its objects.
 
     name: of its file, with the ending where that is known, without folders. width and height: pixels, 0 where nobody knows them.
     scores `[N]` float64, NaN for objects without one. places: each object's line, or number in its file. file, label: where
-    the picture and its labels lie, if anywhere. subset: train, val, ... or "".
+    the image and its labels lie, if anywhere. subset: train, val, ... or "".
     """
 
     name: str
@@ -46,38 +46,38 @@ class Picture:
 
     @property
     def stem(self) -> str:
-        """The name without a picture's ending: what label files are called after."""
+        """The name without an image's ending: what label files are called after."""
         return stem_of(self.name)
 
-    def take(self, index: np.ndarray) -> "Picture":
-        """The picture with only these of its objects (indices or a mask)."""
+    def take(self, index: np.ndarray) -> "LabelledImage":
+        """The image with only these of its objects (indices or a mask)."""
         places = [self.places[i] for i in np.arange(len(self.objects))[index]]
         return replace(self, objects=self.objects.take(index), scores=self.scores[index], places=places)
 
 
 @dataclass
 class LabelSet:
-    """Labelled pictures, their classes in order, what reading them changed, and pictures that no label speaks of."""
+    """Labelled images, their classes in order, what reading them changed, and images that no label speaks of."""
 
-    pictures: list[Picture] = field(default_factory=list)
+    images: list[LabelledImage] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unlabelled: list[Path] = field(default_factory=list)
 
     @property
     def count(self) -> int:
-        """Objects in all pictures."""
-        return sum(len(picture.objects) for picture in self.pictures)
+        """Objects in all images."""
+        return sum(len(image.objects) for image in self.images)
 
     @property
     def subsets(self) -> list[str]:
         """The subsets that occur, sorted."""
-        return sorted({picture.subset for picture in self.pictures})
+        return sorted({image.subset for image in self.images})
 
 
 @dataclass
 class Shapes:
-    """Objects of one picture while they are read."""
+    """Objects of one image while they are read."""
 
     corners: list[np.ndarray] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -93,18 +93,18 @@ class Shapes:
         self.scores.append(score)
         self.places.append(place)
 
-    def picture(
+    def image(
         self, name: str, size: tuple[int, int], label: Path | None = None, file: Path | None = None, subset: str = ""
-    ) -> Picture:
-        """The picture with these objects."""
+    ) -> LabelledImage:
+        """The image with these objects."""
         objects = Objects(
             np.array(self.corners, np.float64).reshape(-1, 4, 2), self.names, np.array(self.difficult, np.int64).reshape(-1)
         )
-        return Picture(name, *size, objects, np.array(self.scores, np.float64), self.places, label, file, subset)
+        return LabelledImage(name, *size, objects, np.array(self.scores, np.float64), self.places, label, file, subset)
 
 
 def stem_of(name: str) -> str:
-    """A picture's name without its ending; `P0001.v2` keeps its dot."""
+    """An image's name without its ending; `P0001.v2` keeps its dot."""
     return name[: -len(suffix)] if (suffix := PurePosixPath(name).suffix) and suffix.lower() in IMAGE_SUFFIXES else name
 
 
@@ -113,8 +113,8 @@ def is_validation(subset: str) -> bool:
     return subset.lower() in _VALIDATION
 
 
-class PictureFiles:
-    """The pictures below some folders, found by the names that label files give them.
+class ImageFiles:
+    """The images below some folders, found by the names that label files give them.
 
     Only what lies there is ever returned: a name with `..` or an absolute one leads nowhere else.
     """
@@ -129,7 +129,7 @@ class PictureFiles:
                 self._by_stem.setdefault(path.stem, []).append(path)
 
     def find(self, name: str, *folders: str) -> Path | None:
-        """The file of a picture called `name` (the ending may be missing or another).
+        """The file of an image called `name` (the ending may be missing or another).
 
         Folders before the name and those given (a subset's) choose among several; raises `Invalid` where they leave two.
         """
@@ -141,17 +141,17 @@ class PictureFiles:
         fitting = [len(wanted.intersection(path.parts)) for path in found]
         best = [path for path, count in zip(found, fitting, strict=True) if count == max(fitting)]
         if len(best) > 1:
-            raise Invalid(f"two pictures for {name}, {best[0]} and {best[1]}", "one", "Name the folder with --images.")
+            raise Invalid(f"two images for {name}, {best[0]} and {best[1]}", "one", "Name the folder with --images.")
         self.used.update(best)
         return best[0] if best else None
 
     def unused(self) -> list[Path]:
-        """Pictures that nobody asked for, sorted."""
+        """Images that nobody asked for, sorted."""
         return sorted({path for paths in self._by_name.values() for path in paths} - self.used)
 
 
 def _walk(root: Path) -> list[Path]:
-    """Pictures in a folder and those below it, sorted; links to folders are not followed."""
+    """Images in a folder and those below it, sorted; links to folders are not followed."""
     found = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -168,7 +168,7 @@ def _parts(name: str) -> list[str]:
 
 
 def plain_name(name: str) -> str | None:
-    """A picture's name that is safe as a file's, its folders kept before slashes; None where there is none in it."""
+    """An image's name that is safe as a file's, its folders kept before slashes; None where there is none in it."""
     parts = _parts(name.strip())
     if name.strip().startswith(("/", "\\")) or (parts and parts[0].endswith(":")):
         parts = parts[-1:]  # a path on somebody's machine, whose folders say nothing
@@ -179,43 +179,43 @@ def plain_name(name: str) -> str | None:
 
 
 def finished(data: LabelSet, problems: Problems) -> LabelSet:
-    """The set as every reader gives it: names without folders, each once in a subset, pictures sorted, all classes listed."""
+    """The set as every reader gives it: names without folders, each once in a subset, images sorted, all classes listed."""
     flat = _flattened(data)
     seen: set[tuple[str, str]] = set()
     kept = []
-    for picture in sorted(flat, key=lambda p: (p.subset, p.name)):
-        key = (picture.subset, picture.stem)
+    for image in sorted(flat, key=lambda p: (p.subset, p.name)):
+        key = (image.subset, image.stem)
         if key in seen:
-            found = f"a second picture named {picture.stem}"
-            problems.add(picture.label or picture.name, found, "one of each name", "Rename one; this one is left out.")
+            found = f"a second image named {image.stem}"
+            problems.add(image.label or image.name, found, "one of each name", "Rename one; this one is left out.")
             continue
         seen.add(key)
-        kept.append(picture)
+        kept.append(image)
     known = dict.fromkeys(data.class_names)
-    extra = sorted({name for picture in kept for name in picture.objects.names} - known.keys())
+    extra = sorted({name for image in kept for name in image.objects.names} - known.keys())
     return LabelSet(kept, [*known, *extra], data.notes, data.unlabelled)
 
 
-def _flattened(data: LabelSet) -> list[Picture]:
-    """Pictures without folders in their names; where that would join two, the folders go into the name."""
-    if not any("/" in picture.name for picture in data.pictures):
-        return data.pictures
-    short = [(picture.subset, stem_of(picture.name.rpartition("/")[2])) for picture in data.pictures]
+def _flattened(data: LabelSet) -> list[LabelledImage]:
+    """Images without folders in their names; where that would join two, the folders go into the name."""
+    if not any("/" in image.name for image in data.images):
+        return data.images
+    short = [(image.subset, stem_of(image.name.rpartition("/")[2])) for image in data.images]
     alike = {key for key, count in Counter(short).items() if count > 1}
-    pictures = [
-        replace(picture, name=picture.name.replace("/", "_") if key in alike else picture.name.rpartition("/")[2])
-        for picture, key in zip(data.pictures, short, strict=True)
+    images = [
+        replace(image, name=image.name.replace("/", "_") if key in alike else image.name.rpartition("/")[2])
+        for image, key in zip(data.images, short, strict=True)
     ]
     if not alike:
-        return pictures
-    data.notes.append("folders: pictures of several folders have the same name; their folders became part of it (a/1.jpg: a_1.jpg)")
-    return pictures
+        return images
+    data.notes.append("folders: images of several folders have the same name; their folders became part of it (a/1.jpg: a_1.jpg)")
+    return images
 
 
 def size_of(file: Path | None, claimed: tuple[int, int], label: Path, problems: Problems, stored: bool = False) -> tuple[int, int]:
-    """A picture's width and height: as its labels claim, else as its file says; (0, 0) where neither does.
+    """An image's width and height: as its labels claim, else as its file says; (0, 0) where neither does.
 
-    Both disagreeing goes to `problems` (labels of a picture that was resized or turned): then the file counts. Raises `Invalid`
+    Both disagreeing goes to `problems` (labels of an image that was resized or turned): then the file counts. Raises `Invalid`
     for a photograph whose EXIF data turn it, unless labels are known to be of the pixels as stored: of other tools some show it
     turned, and their coordinates are of what they showed.
     """
@@ -231,7 +231,7 @@ def size_of(file: Path | None, claimed: tuple[int, int], label: Path, problems: 
         return claimed
     if claimed != (0, 0) and claimed != real:
         found = f"a size of {claimed[0]} x {claimed[1]} for {file.name}, which has {real[0]} x {real[1]}"
-        problems.add(label, found, "the picture's size", "Check that both belong together; the picture's own size is used.")
+        problems.add(label, found, "the image's size", "Check that both belong together; the image's own size is used.")
     return real
 
 
@@ -258,7 +258,7 @@ def existing(source: Path, kind: str) -> Path:
 
 def nothing_read(source: Path, expected: str, problems: Problems, advice: str = "Check the folder and --from.") -> UserError:
     """The error for a source that holds no label at all."""
-    return UserError(explain(source, "no labelled picture", expected, " ".join([advice, *problems.first[:1]])))
+    return UserError(explain(source, "no labelled image", expected, " ".join([advice, *problems.first[:1]])))
 
 
 def subset_folders(root: Path, names: Sequence[str]) -> list[tuple[str, Path]]:

@@ -1,4 +1,4 @@
-"""DIOR-R: one XML file a picture in `Annotations/Oriented Bounding Boxes/`, quadrilaterals by their four corners."""
+"""DIOR-R: one XML file an image in `Annotations/Oriented Bounding Boxes/`, quadrilaterals by their four corners."""
 
 from pathlib import Path
 

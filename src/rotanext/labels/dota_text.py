@@ -1,4 +1,4 @@
-"""DOTA: images/ and labelTxt/ with a text file a picture, or such folders for each subset; quadrilaterals in pixels."""
+"""DOTA: images/ and labelTxt/ with a text file an image, or such folders for each subset; quadrilaterals in pixels."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import numpy as np
 from rotanext.data.dota import list_labels, read_label_entries, write_objects
 from rotanext.data.folder_advice import folder_advice, looks_like_yolo
 from rotanext.errors import Problems, UserError
-from rotanext.labels.dataset import LabelSet, PictureFiles, Shapes, existing, finished, nothing_read, size_of, subset_folders
-from rotanext.labels.values import Invalid, picture_name
+from rotanext.labels.dataset import ImageFiles, LabelSet, Shapes, existing, finished, nothing_read, size_of, subset_folders
+from rotanext.labels.values import Invalid, image_name
 from rotanext.objects import Fault, Labelled
 
 
@@ -19,23 +19,23 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     """
     existing(source, "a folder with images/ and labelTxt/")
     data = LabelSet()
-    given = PictureFiles([images]) if images is not None else None
+    given = ImageFiles([images]) if images is not None else None
     for subset, root in subset_folders(source, ("labelTxt",)):
-        files = given or PictureFiles([root / "images"])
+        files = given or ImageFiles([root / "images"])
         for stem, path in list_labels(root / "labelTxt", problems).items():
             try:
-                name = picture_name(stem)
+                name = image_name(stem)
                 file = files.find(name, subset)
                 shapes = _read_one(path, file, problems)
                 size = size_of(file, (0, 0), path, problems, stored=True)
-                data.pictures.append(shapes.picture(file.name if file else name, size, path, file, subset))
+                data.images.append(shapes.image(file.name if file else name, size, path, file, subset))
             except UserError as error:
                 problems.note(str(error))
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice)
         data.unlabelled += [] if given else files.unused()
     data.unlabelled += given.unused() if given else []
-    if not data.pictures:
+    if not data.images:
         advice = folder_advice(source) if looks_like_yolo(source) else "Check the folder and --from."
         raise nothing_read(source, "images/ and labelTxt/, or folders that hold them", problems, advice)
     return finished(data, problems)
@@ -53,7 +53,7 @@ def _read_one(path: Path, file: Path | None, problems: Problems) -> Shapes:
 
 def write(target: Path, data: LabelSet) -> None:
     """Write the set, coordinates to 1e-4 pixel; a subset is a DOTA folder of its own."""
-    for picture in data.pictures:
-        folder = target / picture.subset / "labelTxt"
+    for image in data.images:
+        folder = target / image.subset / "labelTxt"
         folder.mkdir(parents=True, exist_ok=True)
-        write_objects(folder / f"{picture.stem}.txt", picture.objects)
+        write_objects(folder / f"{image.stem}.txt", image.objects)

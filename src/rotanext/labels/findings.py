@@ -1,4 +1,4 @@
-"""What is wrong, or worth a look, in labelled pictures: objects one by one, pictures, classes, and training against validation."""
+"""What is wrong, or worth a look, in labelled images: objects one by one, images, classes, and training against validation."""
 
 import difflib
 from collections import Counter
@@ -10,7 +10,7 @@ import torch
 
 from rotanext.boxes import corners_to_boxes
 from rotanext.errors import counted
-from rotanext.labels.dataset import LabelSet, Picture
+from rotanext.labels.dataset import LabelledImage, LabelSet
 from rotanext.labels.geometry import least_rectangles, signed_area
 from rotanext.ops import overlapping_polygons
 
@@ -22,48 +22,48 @@ KINDS: dict[str, tuple[bool, str]] = {
         True,
         "The outline crosses itself: the corners are in the wrong order (left-right, left-right). Sort them.",
     ),
-    "outside the picture": (
+    "outside the image": (
         True,
-        "No part of the object is in its picture: the label of another picture, or of another size of it.",
+        "No part of the object is in its image: the label of another image, or of another size of it.",
     ),
     "duplicate": (True, "The same object twice. Remove one."),
     "unknown class": (True, "A name that is not in the list of classes. Correct the name or the list."),
-    "picture without labels": (True, "No label file: it is left out. Add an empty one if there is nothing in the picture."),
-    "labels without picture": (True, "A label file whose picture is missing or unreadable."),
-    "unreadable picture": (True, "It cannot be decoded: training would leave it out. Get it again, or remove it."),
-    "same scene in training and validation": (True, "Tiles or copies of one picture on both sides: scores would be too good."),
-    "same picture in training and validation": (True, "Identical files on both sides: scores would be too good."),
-    "copy of a picture in training and validation": (
+    "image without labels": (True, "No label file: it is left out. Add an empty one if there is nothing in the image."),
+    "labels without image": (True, "A label file whose image is missing or unreadable."),
+    "unreadable image": (True, "It cannot be decoded: training would leave it out. Get it again, or remove it."),
+    "same scene in training and validation": (True, "Tiles or copies of one image on both sides: scores would be too good."),
+    "same image in training and validation": (True, "Identical files on both sides: scores would be too good."),
+    "copy of an image in training and validation": (
         True,
         "Saved anew (another format, quality, size), or the next shot of a still scene: scores would be too good.",
     ),
-    "same name in training and validation": (False, "Other pictures of the same name. Fine, unless both are parts of one scene."),
+    "same name in training and validation": (False, "Other images of the same name. Fine, unless both are parts of one scene."),
     "nearly a duplicate": (False, "Two objects of one class that cover the same place (IoU above 0.9)."),
     "two classes in one place": (False, "Two objects of different classes that cover the same place (IoU above 0.9)."),
     "no rectangle": (False, "Training uses the rectangle of least area around it; it differs by more than 15 % of the area."),
     "beyond the edge": (
         False,
-        "Part of the object lies outside the picture. That is fine here; some other tools drop such pictures.",
+        "Part of the object lies outside the image. That is fine here; some other tools drop such images.",
     ),
     "tiny": (False, "The short side is less than 3 pixels: hardly to be learnt at this resolution."),
     "counter-clockwise": (False, "The corners run the other way round than in DOTA. That is fine here; some other tools mind."),
     "rare class": (False, "Fewer than 20 objects to train on."),
     "class without training": (False, "It is in the validation data, but nowhere in the training data."),
-    "same picture twice": (False, "Identical files under two names in one data set."),
-    "copy of a picture": (False, "Saved anew (another format, quality, size), or the next shot of a still scene."),
+    "same image twice": (False, "Identical files under two names in one data set."),
+    "copy of an image": (False, "Saved anew (another format, quality, size), or the next shot of a still scene."),
 }
 _LEAST_AREA, _TINY, _ODD_SHAPE, _SAME, _RARE = 1e-3, 3.0, 0.15, 0.9, 20
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """One thing found: its kind (of KINDS), where, and the picture and corners `[4, 2]` to show it with, if any."""
+    """One thing found: its kind (of KINDS), where, and the image and corners `[4, 2]` to show it with, if any."""
 
     kind: str
     path: str
     place: int | None
     text: str
-    picture: Picture | None = None
+    image: LabelledImage | None = None
     corners: np.ndarray | None = None
 
     @property
@@ -73,24 +73,24 @@ class Finding:
 
 
 def find_all(data: LabelSet, class_names: Sequence[str] | None) -> Iterator[Finding]:
-    """Everything about single pictures and objects of one data set."""
+    """Everything about single images and objects of one data set."""
     for path in data.unlabelled:
-        yield Finding("picture without labels", str(path), None, "no label file")
-    for picture in data.pictures:
-        if picture.file is None:  # one that cannot be read is told by whoever tried
-            where = picture.label or picture.name
+        yield Finding("image without labels", str(path), None, "no label file")
+    for image in data.images:
+        if image.file is None:  # one that cannot be read is told by whoever tried
+            where = image.label or image.name
             yield Finding(
-                "labels without picture", str(where), None, f"{counted(len(picture.objects), 'object')}, no picture {picture.name}"
+                "labels without image", str(where), None, f"{counted(len(image.objects), 'object')}, no image {image.name}"
             )
-        yield from _of_objects(picture, class_names)
+        yield from _of_objects(image, class_names)
 
 
-def _of_objects(picture: Picture, class_names: Sequence[str] | None) -> Iterator[Finding]:
-    corners, names = picture.objects.corners, picture.objects.names
+def _of_objects(image: LabelledImage, class_names: Sequence[str] | None) -> Iterator[Finding]:
+    corners, names = image.objects.corners, image.objects.names
 
     def tell(at: int, kind: str, text: str) -> Finding:
-        where = str(picture.label or picture.name)
-        return Finding(kind, where, picture.places[at], f"{names[at]}: {text}", picture, corners[at])
+        where = str(image.label or image.name)
+        return Finding(kind, where, image.places[at], f"{names[at]}: {text}", image, corners[at])
 
     if not len(corners):
         return
@@ -98,9 +98,9 @@ def _of_objects(picture: Picture, class_names: Sequence[str] | None) -> Iterator
     least = np.abs(signed_area(least_rectangles(corners)))
     sides = corners_to_boxes(torch.from_numpy(corners)).numpy()[:, 2:4]
     low, high = corners.min(1), corners.max(1)
-    size = np.array([picture.width, picture.height])
-    outside = ((high < 0) | (low > size)).any(1) & (picture.width > 0)
-    beyond = ((low < -0.5) | (high > size + 0.5)).any(1) & (picture.width > 0) & ~outside
+    size = np.array([image.width, image.height])
+    outside = ((high < 0) | (low > size)).any(1) & (image.width > 0)
+    beyond = ((low < -0.5) | (high > size + 0.5)).any(1) & (image.width > 0) & ~outside
     known = None if class_names is None else set(class_names)
     for at in range(len(corners)):
         if known is not None and names[at] not in known:
@@ -114,7 +114,7 @@ def _of_objects(picture: Picture, class_names: Sequence[str] | None) -> Iterator
             continue
         if outside[at]:
             span = f"x {low[at, 0]:.0f}..{high[at, 0]:.0f}, y {low[at, 1]:.0f}..{high[at, 1]:.0f}"
-            yield tell(at, "outside the picture", f"{span} of {size[0]} x {size[1]}")
+            yield tell(at, "outside the image", f"{span} of {size[0]} x {size[1]}")
         if beyond[at]:
             over = max(-low[at].min(), (high[at] - size).max())
             yield tell(at, "beyond the edge", f"by {over:.1f} pixels")
@@ -125,20 +125,20 @@ def _of_objects(picture: Picture, class_names: Sequence[str] | None) -> Iterator
         if sides[at, 1] < _TINY:
             yield tell(at, "tiny", f"{sides[at, 0]:.1f} x {sides[at, 1]:.1f} pixels")
     whole = np.flatnonzero(~crossed & (np.abs(area) >= _LEAST_AREA))
-    yield from _alike(picture, whole, tell)
+    yield from _alike(image, whole, tell)
 
 
-def _alike(picture: Picture, whole: np.ndarray, tell) -> Iterator[Finding]:  # type: ignore[no-untyped-def]
-    corners, names = torch.from_numpy(picture.objects.corners[whole]), picture.objects.names
+def _alike(image: LabelledImage, whole: np.ndarray, tell) -> Iterator[Finding]:  # type: ignore[no-untyped-def]
+    corners, names = torch.from_numpy(image.objects.corners[whole]), image.objects.names
     first, second, iou = overlapping_polygons(corners, corners, _SAME)
     for i, j, value in zip(first.tolist(), second.tolist(), iou.tolist(), strict=True):
         if i >= j:
             continue
         a, b = int(whole[i]), int(whole[j])
-        other = f"that of {'line' if picture.label and picture.label.suffix == '.txt' else 'item'} {picture.places[a]}"
+        other = f"that of {'line' if image.label and image.label.suffix == '.txt' else 'item'} {image.places[a]}"
         if names[a] != names[b]:
             yield tell(b, "two classes in one place", f"{other} is a {names[a]} (IoU {value:.2f})")
-        elif _same_corners(picture.objects.corners[a], picture.objects.corners[b]):
+        elif _same_corners(image.objects.corners[a], image.objects.corners[b]):
             yield tell(b, "duplicate", f"{other} again")
         else:
             yield tell(b, "nearly a duplicate", f"{other}, IoU {value:.2f}")
@@ -164,9 +164,9 @@ def crosses(corners: np.ndarray) -> np.ndarray:
 
 def find_rare(data: LabelSet, val: LabelSet | None) -> Iterator[Finding]:
     """Classes with few objects to train on, or none."""
-    counts = Counter(name for picture in data.pictures for name in picture.objects.names)
+    counts = Counter(name for image in data.images for name in image.objects.names)
     for name in data.class_names:
         if 0 < counts[name] < _RARE:
             yield Finding("rare class", name, None, counted(counts[name], "object"))
-    for name in sorted({n for p in val.pictures for n in p.objects.names} - counts.keys()) if val else []:
+    for name in sorted({n for p in val.images for n in p.objects.names} - counts.keys()) if val else []:
         yield Finding("class without training", name, None, "no object in the training data")

@@ -1,4 +1,4 @@
-"""HRSC2016: one XML file a picture in Annotations/, pictures in AllImages/; rectangles by centre, sides and angle.
+"""HRSC2016: one XML file an image in Annotations/, images in AllImages/; rectangles by centre, sides and angle.
 
 The angle is in radians, clockwise on the screen. A class is a number (`100000005`); its name is taken from an element `Class_Name`
 where there is one, as in the files written here.
@@ -11,9 +11,9 @@ from rotanext.errors import Problems, UserError
 from rotanext.images.reading import write_file
 from rotanext.labels.annotation_xml import coordinates
 from rotanext.labels.dataset import (
+    ImageFiles,
+    LabelledImage,
     LabelSet,
-    Picture,
-    PictureFiles,
     Shapes,
     existing,
     finished,
@@ -22,7 +22,7 @@ from rotanext.labels.dataset import (
     subset_folders,
 )
 from rotanext.labels.geometry import as_rectangles, half_turn, turned
-from rotanext.labels.values import Invalid, class_name, flag, picture_name, read_xml, side, tell, xml_text
+from rotanext.labels.values import Invalid, class_name, flag, image_name, read_xml, side, tell, xml_text
 
 _FIELDS = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
 _FIRST_ID = 100_000_001
@@ -32,29 +32,29 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     """Read an HRSC2016 folder or one file. What is no label goes to `problems`; raises `UserError` if nothing is left."""
     existing(source, "a folder of HRSC2016 files")
     data = LabelSet()
-    given = PictureFiles([images]) if images is not None else None
+    given = ImageFiles([images]) if images is not None else None
     for subset, root in subset_folders(source, ("Annotations",)) or [("", source)]:
         folder = root.parent if root.is_file() else root
-        files = given or PictureFiles([folder / "AllImages" if (folder / "AllImages").is_dir() else folder])
+        files = given or ImageFiles([folder / "AllImages" if (folder / "AllImages").is_dir() else folder])
         inner = root / "Annotations" if (root / "Annotations").is_dir() else root
         paths = [root] if root.is_file() else sorted(path for path in inner.iterdir() if path.suffix.lower() == ".xml")
         for path in paths:
             try:
-                data.pictures.append(_read_one(path, files, subset, problems))
+                data.images.append(_read_one(path, files, subset, problems))
             except UserError as error:
                 problems.note(str(error))
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice)
         data.unlabelled += [] if given else files.unused()
     data.unlabelled += given.unused() if given else []
-    if not data.pictures:
+    if not data.images:
         raise nothing_read(source, "HRSC2016 files", problems)
     return finished(data, problems)
 
 
-def _read_one(path: Path, files: PictureFiles, subset: str, problems: Problems) -> Picture:
+def _read_one(path: Path, files: ImageFiles, subset: str, problems: Problems) -> LabelledImage:
     root = read_xml(path, ("HRSC_Image",))
-    name = picture_name(path.stem)
+    name = image_name(path.stem)
     file = files.find(name, subset)
     suffix = root.value("Img_FileFmt", "").lower()
     claimed = (0, 0)
@@ -72,30 +72,30 @@ def _read_one(path: Path, files: PictureFiles, subset: str, problems: Problems) 
         except Invalid as fault:
             problems.add(path, fault.found, fault.expected, fault.advice, element.line)
     full = f"{name}.{suffix}" if suffix.isalnum() and len(suffix) < 5 else name
-    return shapes.picture(file.name if file else full, size, path, file, subset)
+    return shapes.image(file.name if file else full, size, path, file, subset)
 
 
 def write(target: Path, data: LabelSet) -> None:
     """Write the set, whose objects are rectangles; a subset is a folder of its own. A name that is a number is its class's."""
     ids = {name: name if name.isdecimal() else str(_FIRST_ID + index) for index, name in enumerate(data.class_names)}
-    for picture in data.pictures:
-        folder = target / picture.subset / "Annotations"
+    for image in data.images:
+        folder = target / image.subset / "Annotations"
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / f"{picture.stem}.xml", _tell(picture, ids).encode())
+        write_file(folder / f"{image.stem}.xml", _tell(image, ids).encode())
 
 
-def _tell(picture: Picture, ids: dict[str, str]) -> str:
-    suffix = Path(picture.name).suffix[1:] if picture.stem != picture.name else ""
+def _tell(image: LabelledImage, ids: dict[str, str]) -> str:
+    suffix = Path(image.name).suffix[1:] if image.stem != image.name else ""
     lines = [
         "<HRSC_Image>",
-        f"  <Img_FileName>{xml_text(picture.stem)}</Img_FileName>",
+        f"  <Img_FileName>{xml_text(image.stem)}</Img_FileName>",
         f"  <Img_FileFmt>{suffix}</Img_FileFmt>",
-        f"  <Img_SizeWidth>{picture.width}</Img_SizeWidth>",
-        f"  <Img_SizeHeight>{picture.height}</Img_SizeHeight>",
+        f"  <Img_SizeWidth>{image.width}</Img_SizeWidth>",
+        f"  <Img_SizeHeight>{image.height}</Img_SizeHeight>",
         "  <Img_SizeDepth>3</Img_SizeDepth>",
         "  <HRSC_Objects>",
     ]
-    objects = picture.objects
+    objects = image.objects
     boxes = as_rectangles(objects.corners)
     for corners, box, name, difficult in zip(objects.corners, boxes, objects.names, objects.difficult.tolist(), strict=True):
         values = [*map(tell, box[:4]), tell(float(half_turn(box[4], -math.pi / 2)), 9)]

@@ -1,6 +1,6 @@
 """Label Studio's JSON: tasks with rectangles (percent, turned about their top left corner) and polygons.
 
-`x`, `y`, `width` and `height` are percent of the picture's width and height; `rotation` is in degrees, clockwise on the screen,
+`x`, `y`, `width` and `height` are percent of the image's width and height; `rotation` is in degrees, clockwise on the screen,
 about the corner (x, y). Written are rectangles as such, everything else as polygons.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 from rotanext.errors import Problems
 from rotanext.images.reading import write_file
 from rotanext.labels.cvat import EXACT
-from rotanext.labels.dataset import LabelSet, Picture, PictureFiles, Shapes, existing, finished, nothing_read, size_of
+from rotanext.labels.dataset import ImageFiles, LabelledImage, LabelSet, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.geometry import as_rectangles, four_corners, off_rectangle, turned
-from rotanext.labels.values import Invalid, class_name, items, number, picture_name, points, read_json, record, side
+from rotanext.labels.values import Invalid, class_name, image_name, items, number, points, read_json, record, side
 
 _MOST = 1e5  # percent
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's own, before the name of an uploaded file
@@ -31,18 +31,18 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     """
     existing(source, "Label Studio's JSON export")
     root = source if source.is_dir() else source.parent
-    files, data = PictureFiles([images or root]), LabelSet()
+    files, data = ImageFiles([images or root]), LabelSet()
     notes = {"outlines": 0, "annotations": 0}
     for path in [source] if source.is_file() else sorted(root.glob("*.json")):
         content = read_json(path)
         tasks = content if isinstance(content, list) else [content]
         for place, task in enumerate(tasks, 1):
             try:
-                data.pictures.append(_read_task(record(task, "a task"), place, path, files, problems, notes))
+                data.images.append(_read_task(record(task, "a task"), place, path, files, problems, notes))
             except Invalid as fault:
                 problems.add(path, f"in task {place} {fault.found}", fault.expected, fault.advice)
     data.unlabelled = files.unused()
-    if not data.pictures:
+    if not data.images:
         raise nothing_read(source, "Label Studio's tasks with data.image", problems)
     if notes["outlines"]:
         data.notes.append(f"outlines: {notes['outlines']} of other than four points became the rectangle of least area around them")
@@ -52,14 +52,14 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
 
 
 def _read_task(
-    task: dict[str, Any], place: int, path: Path, files: PictureFiles, problems: Problems, notes: dict[str, int]
-) -> Picture:
+    task: dict[str, Any], place: int, path: Path, files: ImageFiles, problems: Problems, notes: dict[str, int]
+) -> LabelledImage:
     values = task["data"] if isinstance(task.get("data"), dict) else task
     address = next((values[key] for key in ("image", "img", "photo", "picture") if isinstance(values.get(key), str)), None)
     if address is None:
-        raise Invalid("no image", "data with image", "Name the picture's field image.")
+        raise Invalid("no image", "data with image", "Name the image's field image.")
     subset = values["subset"] if isinstance(values.get("subset"), str) and values["subset"].isalnum() else ""
-    name = _picture(address)
+    name = _image(address)
     file = files.find(name, subset)
     if file is None:
         last = name.rpartition("/")[2]
@@ -71,7 +71,7 @@ def _read_task(
     claimed = next(((e[a], e[b]) for e in reversed(sizes) for a, b in keys[e is not values :] if a in e and b in e), None)
     size = size_of(file, (side(claimed[0]), side(claimed[1])) if claimed else (0, 0), path, problems)
     if results and size == (0, 0):
-        raise Invalid("no size of the picture", "original_width and original_height, or the picture", "Add it or --images.")
+        raise Invalid("no size of the image", "original_width and original_height, or the image", "Add it or --images.")
     shapes = Shapes()
     for number_, entry in enumerate(results, 1):
         try:
@@ -83,17 +83,17 @@ def _read_task(
             notes["outlines"] += not exact
         except Invalid as fault:
             problems.add(path, f"in task {place}, result {number_}, {fault.found}", fault.expected, fault.advice)
-    return shapes.picture(name.rpartition("/")[2], size, path, file, subset)
+    return shapes.image(name.rpartition("/")[2], size, path, file, subset)
 
 
-def _picture(address: str) -> str:
-    """The picture's name in an address, a path, or `/data/local-files/?d=PATH`."""
+def _image(address: str) -> str:
+    """The image's name in an address, a path, or `/data/local-files/?d=PATH`."""
     try:
         parts = urlsplit(address)
     except ValueError:
-        raise Invalid(f"the address {address[:60]!r}", "the picture's address or path") from None
+        raise Invalid(f"the address {address[:60]!r}", "the image's address or path") from None
     inner = parts.query.removeprefix("d=") if parts.query.startswith("d=") else parts.path
-    return picture_name(unquote(inner))
+    return image_name(unquote(inner))
 
 
 def _results(task: dict[str, Any], notes: dict[str, int]) -> tuple[list[Any], float | None]:
@@ -135,8 +135,8 @@ def _shape(entry: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, bo
 
 
 def write(target: Path, data: LabelSet) -> None:
-    """Write tasks.json (annotations; predictions where a picture's objects all have a score) and labels.xml, the interface."""
-    tasks = [_task(number_, picture) for number_, picture in enumerate(data.pictures, 1)]
+    """Write tasks.json (annotations; predictions where an image's objects all have a score) and labels.xml, the interface."""
+    tasks = [_task(number_, image) for number_, image in enumerate(data.images, 1)]
     write_file(target / "tasks.json", (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode())
     from rotanext.labels.values import xml_attribute
 
@@ -154,12 +154,12 @@ def write(target: Path, data: LabelSet) -> None:
     write_file(target / "labels.xml", interface.encode())
 
 
-def _task(number_: int, picture: Picture) -> dict[str, Any]:
-    size = np.array([picture.width, picture.height], np.float64)
-    corners = picture.objects.corners
+def _task(number_: int, image: LabelledImage) -> dict[str, Any]:
+    size = np.array([image.width, image.height], np.float64)
+    corners = image.objects.corners
     boxes, plain = as_rectangles(corners), off_rectangle(corners) < EXACT
     results: list[dict[str, Any]] = []
-    for at, name in enumerate(picture.objects.names):
+    for at, name in enumerate(image.objects.names):
         value: dict[str, Any]
         if plain[at]:
             origin = turned(*boxes[at])[0] / size * 100
@@ -171,15 +171,15 @@ def _task(number_: int, picture: Picture) -> dict[str, Any]:
             value = {"points": [[_digits(x), _digits(y)] for x, y in corners[at] / size * 100], "polygonlabels": [name]}
             kind, control = "polygonlabels", "outline"
         result: dict[str, Any] = {"id": f"o{number_}-{at}", "type": kind, "from_name": control, "to_name": "image", "value": value}
-        result |= {"original_width": picture.width, "original_height": picture.height, "image_rotation": 0}
-        results.append(result | ({"score": float(picture.scores[at])} if math.isfinite(picture.scores[at]) else {}))
-    scored = len(results) > 0 and bool(np.isfinite(picture.scores).all())
-    inner: dict[str, Any] = {"width": picture.width, "height": picture.height}
-    if picture.subset:
-        inner["subset"] = picture.subset
-    folder = f"images/{picture.subset}/" if picture.subset else "images/"
+        result |= {"original_width": image.width, "original_height": image.height, "image_rotation": 0}
+        results.append(result | ({"score": float(image.scores[at])} if math.isfinite(image.scores[at]) else {}))
+    scored = len(results) > 0 and bool(np.isfinite(image.scores).all())
+    inner: dict[str, Any] = {"width": image.width, "height": image.height}
+    if image.subset:
+        inner["subset"] = image.subset
+    folder = f"images/{image.subset}/" if image.subset else "images/"
     held = {"predictions" if scored else "annotations": [{"result": results}]}
-    inner["image"] = quote(folder + picture.name)
+    inner["image"] = quote(folder + image.name)
     return {"id": number_, "data": inner, **held}
 
 

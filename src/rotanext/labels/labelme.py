@@ -1,4 +1,4 @@
-"""LabelMe: one JSON file beside each picture, outlines in pixels.
+"""LabelMe: one JSON file beside each image, outlines in pixels.
 
 Also read is what its relatives write: `rotation` shapes, `difficult` and `score` of X-AnyLabeling. Difficulty is written as the
 shape's flags `difficult` and `truncated` (cut by a tile's border).
@@ -13,9 +13,9 @@ import numpy as np
 
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import write_file
-from rotanext.labels.dataset import LabelSet, Picture, PictureFiles, Shapes, existing, finished, nothing_read, size_of
+from rotanext.labels.dataset import ImageFiles, LabelledImage, LabelSet, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.geometry import four_corners, upright
-from rotanext.labels.values import Invalid, class_name, flag, items, number, picture_name, points, read_json, record, side
+from rotanext.labels.values import Invalid, class_name, flag, image_name, items, number, points, read_json, record, side
 
 _OUTLINES = ("polygon", "rotation", "oriented_rectangle", "quad", "quadrilateral")
 
@@ -28,31 +28,31 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     parts = [("", [source])] if source.is_file() else [("", sorted(root.glob("*.json")))]
     if not parts[0][1]:
         parts = [(folder.name, sorted(folder.glob("*.json"))) for folder in sorted(root.iterdir()) if folder.is_dir()]
-    files = PictureFiles([images or root])
+    files = ImageFiles([images or root])
     for subset, paths in parts:
         for path in paths:
             try:
-                picture, count = _read_one(path, files, subset, problems)
-                data.pictures.append(picture)
+                image, count = _read_one(path, files, subset, problems)
+                data.images.append(image)
                 reduced += count
             except UserError as error:
                 problems.note(str(error))
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice)
     data.unlabelled = files.unused()
-    if not data.pictures:
+    if not data.images:
         raise nothing_read(source, "LabelMe's NAME.json files", problems)
     if reduced:
         data.notes.append(f"outlines: {reduced} of other than four points became the rectangle of least area around them")
     return finished(data, problems)
 
 
-def _read_one(path: Path, files: PictureFiles, subset: str, problems: Problems) -> tuple[Picture, int]:
+def _read_one(path: Path, files: ImageFiles, subset: str, problems: Problems) -> tuple[LabelledImage, int]:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise UserError(explain(path, "no list of shapes", "LabelMe's shapes and imagePath", "Check the file and --from."))
     written = content.get("imagePath")
-    name = picture_name(written if isinstance(written, str) and written.strip() else path.stem)
+    name = image_name(written if isinstance(written, str) and written.strip() else path.stem)
     file = files.find(name, subset)
     if file is None:
         file = files.find(path.stem, subset)
@@ -69,7 +69,7 @@ def _read_one(path: Path, files: PictureFiles, subset: str, problems: Problems) 
             reduced += not exact
         except Invalid as fault:
             problems.add(path, f"in shape {place} {fault.found}", fault.expected, fault.advice)
-    return shapes.picture(name.rpartition("/")[2], size, path, file, subset), reduced
+    return shapes.image(name.rpartition("/")[2], size, path, file, subset), reduced
 
 
 def _difficult(entry: dict[str, Any]) -> int:
@@ -95,11 +95,11 @@ def _corners(entry: dict[str, Any]) -> tuple[np.ndarray, bool]:
 
 
 def write(target: Path, data: LabelSet) -> None:
-    """Write one file a picture; a subset is a folder of its own."""
-    for picture in data.pictures:
+    """Write one file an image; a subset is a folder of its own."""
+    for image in data.images:
         shapes = []
-        objects = picture.objects
-        rows = zip(objects.corners.tolist(), objects.names, objects.difficult.tolist(), picture.scores.tolist(), strict=True)
+        objects = image.objects
+        rows = zip(objects.corners.tolist(), objects.names, objects.difficult.tolist(), image.scores.tolist(), strict=True)
         for corners, name, difficult, score in rows:
             flags = {("difficult", "truncated")[difficult - 1]: True} if difficult else {}
             outline = [[round(x, 4) + 0.0, round(y, 4) + 0.0] for x, y in corners]
@@ -109,11 +109,11 @@ def write(target: Path, data: LabelSet) -> None:
             "version": "5.5.0",
             "flags": {},
             "shapes": shapes,
-            "imagePath": picture.name,
+            "imagePath": image.name,
             "imageData": None,
-            "imageHeight": picture.height,
-            "imageWidth": picture.width,
+            "imageHeight": image.height,
+            "imageWidth": image.width,
         }
-        (target / picture.subset).mkdir(parents=True, exist_ok=True)
+        (target / image.subset).mkdir(parents=True, exist_ok=True)
         text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-        write_file(target / picture.subset / f"{picture.stem}.json", text.encode())
+        write_file(target / image.subset / f"{image.stem}.json", text.encode())

@@ -1,4 +1,4 @@
-"""Pictures that are in a data set twice, or both in training and in validation: by name, by file and by pixels."""
+"""Images that are in a data set twice, or both in training and in validation: by name, by file and by pixels."""
 
 import hashlib
 import os
@@ -14,78 +14,78 @@ import numpy as np
 
 from rotanext.errors import UserError
 from rotanext.images.reading import image_size, read_image
-from rotanext.labels.dataset import LabelSet, Picture
+from rotanext.labels.dataset import LabelledImage, LabelSet
 from rotanext.labels.findings import Finding
 
 _TILE = re.compile(r"__\d+(?:\.\d+)?__-?\d+___-?\d+$")  # rates may be fractions, as in the devkit of DOTA
 _COPY = re.compile(r"\.rf\.[0-9a-f]{20,}$")  # what Roboflow adds to each augmented copy
-_COARSE, _FINE = 16, 64  # sides of the small grey pictures that are compared: of all, and of those found alike
-# Root mean square of the differences, in grey levels, below which two of them are one picture. On the parcels of docs/results.md:
+_COARSE, _FINE = 16, 64  # sides of the small grey images that are compared: of all, and of those found alike
+# Root mean square of the differences, in grey levels, below which two of them are one image. On the parcels of docs/results.md:
 # JPEG of quality 60 and half the size leave up to 0.16 and 0.36, two photographs of one empty belt at least 0.33 and 0.76.
 _ALIKE = 0.5
-_PLAIN = 6.0  # standard deviation below which a picture shows too little to be told from another
-_LARGEST = 50_000_000  # pixels; larger pictures are compared by their files alone
+_PLAIN = 6.0  # standard deviation below which an image shows too little to be told from another
+_LARGEST = 50_000_000  # pixels; larger images are compared by their files alone
 _BLOCK = 2048
-_REMEMBERED = 4096  # pictures of 64 x 64
+_REMEMBERED = 4096  # images of 64 x 64
 
 Look = np.ndarray | str | None  # see _look
 Track = Callable[[Iterable[Look], str, int], Iterable[Look]]
 
 
 def scene_of(name: str) -> str:
-    """The picture that a tile, or a copy by Roboflow, was made of."""
+    """The image that a tile, or a copy by Roboflow, was made of."""
     return _TILE.sub("", _COPY.sub("", name))
 
 
 def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track: Track | None = None) -> Iterator[Finding]:
     """Tiles and copies of one scene by their names, identical files and, by their pixels, copies in other bytes.
 
-    In training and validation, and files and copies in one set as well. `pixels` has all pictures decoded, which also finds those
+    In training and validation, and files and copies in one set as well. `pixels` has all images decoded, which also finds those
     that cannot be: some 20 milliseconds for a tile of 1024 x 1024 pixels and core. `track(items, what, total)` shows how far it is.
     """
-    scenes: dict[str, Picture | Path] = {scene_of(picture.stem): picture.name for picture in data.pictures}  # type: ignore[misc]
-    plain = {picture.stem for picture in data.pictures}
-    for picture in val.pictures if val else []:
-        if (scene := scene_of(picture.stem)) in scenes:
-            # Two whole pictures of one name may be of two places; equal ones are found below.
-            alike = scene == picture.stem and scene in plain
+    scenes: dict[str, LabelledImage | Path] = {scene_of(image.stem): image.name for image in data.images}  # type: ignore[misc]
+    plain = {image.stem for image in data.images}
+    for image in val.images if val else []:
+        if (scene := scene_of(image.stem)) in scenes:
+            # Two whole images of one name may be of two places; equal ones are found below.
+            alike = scene == image.stem and scene in plain
             kind = "same name in training and validation" if alike else "same scene in training and validation"
-            yield Finding(kind, str(picture.file or picture.name), None, f"training has {scenes[scene]}", picture)
+            yield Finding(kind, str(image.file or image.name), None, f"training has {scenes[scene]}", image)
     files = _files(data, val)
     same = _identical(files)
     for (path, _), (first, apart) in same.items():
-        kind = "same picture in training and validation" if apart else "same picture twice"
+        kind = "same image in training and validation" if apart else "same image twice"
         yield Finding(kind, str(path), None, f"the same as {first}")
     if pixels:
         yield from _copies([one for one in files if one not in same], track)
 
 
 def _copies(files: list[tuple[Path, bool]], track: Track | None) -> Iterator[Finding]:
-    """Pictures that show what an earlier one shows: shrunk to 16 x 16, and then 64 x 64, grey values they hardly differ."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # each holds a decoded picture
+    """Images that show what an earlier one shows: shrunk to 16 x 16, and then 64 x 64, grey values they hardly differ."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # each holds a decoded image
         made = pool.map(_look, [path for path, _ in files])
         looks = list(track(made, "decoding", len(files)) if track else made)
     rows: list[np.ndarray] = []
     shown: list[tuple[Path, bool]] = []
     for (path, training), look in zip(files, looks, strict=True):
         if isinstance(look, str):
-            yield Finding("unreadable picture", str(path), None, look)
+            yield Finding("unreadable image", str(path), None, look)
         elif look is not None:
             rows.append(look)
             shown.append((path, training))
-    fine = lru_cache(_REMEMBERED)(partial(_look, side=_FINE))  # decoded again: only pictures that are alike at 16 x 16
+    fine = lru_cache(_REMEMBERED)(partial(_look, side=_FINE))  # decoded again: only images that are alike at 16 x 16
     for at, earlier in _alike_before(np.array(rows, np.float32).reshape(-1, _COARSE**2)):
         path, training = shown[at]
         first = next((other for other in earlier if _alike(fine(path), fine(shown[other][0]))), None)
         if first is not None:
-            kind = "copy of a picture" if training == shown[first][1] else "copy of a picture in training and validation"
+            kind = "copy of an image" if training == shown[first][1] else "copy of an image in training and validation"
             yield Finding(kind, str(path), None, f"shows the same as {shown[first][0]}")
 
 
 def _files(data: LabelSet, val: LabelSet | None) -> list[tuple[Path, bool]]:
-    """The files of the pictures, and whether each is one to train on; those first."""
+    """The files of the images, and whether each is one to train on; those first."""
     sets = ((data, True), (val, False))
-    found = [(p.file, training) for one, training in sets if one for p in one.pictures if p.file is not None and p.file.is_file()]
+    found = [(p.file, training) for one, training in sets if one for p in one.images if p.file is not None and p.file.is_file()]
     return list(dict.fromkeys(found))
 
 
@@ -107,7 +107,7 @@ def _identical(files: list[tuple[Path, bool]]) -> dict[tuple[Path, bool], tuple[
 
 
 def _look(path: Path, side: int = _COARSE) -> Look:
-    """A small grey picture as float32 `[side^2]`; None where it shows too little; what is wrong where it cannot be read."""
+    """A small grey image as float32 `[side^2]`; None where it shows too little; what is wrong where it cannot be read."""
     try:
         width, height = image_size(path)
         if width * height > _LARGEST:

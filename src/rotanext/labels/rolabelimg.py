@@ -1,4 +1,4 @@
-"""roLabelImg: one XML file a picture, beside it; rectangles as centre, width, height and angle.
+"""roLabelImg: one XML file an image, beside it; rectangles as centre, width, height and angle.
 
 The angle is in radians, clockwise on the screen, in [0, pi): that of the width against the x axis.
 """

@@ -23,15 +23,15 @@ class Submission:
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
-    pictures: int = 0
+    images: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Plain data."""
-        return {"detections": self.counts, "pictures": self.pictures, "problems": self.problems, "notices": self.notices}
+        return {"detections": self.counts, "images": self.images, "problems": self.problems, "notices": self.notices}
 
 
 def check_submission(path: Path, images: Path | None = None, version: str | None = None) -> Submission:
-    """Read a zip of Task1_<class>.txt; images: the folder of the test set's pictures, whose names the detections must have.
+    """Read a zip of Task1_<class>.txt; images: the folder of the test set's images, whose names the detections must have.
 
     version: dota1.0, dota1.5 or dota2.0; the one whose classes fit best without. Raises `UserError` for what is no zip.
     """
@@ -52,10 +52,10 @@ def check_submission(path: Path, images: Path | None = None, version: str | None
         raise UserError(explain(path, f"what cannot be read as a zip ({reason})", "a zip file", "Write it again.")) from None
     except Exception as error:  # zlib.error and its like, which have no common base
         raise UserError(explain(path, f"a damaged zip ({error})", "a whole one", "Write it again.")) from None
-    result.pictures = len(found)
+    result.images = len(found)
     if stems is not None and len(stems - found):
         some = ", ".join(sorted(stems - found)[:5])
-        result.notices.append(f"{counted(len(stems - found), 'picture')} without any detection: {some} ...")
+        result.notices.append(f"{counted(len(stems - found), 'image')} without any detection: {some} ...")
     if not sum(result.counts.values()):
         result.problems.append("no detection in any file")
     return result
@@ -65,10 +65,10 @@ def _stems(images: Path | None) -> set[str] | None:
     if images is None:
         return None
     if not images.is_dir():
-        raise UserError(explain(images, "no such folder", "the pictures of the test set", "Check --images."))
+        raise UserError(explain(images, "no such folder", "the images of the test set", "Check --images."))
     found = {path.stem for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
     if not found:
-        raise UserError(explain(images, "no pictures", f"files ending in {' '.join(IMAGE_SUFFIXES)}", "Check --images."))
+        raise UserError(explain(images, "no images", f"files ending in {' '.join(IMAGE_SUFFIXES)}", "Check --images."))
     return found
 
 
@@ -107,7 +107,7 @@ def _class_of(name: str) -> str:
 
 
 def _check_file(name: str, data: bytes, result: Submission, stems: set[str] | None) -> set[str]:
-    """Check one class's lines; returns the pictures that it names."""
+    """Check one class's lines; returns the images that it names."""
     faults: Counter[str] = Counter()
     seen: set[bytes] = set()
     found: set[str] = set()
@@ -124,20 +124,20 @@ def _check_file(name: str, data: bytes, result: Submission, stems: set[str] | No
         count += 1
         fields = raw.decode("utf-8", "replace").split()
         if len(fields) != 10:
-            fault(line, f"found {len(fields)} fields; expected picture, score and eight coordinates", "")
+            fault(line, f"found {len(fields)} fields; expected image, score and eight coordinates", "")
             continue
         wrong = _wrong_numbers(fields[1:])
         if wrong:
             fault(line, *wrong)
         if stems is not None and fields[0] not in stems:
-            tile = "a tile, not a whole picture: merge the tiles first" if "___" in fields[0] else "no such picture"
+            tile = "a tile, not a whole image: merge the tiles first" if "___" in fields[0] else "no such image"
             fault(line, tile, f" ({fields[0][:60]})")
         if raw in seen:
             fault(line, "the same line again", "")
         seen.add(raw)
         found.add(fields[0])
     if stems is None and any("___" in stem for stem in found):
-        result.problems.append(f"Task1_{name}.txt: pictures named like tiles (P0001__1024__0___0); the server wants whole pictures")
+        result.problems.append(f"Task1_{name}.txt: images named like tiles (P0001__1024__0___0); the server wants whole images")
     for kind, number in faults.items():
         if number > _KEEP:
             result.problems.append(f"Task1_{name}.txt: {kind}: {number - _KEEP} more")

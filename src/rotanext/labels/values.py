@@ -13,7 +13,7 @@ import numpy as np
 from rotanext.errors import UserError, explain, shortened
 from rotanext.labels.dataset import LONGEST_NAME, Invalid, plain_name
 
-FARTHEST = 1e6  # pixels from the picture's corner
+FARTHEST = 1e6  # pixels from the image's corner
 LARGEST_SIDE = 1_000_000
 _DEEPEST = 60
 _LARGEST_FILE = 2 << 30
@@ -138,8 +138,8 @@ def number(value: object, what: str = "a number", most: float = FARTHEST) -> flo
     return result
 
 
-def side(value: object, what: str = "the picture's width and height in pixels") -> int:
-    """A picture's width or height: a whole number from 1; raises `Invalid`."""
+def side(value: object, what: str = "the image's width and height in pixels") -> int:
+    """An image's width or height: a whole number from 1; raises `Invalid`."""
     result = number(value, what, LARGEST_SIDE)
     if result < 1 or result != int(result):
         raise Invalid(_shown(value), what)
@@ -154,11 +154,11 @@ def class_name(value: object) -> str:
     return text
 
 
-def picture_name(value: object) -> str:
-    """The name of a picture's file, folders before it with slashes; raises `Invalid`."""
+def image_name(value: object) -> str:
+    """The name of an image's file, folders before it with slashes; raises `Invalid`."""
     name = plain_name(value) if isinstance(value, str) else None
     if name is None:
-        raise Invalid(_shown(value), "the name of a picture's file")
+        raise Invalid(_shown(value), "the name of an image's file")
     return name
 
 

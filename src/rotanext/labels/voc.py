@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file a picture in Annotations/, pictures in JPEGImages/, upright boxes.
+"""Pascal VOC: one XML file an image in Annotations/, images in JPEGImages/, upright boxes.
 
 Coordinates are taken and given as they are, in pixels from 0; VOC's own began at 1, which few files since have done.
 """

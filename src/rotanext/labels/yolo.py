@@ -1,4 +1,4 @@
-"""YOLO-OBB: `class x1 y1 x2 y2 x3 y3 x4 y4` a line, divided by the picture's width and height, and data.yaml with the names.
+"""YOLO-OBB: `class x1 y1 x2 y2 x3 y3 x4 y4` a line, divided by the image's width and height, and data.yaml with the names.
 
 Layouts that are read: images/SUBSET and labels/SUBSET, SUBSET/images and SUBSET/labels, images and labels, and both in one folder.
 Written is images/ and labels/, with a folder for each subset.
@@ -14,9 +14,9 @@ import numpy as np
 from rotanext.errors import Problems, UserError, counted, explain, shortened
 from rotanext.images.reading import write_file
 from rotanext.labels.dataset import (
+    ImageFiles,
+    LabelledImage,
     LabelSet,
-    Picture,
-    PictureFiles,
     Shapes,
     existing,
     finished,
@@ -26,16 +26,16 @@ from rotanext.labels.dataset import (
     subset_folders,
 )
 from rotanext.labels.geometry import four_corners, turned
-from rotanext.labels.values import Invalid, class_name, number, picture_name, read_bytes
+from rotanext.labels.values import Invalid, class_name, image_name, number, read_bytes
 
 _LINE = "class and x1 y1 x2 y2 x3 y3 x4 y4"
-_MOST = 1000.0  # pictures either side
+_MOST = 1000.0  # images either side
 _LONGEST_YAML = 1 << 20
 _KEYS = ("train", "val", "test")
 
 
 def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
-    """Read a YOLO-OBB folder or its data.yaml; the pictures must be there, as their sizes are needed.
+    """Read a YOLO-OBB folder or its data.yaml; the images must be there, as their sizes are needed.
 
     Lines of five numbers (an upright box) and outlines of more than four points are read, too; a tenth number is a score. What is
     no label goes to `problems`; raises `UserError` where nothing is left, or the classes' names are not told.
@@ -45,22 +45,22 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     settings = _settings(root, source)
     data = LabelSet(class_names=_class_names(root, settings))
     changed = Counter[str]()
-    given = PictureFiles([images]) if images is not None else None
-    for subset, pictures, labels in _places(root, settings):
-        files = given or PictureFiles([pictures])
+    given = ImageFiles([images]) if images is not None else None
+    for subset, folder, labels in _places(root, settings):
+        files = given or ImageFiles([folder])
         for path in sorted(labels.glob("*.txt")):
             if path.name.startswith(".") or path.name == "classes.txt":
                 continue
             try:
-                data.pictures.append(_read_one(path, files, subset, data.class_names, problems, changed))
+                data.images.append(_read_one(path, files, subset, data.class_names, problems, changed))
             except UserError as error:
                 problems.note(str(error))
             except Invalid as fault:
                 problems.add(path, fault.found, fault.expected, fault.advice)
-        if given is None:  # a picture without a file is one with nothing in it
-            data.pictures += _backgrounds(files.unused(), subset, problems)
+        if given is None:  # an image without a file is one with nothing in it
+            data.images += _backgrounds(files.unused(), subset, problems)
     data.unlabelled = given.unused() if given else []
-    if not any(picture.label for picture in data.pictures):
+    if not any(image.label for image in data.images):
         raise nothing_read(source, "labels/NAME.txt with images/NAME.jpg", problems)
     if count := changed["outline"]:
         data.notes.append(f"outlines: {count} of more than four points became the rectangle of least area around them")
@@ -70,10 +70,10 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
     return finished(data, problems)
 
 
-def _backgrounds(files: list[Path], subset: str, problems: Problems) -> Iterator[Picture]:
+def _backgrounds(files: list[Path], subset: str, problems: Problems) -> Iterator[LabelledImage]:
     for path in files:
         try:
-            yield Shapes().picture(path.name, size_of(path, (0, 0), path, problems, stored=True), None, path, subset)
+            yield Shapes().image(path.name, size_of(path, (0, 0), path, problems, stored=True), None, path, subset)
         except Invalid as fault:
             problems.add(path, fault.found, fault.expected, fault.advice)
 
@@ -116,7 +116,7 @@ def _class_names(root: Path, settings: dict[str, Any]) -> list[str]:
         if not all(type(key) is int for key in names) or sorted(names) != list(range(len(names))):
             raise UserError(explain(path, "names that are not numbered 0, 1, 2, ...", "one for each class", "Number them so."))
         names = [names[index] for index in range(len(names))]
-    if not isinstance(names, list):  # an empty one is that of pictures with nothing in them
+    if not isinstance(names, list):  # an empty one is that of images with nothing in them
         raise UserError(explain(path, "no names of classes", "names: [first, second, ...]", "Add them to data.yaml."))
     try:
         found = [class_name(str(name) if isinstance(name, str | int | float) else None) for name in names]
@@ -128,7 +128,7 @@ def _class_names(root: Path, settings: dict[str, Any]) -> list[str]:
 
 
 def _places(root: Path, settings: dict[str, Any]) -> Iterator[tuple[str, Path, Path]]:
-    """(subset, pictures, labels) of every part; as data.yaml says, and where that leads nowhere, as the folders do."""
+    """(subset, images, labels) of every part; as data.yaml says, and where that leads nowhere, as the folders do."""
     base = root / str(settings["path"]) if isinstance(settings.get("path"), str) else root
     seen: set[Path] = set()
     told = [(key, settings.get(key)) for key in _KEYS]
@@ -138,11 +138,11 @@ def _places(root: Path, settings: dict[str, Any]) -> Iterator[tuple[str, Path, P
             if not isinstance(entry, str) or not entry or "\0" in entry or len(entry) > 1000:
                 continue
             bare = "/".join(part for part in entry.replace("\\", "/").split("/") if part not in ("..", ".", ""))
-            for pictures in (base / entry, root / entry, root / bare):
-                labels = _labels_of(pictures)
-                if pictures.is_dir() and labels.is_dir() and labels.resolve() not in seen:
+            for images in (base / entry, root / entry, root / bare):
+                labels = _labels_of(images)
+                if images.is_dir() and labels.is_dir() and labels.resolve() not in seen:
                     seen.add(labels.resolve())
-                    yield _subset(key, entry, single), pictures, labels
+                    yield _subset(key, entry, single), images, labels
                     break
     if seen:
         return
@@ -163,25 +163,25 @@ def _subset(key: str, entry: str, single: bool) -> str:
     return key if not single else next((name for name in _KEYS if name in words), "")
 
 
-def _labels_of(pictures: Path) -> Path:
-    """The folder of the labels of a folder of pictures: its last `images` becomes `labels`."""
-    parts = list(pictures.parts)
+def _labels_of(images: Path) -> Path:
+    """The folder of the labels of a folder of images: its last `images` becomes `labels`."""
+    parts = list(images.parts)
     places = [index for index, part in enumerate(parts) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-    return Path(*parts) if parts else pictures
+    return Path(*parts) if parts else images
 
 
-def _read_one(path: Path, files: PictureFiles, subset: str, names: list[str], problems: Problems, changed: Counter[str]) -> Picture:
-    name = picture_name(path.stem)
+def _read_one(
+    path: Path, files: ImageFiles, subset: str, names: list[str], problems: Problems, changed: Counter[str]
+) -> LabelledImage:
+    name = image_name(path.stem)
     file = files.find(name, subset)
     if file is None:
-        raise Invalid(
-            "no picture for these labels, whose coordinates are divided by its size", "the picture", "Add it or --images."
-        )
+        raise Invalid("no image for these labels, whose coordinates are divided by its size", "the image", "Add it or --images.")
     size = size_of(file, (0, 0), path, problems)
     if size == (0, 0):
-        raise Invalid("labels of a picture that cannot be read", "a picture", "Replace it.")
+        raise Invalid("labels of an image that cannot be read", "an image", "Replace it.")
     shapes = Shapes()
     for line, text in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if not text.strip():
@@ -192,14 +192,14 @@ def _read_one(path: Path, files: PictureFiles, subset: str, names: list[str], pr
             changed[kind] += 1
         except Invalid as fault:
             problems.add(path, fault.found, fault.expected, fault.advice, line)
-    return shapes.picture(file.name, size, path, file, subset)
+    return shapes.image(file.name, size, path, file, subset)
 
 
 def _parse(fields: list[str], size: tuple[int, int], names: list[str]) -> tuple[np.ndarray, str, float, str]:
     """Corners `[4, 2]`, class, score, and what they are made of ("corners", "outline" or "upright"); raises `Invalid`."""
     if len(fields) not in (5, 9, 10) and (len(fields) < 7 or len(fields) % 2 == 0):
         raise Invalid(f"{len(fields)} fields", f"{_LINE} (nine fields)")
-    values = [number(field, "a coordinate divided by the picture's side", _MOST) for field in fields[1:]]
+    values = [number(field, "a coordinate divided by the image's side", _MOST) for field in fields[1:]]
     if not fields[0].isdecimal() or len(fields[0]) > 9 or int(fields[0]) >= len(names):
         raise Invalid(f"the class {fields[0][:20]!r}", f"a number from 0 to {len(names) - 1}", "Correct it, or data.yaml's names.")
     name, scale = names[int(fields[0])], np.array(size, np.float64)
@@ -214,18 +214,18 @@ def _parse(fields: list[str], size: tuple[int, int], names: list[str]) -> tuple[
 
 
 def write(target: Path, data: LabelSet) -> None:
-    """Write labels/ and data.yaml. Without subsets, data.yaml names the same pictures for training and validation, and says so."""
+    """Write labels/ and data.yaml. Without subsets, data.yaml names the same images for training and validation, and says so."""
     index = {name: number for number, name in enumerate(data.class_names)}
-    for picture in data.pictures:
-        folder = target / "labels" / picture.subset
+    for image in data.images:
+        folder = target / "labels" / image.subset
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / f"{picture.stem}.txt", "".join(_lines(picture, index)).encode())
+        write_file(folder / f"{image.stem}.txt", "".join(_lines(image, index)).encode())
     write_file(target / "data.yaml", _yaml(data).encode())
 
 
-def _lines(picture: Picture, index: dict[str, int]) -> Iterator[str]:
-    values = picture.objects.corners.reshape(-1, 8) / ([picture.width, picture.height] * 4) + 0.0
-    for row, name, score in zip(values.tolist(), picture.objects.names, picture.scores.tolist(), strict=True):
+def _lines(image: LabelledImage, index: dict[str, int]) -> Iterator[str]:
+    values = image.objects.corners.reshape(-1, 8) / ([image.width, image.height] * 4) + 0.0
+    for row, name, score in zip(values.tolist(), image.objects.names, image.scores.tolist(), strict=True):
         tail = "" if score != score else f" {score:.8g}"
         yield f"{index[name]} {' '.join(f'{value:.10g}' for value in row)}{tail}\n"
 
@@ -240,7 +240,7 @@ def _yaml(data: LabelSet) -> str:
     lines = ["# Paths are relative to this file."]
     if "val" not in places:
         places["val"] = places.get("train", []) or next(iter(places.values()), [])
-        lines.append("# There is no subset for validation: split the pictures before you believe a score.")
+        lines.append("# There is no subset for validation: split the images before you believe a score.")
     for key, folders in places.items():
         lines.append(f"{key}: {folders[0] if len(folders) == 1 else json.dumps(folders)}")
     names = [f"  {number}: {json.dumps(name, ensure_ascii=False)}" for number, name in enumerate(data.class_names)]

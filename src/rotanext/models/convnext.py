@@ -81,7 +81,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class GlobalResponseNorm(nn.Module):
-    """Competition between channels by their L2 norm over the picture, on [B, H, W, C] (arXiv 2301.00808)."""
+    """Competition between channels by their L2 norm over the image, on [B, H, W, C] (arXiv 2301.00808)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class ConvNeXt(nn.Module):
         return STRIDES
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The raw outputs of the four stages, [B, C_i, H / stride_i, W / stride_i], of pictures [B, 3, H, W]."""
+        """The raw outputs of the four stages, [B, C_i, H / stride_i, W / stride_i], of images [B, 3, H, W]."""
         maps = []
         recompute = self.gradient_checkpointing and self.training
         for index in range(4):
@@ -225,5 +225,5 @@ class ConvNeXt(nn.Module):
         return [norm_channels(feature, norm) for feature, norm in zip(self.features(x), norms, strict=True)]
 
     def classify(self, x: Tensor) -> Tensor:
-        """Logits [B, num_classes] of normalised pictures [B, 3, H, W]; only of a model built with `num_classes`."""
+        """Logits [B, num_classes] of normalised images [B, 3, H, W]; only of a model built with `num_classes`."""
         return self.head(self.norm(self.features(x)[-1].mean(dim=(2, 3))))

@@ -1,4 +1,4 @@
-"""Rotated RetinaNet: backbone, pyramid and head, from pictures to raw logits and deltas. No targets, no thresholds in here."""
+"""Rotated RetinaNet: backbone, pyramid and head, from images to raw logits and deltas. No targets, no thresholds in here."""
 
 import math
 
@@ -22,8 +22,8 @@ class RetinaHead(nn.Module):
 
     def __init__(self, channels: int, depth: int, num_classes: int, per_position: int) -> None:
         super().__init__()
-        self.cls_tower = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
-        self.reg_tower = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
+        self.cls_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
+        self.reg_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
         self.cls_out = nn.Conv2d(channels, per_position * num_classes, 3, padding=1)
         self.reg_out = nn.Conv2d(channels, per_position * 5, 3, padding=1)
         for module in self.modules():
@@ -38,9 +38,9 @@ class RetinaHead(nn.Module):
         logits, deltas = [], []
         for level in pyramid:
             cls, reg = level, level
-            for conv in self.cls_tower:
+            for conv in self.cls_convs:
                 cls = F.relu(conv(cls), inplace=True)
-            for conv in self.reg_tower:
+            for conv in self.reg_convs:
                 reg = F.relu(conv(reg), inplace=True)
             logits.append(self.cls_out(cls))
             deltas.append(self.reg_out(reg))
@@ -59,7 +59,7 @@ class RetinaNet(nn.Module):
         num_classes: int,
         *,
         fpn_channels: int = 256,
-        tower_depth: int = 4,
+        stacked_convs: int = 4,
         anchors_per_position: int = V0.per_position,
         options: BackboneOptions | None = None,
     ) -> None:
@@ -68,14 +68,14 @@ class RetinaNet(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.backbone = build_backbone(backbone, options or BackboneOptions())
         self.fpn = FPN(list(self.backbone.channels)[1:], fpn_channels)  # type: ignore[arg-type]
-        self.head = RetinaHead(fpn_channels, tower_depth, num_classes, anchors_per_position)
+        self.head = RetinaHead(fpn_channels, stacked_convs, num_classes, anchors_per_position)
         self.num_classes = num_classes
         if isinstance(self.backbone, ConvNeXt):
             # The pyramid starts at stride 8: the finest map, and so its norm, is not used.
             self.backbone.norm0.requires_grad_(False)
 
     def prepare(self, images: list[Tensor]) -> Tensor:
-        """One batch `[B, 3, H, W]` from uint8 RGB pictures `[h, w, 3]` of any sizes (or from none), on the model's device.
+        """One batch `[B, 3, H, W]` from uint8 RGB images `[h, w, 3]` of any sizes (or from none), on the model's device.
 
         Normalised first, then filled with zeros on the right and at the bottom up to a common multiple of 32.
         """

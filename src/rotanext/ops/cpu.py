@@ -37,8 +37,7 @@ def warm_up() -> float:
 
 def _run(name: str, *arguments: object) -> Any:
     """Call a kernel; without numba's disk cache, should that be damaged or its disk full."""
-    from rotanext.ops import cpu_assign, cpu_depthwise, cpu_iou, cpu_nms, cpu_polygons
-    from rotanext.ops import cpu_winograd as winograd
+    from rotanext.ops import cpu_assign, cpu_depthwise, cpu_iou, cpu_nms, cpu_polygons, cpu_winograd
 
     modules = {
         "iou_pairs": cpu_iou,
@@ -46,7 +45,7 @@ def _run(name: str, *arguments: object) -> Any:
         "nms": cpu_nms,
         "assign": cpu_assign,
         "overlapping_polygons": cpu_polygons,
-        "convolve": winograd,
+        "convolve": cpu_winograd,
         "depthwise_weight_gradient": cpu_depthwise,
     }
     start, compiled = time.monotonic(), _compiled(modules[name])

@@ -26,7 +26,7 @@ def _sum_products(x: np.ndarray, gradient: np.ndarray, columns: int, first: int,
     bands = -(-width // columns)
     sums = np.zeros((size * size, columns * channels), np.float32)
     for band in range(first, last):
-        picture, start = band // bands, band % bands * columns
+        image, start = band // bands, band % bands * columns
         end = min(width, start + columns)
         sums[:] = np.float32(0)
         for top in range(0, height, _ROWS):
@@ -38,8 +38,8 @@ def _sum_products(x: np.ndarray, gradient: np.ndarray, columns: int, first: int,
                 count = (stop - left) * channels
                 total = sums[tap, (left - start) * channels : (stop - start) * channels]
                 for y in range(max(top, -down), min(top + _ROWS, height, height - down)):
-                    line = row_gradients[picture * height + y, left * channels : stop * channels]
-                    shifted = rows[picture * height + y + down, (left + right) * channels : (stop + right) * channels]
+                    line = row_gradients[image * height + y, left * channels : stop * channels]
+                    shifted = rows[image * height + y + down, (left + right) * channels : (stop + right) * channels]
                     for k in range(count):
                         total[k] += line[k] * shifted[k]
         for tap in range(size * size):

@@ -349,7 +349,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_thresh
 
 @_on_its_device
 def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    """See `ops.assign_anchors`; IoUs are compared in float32. Fast where neighbours in the list are neighbours in the picture."""
+    """See `ops.assign_anchors`; IoUs are compared in float32. Fast where neighbours in the list are neighbours in the image."""
     out = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     if len(anchors) and len(boxes):
         prepared, objects = _prepare(anchors), _prepare(boxes)

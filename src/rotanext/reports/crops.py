@@ -1,4 +1,4 @@
-"""Small pictures of single detections and objects, with the boxes about them: JPEG data for a page."""
+"""Small images of single detections and objects, with the boxes about them: JPEG data for a page."""
 
 import base64
 from collections.abc import Iterable, Iterator
@@ -16,19 +16,19 @@ TRUTH, DETECTION = (46, 204, 113), (255, 140, 26)  # RGB
 _DARK = (16, 18, 22)
 _SIDE = 264  # pixels of a crop
 _CONTEXT = 2.4  # side of the window, in the longest extents of the box
-_LEAST = 72.0  # pixels of the picture that a window shows at least
+_LEAST = 72.0  # pixels of the image that a window shows at least
 _QUALITY = 84
 _SHIFT = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """One crop: the picture's index, the corners `[K, 2]` that it must show, and which detection and object it is about.
+    """One crop: the image's index, the corners `[K, 2]` that it must show, and which detection and object it is about.
 
     detection, truth: rows of predictions and truths, -1 for none; they are drawn thick, others of that neighbourhood thin.
     """
 
-    picture: int
+    image: int
     corners: Floats
     detection: int = -1
     truth: int = -1
@@ -37,17 +37,17 @@ class Wanted:
 def cut_crops(evidence: Evidence, wanted: Iterable[Wanted], score: float) -> dict[int, str]:
     """JPEG data URIs of the crops that could be made, by their place in `wanted`.
 
-    Truth is green, detections (of at least that score, and the one it is about) are orange. Every picture is read once and let go
-    of before the next; crops of pictures that are not there or cannot be read are left out.
+    Truth is green, detections (of at least that score, and the one it is about) are orange. Every image is read once and let go
+    of before the next; crops of images that are not there or cannot be read are left out.
     """
-    by_picture: dict[int, list[tuple[int, Wanted]]] = {}
+    by_image: dict[int, list[tuple[int, Wanted]]] = {}
     for place, item in enumerate(wanted):
-        by_picture.setdefault(item.picture, []).append((place, item))
-    return {place: uri for picture, items in by_picture.items() for place, uri in _crops_of(evidence, picture, items, score)}
+        by_image.setdefault(item.image, []).append((place, item))
+    return {place: uri for image, items in by_image.items() for place, uri in _crops_of(evidence, image, items, score)}
 
 
-def _crops_of(evidence: Evidence, picture: int, items: list[tuple[int, Wanted]], score: float) -> Iterator[tuple[int, str]]:
-    path = evidence.pictures[picture]
+def _crops_of(evidence: Evidence, index: int, items: list[tuple[int, Wanted]], score: float) -> Iterator[tuple[int, str]]:
+    path = evidence.images[index]
     if path is None:
         return
     try:
@@ -55,7 +55,7 @@ def _crops_of(evidence: Evidence, picture: int, items: list[tuple[int, Wanted]],
     except UserError:
         return
     predictions, truths = evidence.predictions, evidence.truths
-    here, objects = np.flatnonzero(predictions.images == picture), np.flatnonzero(truths.images == picture)
+    here, objects = np.flatnonzero(predictions.images == index), np.flatnonzero(truths.images == index)
     for place, item in items:
         shown = here[(predictions.scores[here] >= score) | (here == item.detection)]
         canvas, scale, corner = _window(image, item.corners)
@@ -73,9 +73,9 @@ def _crops_of(evidence: Evidence, picture: int, items: list[tuple[int, Wanted]],
 
 
 def _window(image: np.ndarray, corners: Floats) -> tuple[np.ndarray, float, Floats]:
-    """A square around the corners as `[_SIDE, _SIDE, 3]`, what lies outside the picture filled; its scale and top-left corner."""
+    """A square around the corners as `[_SIDE, _SIDE, 3]`, what lies outside the image filled; its scale and top-left corner."""
     low, high = corners.min(0), corners.max(0)
-    # a detection may be larger than its picture, by any factor
+    # a detection may be larger than its image, by any factor
     extent = min(max(_CONTEXT * float((high - low).max()), _LEAST), 2.0 * max(image.shape[:2]))
     extent = float(np.ceil(extent))
     start = np.floor((low + high) / 2 - extent / 2)
@@ -86,7 +86,7 @@ def _window(image: np.ndarray, corners: Floats) -> tuple[np.ndarray, float, Floa
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(left + size, image.shape[1]), min(top + size, image.shape[0])
     if x0 < x1 and y0 < y1:
-        # Where the part of the picture comes to lie; it alone is resized, as a window may be larger than the picture.
+        # Where the part of the image comes to lie; it alone is resized, as a window may be larger than the image.
         u0, v0 = (min(round((value - start) * scale), _SIDE - 1) for value, start in ((x0, left), (y0, top)))
         u1, v1 = (max(round((value - start) * scale), low + 1) for value, start, low in ((x1, left, u0), (y1, top, v0)))
         how = cv2.INTER_AREA if size > _SIDE else cv2.INTER_CUBIC

@@ -23,7 +23,7 @@ from rotanext.evaluation.analysis import (
     worst_false_positives,
     worst_misses,
 )
-from rotanext.evaluation.metrics import Evidence, Report
+from rotanext.evaluation.metrics import Evidence, Scores
 from rotanext.evaluation.scores import BACKGROUND, THRESHOLDS, curve
 from rotanext.reports.crops import Wanted, cut_crops
 from rotanext.reports.html import figure, paragraph, scrolling, table
@@ -40,32 +40,32 @@ def shown(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
 
 
-def evaluation_sections(report: Report, evidence: Evidence | None) -> Iterator[Section]:
-    """Curves, classes and confusion from the report; sizes, angles, scores and pictures where there is the evidence."""
-    yield "precision-recall", "Precision and recall", _precision_recall(report)
-    yield "classes", "Classes", _classes(report)
-    yield "confusion", "Confusion matrix", _confusion(report)
+def evaluation_sections(scores: Scores, evidence: Evidence | None) -> Iterator[Section]:
+    """Curves, classes and confusion from the report; sizes, angles, scores and images where there is the evidence."""
+    yield "precision-recall", "Precision and recall", _precision_recall(scores)
+    yield "classes", "Classes", _classes(scores)
+    yield "confusion", "Confusion matrix", _confusion(scores)
     if evidence is None:
         return
-    matching, strict = match(evidence, report.thresholds[0]), match(evidence, _STRICT)
+    matching, strict = match(evidence, scores.thresholds[0]), match(evidence, _STRICT)
     yield "shapes", "Size and shape", _shapes(matching, strict)
     errors = angle_errors(matching)
     yield "angles", "Angles", _angles(errors, evidence)
-    yield "scores", "Scores", _scores(matching, report.confusion_score)
-    yield from _cases(matching, errors, report.confusion_score)
+    yield "scores", "Scores", _scores(matching, scores.confusion_score)
+    yield from _cases(matching, errors, scores.confusion_score)
 
 
-def _largest(report: Report) -> list[int]:
+def _largest(scores: Scores) -> list[int]:
     """The classes with most objects, in the order of the report."""
-    counts = [result.npos for result in report.at(report.thresholds[0])]
+    counts = [result.npos for result in scores.at(scores.thresholds[0])]
     chosen = sorted(range(len(counts)), key=lambda k: -counts[k])[:_MOST_CLASSES]
     return sorted(chosen)
 
 
-def _precision_recall(report: Report) -> str:
-    iou = report.thresholds[0]
-    results = report.at(iou)
-    chosen = sorted((k for k in _largest(report) if results[k].npos), key=lambda k: -results[k].ap_area)
+def _precision_recall(scores: Scores) -> str:
+    iou = scores.thresholds[0]
+    results = scores.at(iou)
+    chosen = sorted((k for k in _largest(scores) if results[k].npos), key=lambda k: -results[k].ap_area)
     if not chosen:
         return paragraph("There are no labelled objects.")
     levels = np.linspace(0, 1, 201)
@@ -81,14 +81,14 @@ def _precision_recall(report: Report) -> str:
     everything = [result for result in results if result.npos]
     if len(everything) > 1:
         mean = np.mean([curve(result, levels) for result in everything], 0)
-        text = f"mean of {len(everything)} classes {shown(report.map(iou))}"
+        text = f"mean of {len(everything)} classes {shown(scores.map(iou))}"
         lines.append(Line(levels, mean, "ink", text, "thick"))
         legend.insert(0, ("ink", text))
     axes = Axis(0, 1, "Recall", percent), Axis(0, 1, "Precision", percent)
     best = ", ".join(text for _, text in legend[:4])
     one = line_chart(f"Precision over recall at IoU {iou:g}; average precision in percent: {best}.", *axes, lines)
-    ious = [t for t in report.thresholds if t in THRESHOLDS]
-    values = np.array([report.map(t) or 0.0 for t in ious])
+    ious = [t for t in scores.thresholds if t in THRESHOLDS]
+    values = np.array([scores.map(t) or 0.0 for t in ious])
     two = line_chart(
         "Mean average precision over the IoU threshold: "
         + ", ".join(f"{t:g} {shown(v)}" for t, v in zip(ious, values, strict=True)),
@@ -101,43 +101,43 @@ def _precision_recall(report: Report) -> str:
     return f'<div class="pair">{figure("All classes", one, note + many, legend)}{figure("How exact the boxes are", two)}</div>'
 
 
-def _classes(report: Report) -> str:
-    main = report.thresholds[0]
-    columns = [t for t in (0.5, _STRICT) if t in report.thresholds]
-    has_all = all(t in report.thresholds for t in THRESHOLDS)
+def _classes(scores: Scores) -> str:
+    main = scores.thresholds[0]
+    columns = [t for t in (0.5, _STRICT) if t in scores.thresholds]
+    has_all = all(t in scores.thresholds for t in THRESHOLDS)
     headings = ["class", "objects", "detections", *(f"AP{100 * t:.0f}" for t in columns), *(["AP50:95"] if has_all else [])]
     rows = []
-    for k, result in enumerate(report.at(main)):
-        aps = [report.at(t)[k].ap_area if result.npos else None for t in columns]
+    for k, result in enumerate(scores.at(main)):
+        aps = [scores.at(t)[k].ap_area if result.npos else None for t in columns]
         if has_all:
-            aps.append(float(np.mean([report.at(t)[k].ap_area for t in THRESHOLDS])) if result.npos else None)
+            aps.append(float(np.mean([scores.at(t)[k].ap_area for t in THRESHOLDS])) if result.npos else None)
         best = result.best_f1() or {}
         cells = [shown(best.get(key)) for key in ("precision", "recall", "f1")]
         at = f"{best['score']:.2f}" if best else "–"
         rows.append([result.name, f"{result.npos:,}", f"{result.ndet:,}", *map(shown, aps), *cells, at])
-    totals = [f"{sum(getattr(r, key) for r in report.at(main)):,}" for key in ("npos", "ndet")]
-    means = [report.map(t) for t in columns] + ([report.map50_95()] if has_all else [])
+    totals = [f"{sum(getattr(r, key) for r in scores.at(main)):,}" for key in ("npos", "ndet")]
+    means = [scores.map(t) for t in columns] + ([scores.map50_95()] if has_all else [])
     caption = f"In percent. Precision, recall and F1 at the score where F1 is greatest, IoU {main:g}."
     total = ["mean", *totals, *map(shown, means), "", "", "", ""]
     return table(caption, [*headings, "precision", "recall", "F1", "at score"], rows, total)
 
 
-def _confusion(report: Report) -> str:
-    chosen = [*_largest(report), len(report.class_names)]
-    counts = report.confusion[np.ix_(chosen, chosen)]
-    rows = [report.class_names[k] for k in chosen[:-1]]
+def _confusion(scores: Scores) -> str:
+    chosen = [*_largest(scores), len(scores.class_names)]
+    counts = scores.confusion[np.ix_(chosen, chosen)]
+    rows = [scores.class_names[k] for k in chosen[:-1]]
     columns = [*rows, "missed"]
-    share = counts / np.maximum(report.confusion.sum(1)[chosen][:, None], 1)
+    share = counts / np.maximum(scores.confusion.sum(1)[chosen][:, None], 1)
     caption = (
-        f"Rows are the truth, columns what was predicted: percent of each row, counts below. IoU above {report.confusion_iou:g}, "
-        f"scores of at least {report.confusion_score:g}. The last row holds detections where nothing is labelled."
+        f"Rows are the truth, columns what was predicted: percent of each row, counts below. IoU above {scores.confusion_iou:g}, "
+        f"scores of at least {scores.confusion_score:g}. The last row holds detections where nothing is labelled."
     )
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     body = []
     for r, name in enumerate([*rows, BACKGROUND]):
         cells = [_cell(name, columns[c], int(counts[r, c]), float(share[r, c])) for c in range(len(columns))]
         body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
-    many = f" Only the {_MOST_CLASSES} classes with most objects are shown." if len(report.class_names) > _MOST_CLASSES else ""
+    many = f" Only the {_MOST_CLASSES} classes with most objects are shown." if len(scores.class_names) > _MOST_CLASSES else ""
     html = (
         f'<table class="matrix{" many" if len(columns) > 11 else ""}"><caption class="unseen">Confusion matrix</caption>'
         f'<thead><tr><td class="none"></td>{head}</tr></thead>'
@@ -188,7 +188,7 @@ def _shapes(matching: Matching, strict: Matching) -> str:
     note = (
         "A detection counts where the object belongs that it covers, and by its own box where there is none; so every object and "
         "every detection is in one group. Means are over the classes that have objects in the group. Sizes are of the labelled "
-        "boxes, in pixels of the pictures."
+        "boxes, in pixels of the images."
     )
     return paragraph(note, muted=True) + f'<div class="pair">{"".join(parts)}</div>'
 
@@ -294,7 +294,7 @@ def _scores(matching: Matching, least: float) -> str:
 
 
 def _cases(matching: Matching, errors: AngleErrors, score: float) -> Iterator[Section]:
-    """The worst false positives, misses and angles, with their crops; every picture is read once for all of them."""
+    """The worst false positives, misses and angles, with their crops; every image is read once for all of them."""
     evidence = matching.evidence
     predictions, truths = evidence.predictions, evidence.truths
     false = worst_false_positives(matching, WORST)
@@ -355,12 +355,12 @@ def _name(matching: Matching, row: int) -> str:
 def _crop(evidence: Evidence, wanted: Wanted, caption: tuple[str, str], uri: str | None) -> str:
     """One crop with its caption; class and file names are somebody else's text."""
     x, y = wanted.corners.mean(0)
-    stem = evidence.stems[wanted.picture]
+    stem = evidence.stems[wanted.image]
     alt = escape(f"{caption[0]}, {caption[1]}, in {stem} at {x:.0f}, {y:.0f}")
-    picture = f'<img src="{uri}" alt="{alt}" decoding="async">' if uri else '<div class="nopicture">no picture</div>'
+    image = f'<img src="{uri}" alt="{alt}" decoding="async">' if uri else '<div class="noimage">no image</div>'
     where = f'<span class="muted" title="{escape(stem)}">{escape(_middle_cut(stem))}<br>at {x:.0f}, {y:.0f}</span>'
     text = f"<b>{escape(caption[0])}</b><br>{escape(caption[1])}<br>{where}"
-    return f"<li><figure>{picture}<figcaption>{text}</figcaption></figure></li>"
+    return f"<li><figure>{image}<figcaption>{text}</figcaption></figure></li>"
 
 
 def _middle_cut(name: str, most: int = 18) -> str:

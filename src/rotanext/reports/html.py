@@ -71,9 +71,9 @@ table.matrix{border-collapse:separate;border-spacing:2px;min-width:0}
 .matrix small{display:block;opacity:.8;font-size:.74rem}
 .matrix .none{background:none}
 .crops{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:16px;list-style:none;margin:14px 0 0;padding:0}
-.crops img,.crops .nopicture{display:block;width:100%;aspect-ratio:1;border-radius:8px;background:var(--line)}
+.crops img,.crops .noimage{display:block;width:100%;aspect-ratio:1;border-radius:8px;background:var(--line)}
 .crops img.whole{aspect-ratio:auto}
-.crops .nopicture{display:grid;place-items:center;color:var(--muted);font-size:.84rem;text-align:center;padding:8px}
+.crops .noimage{display:grid;place-items:center;color:var(--muted);font-size:.84rem;text-align:center;padding:8px}
 figcaption{margin-top:6px}
 .crops figcaption{font-size:.82rem;line-height:1.4;overflow-wrap:anywhere;margin-top:6px}
 .crops b{color:var(--ink)}

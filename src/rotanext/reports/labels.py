@@ -14,7 +14,7 @@ from rotanext.labels.findings import KINDS, Finding
 from rotanext.reports.html import cards, figure, paragraph, scrolling, table, whole_page
 from rotanext.reports.svg import Axis, Bars, bar_chart, number
 
-_ROWS, _SHOWN, _SAMPLES, _SIDE = 50, 4, 6, 220  # rows and crops of a kind of finding, pictures, pixels
+_ROWS, _SHOWN, _SAMPLES, _SIDE = 50, 4, 6, 220  # rows and crops of a kind of finding, images, pixels
 
 
 def page(check: Check) -> str:
@@ -24,7 +24,7 @@ def page(check: Check) -> str:
     sections = [
         ("advice", "Advice", "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in check.advice) + "</ul>"),
         ("findings", "Findings", _findings(check) or paragraph("Nothing was found.")),
-        ("pictures", "Some of the pictures, with their labels", _samples(check) or paragraph("None has labels.")),
+        ("images", "Some of the images, with their labels", _samples(check) or paragraph("None has labels.")),
         ("classes", "Classes", _classes(check)),
         ("distributions", "Distributions", f'<div class="pair">{"".join(_plots(check))}</div>'),
     ]
@@ -33,15 +33,15 @@ def page(check: Check) -> str:
 
 def _about(check: Check) -> str:
     val = f"; validation: {check.val_source}" if check.val_source else ""
-    return f"Data: {check.source}{val}; anchors and picture size: recipe {check.recipe}"
+    return f"Data: {check.source}{val}; anchors and image size: recipe {check.recipe}"
 
 
 def _cards(check: Check) -> str:
-    empty = sum(not len(picture.objects) for picture in check.data.pictures)
+    empty = sum(not len(image.objects) for image in check.data.images)
     missed = f"{100 * float(check.coverage.missed.float().mean()):.1f} %" if len(check.coverage.boxes) else "–"
     return cards(
         [
-            ("Pictures", f"{len(check.data.pictures):,}", f"{empty:,} without objects"),
+            ("Images", f"{len(check.data.images):,}", f"{empty:,} without objects"),
             ("Objects", f"{check.data.count:,}", ""),
             ("Classes", f"{len(check.data.class_names):,}", ""),
             ("Problems", f"{check.problems:,}", f"{len(check.findings) - check.problems:,} notices"),
@@ -72,39 +72,39 @@ def _shots(findings: Sequence[Finding]) -> str:
     for finding in findings:
         if len(shots) == _SHOWN:
             break
-        if finding.corners is not None and finding.picture is not None and finding.picture.file is not None:
+        if finding.corners is not None and finding.image is not None and finding.image.file is not None:
             try:
-                source = _crop(read_image(finding.picture.file), finding.corners)
+                source = _crop(read_image(finding.image.file), finding.corners)
             except (UserError, cv2.error):
                 continue
-            name = escape(f"{finding.picture.name}: {finding.text}")
+            name = escape(f"{finding.image.name}: {finding.text}")
             shots.append(f'<li><figure><img alt="{name}" src="{source}"><figcaption>{name}</figcaption></figure></li>')
     return f'<ul class="crops">{"".join(shots)}</ul>' if shots else ""
 
 
 def _samples(check: Check) -> str:
-    """Pictures from the first to the last, whole, so that a shifted or turned conversion is seen at a glance."""
-    labelled = [picture for picture in check.data.pictures if len(picture.objects) and picture.file is not None]
+    """Images from the first to the last, whole, so that a shifted or turned conversion is seen at a glance."""
+    labelled = [image for image in check.data.images if len(image.objects) and image.file is not None]
     items = []
     for at in np.unique(np.linspace(0, len(labelled) - 1, _SAMPLES).round().astype(int)) if labelled else []:
-        picture = labelled[at]
-        assert picture.file is not None
+        image = labelled[at]
+        assert image.file is not None
         try:
-            image = read_image(picture.file)
+            pixels = read_image(image.file)
         except (UserError, cv2.error):
             continue
-        scale = 2 * _SIDE / max(image.shape[:2])
-        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        held = counted(len(picture.objects), "object")
-        name = escape(f"{picture.name}: {held}")
-        data = _jpeg(_outlined(small, picture.objects.corners * scale))
+        scale = 2 * _SIDE / max(pixels.shape[:2])
+        size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        held = counted(len(image.objects), "object")
+        name = escape(f"{image.name}: {held}")
+        data = _jpeg(_outlined(small, image.objects.corners * scale))
         items.append(f'<li><figure><img class="whole" alt="{name}" src="{data}"><figcaption>{name}</figcaption></figure></li>')
     return f'<ul class="crops">{"".join(items)}</ul>' if items else ""
 
 
 def _outlined(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """The picture with quadrilaterals `[N, 4, 2]`, orange on a dark seam."""
+    """The image with quadrilaterals `[N, 4, 2]`, orange on a dark seam."""
     points = [np.rint(np.clip(each, -2000, 4000) * 8).astype(np.int32) for each in corners]
     for colour, width in (((20, 20, 20), 4), ((255, 150, 30), 2)):
         cv2.polylines(image, points, True, colour, width, cv2.LINE_AA, 3)
@@ -112,13 +112,13 @@ def _outlined(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(image: np.ndarray) -> str:
-    """A picture as the address of an <img>."""
+    """An image as the address of an <img>."""
     data = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 85))[1]
     return f"data:image/jpeg;base64,{base64.b64encode(bytes(data)).decode()}"
 
 
 def _crop(image: np.ndarray, corners: np.ndarray) -> str:
-    """The object and its surroundings; what lies outside the picture is grey."""
+    """The object and its surroundings; what lies outside the image is grey."""
     low, high = corners.min(0), corners.max(0)
     side = float(np.clip(1.6 * (high - low).max(), 40, 4000))
     start = (low + high) / 2 - side / 2
@@ -135,8 +135,8 @@ def _classes(check: Check) -> str:
         if "long" in row:
             aspect, missed = f"{row['aspect']:.1f}", f"{100 * row['unmatched']:.1f} %"
             sizes = [f"{row['long']:.0f} px", f"{row['short']:.0f} px", aspect, missed]
-        rows.append([row["class"], f"{row['objects']:,}", f"{row['pictures']:,}", *sizes])
-    heads = ("class", "objects", "pictures", "long side", "short side", "aspect ratio", "no anchor")
+        rows.append([row["class"], f"{row['objects']:,}", f"{row['images']:,}", *sizes])
+    heads = ("class", "objects", "images", "long side", "short side", "aspect ratio", "no anchor")
     return table("Sides and aspect ratios are medians.", heads, rows)
 
 
@@ -145,19 +145,19 @@ def _plots(check: Check) -> list[str]:
     if not len(boxes):
         return []
     long, short = boxes[:, 2] / scales, boxes[:, 3] / scales
-    per_picture = np.array([len(picture.objects) for picture in check.data.pictures], np.float64)
-    sizes = np.array([max(p.width, p.height) for p in check.data.pictures if p.width], np.float64)
+    per_image = np.array([len(image.objects) for image in check.data.images], np.float64)
+    sizes = np.array([max(p.width, p.height) for p in check.data.images if p.width], np.float64)
     wide = 2.0 ** np.arange(0, 13)
     plots = [
         histogram("Long side, pixels", long, wide),
         histogram("Short side, pixels", short, wide),
         histogram("Aspect ratio", long / np.maximum(short, 1e-6), np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 20])),
         histogram("Angle, degrees (long side, clockwise)", np.degrees(boxes[:, 4]), np.arange(-90, 91, 15.0), middle=False),
-        histogram("Objects a picture", per_picture, np.array([0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000.0]), "pictures"),
+        histogram("Objects an image", per_image, np.array([0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000.0]), "images"),
         histogram("IoU of the best anchor", check.coverage.iou.numpy().astype(np.float64), np.arange(0, 1.01, 0.1)),
     ]
     return plots + (
-        [histogram("Longer side of the pictures, pixels", sizes, 2.0 ** np.arange(5, 16), "pictures")] if len(sizes) else []
+        [histogram("Longer side of the images, pixels", sizes, 2.0 ** np.arange(5, 16), "images")] if len(sizes) else []
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation and of a training run: figures of their own, no pyplot, no global state."""
+"""Images of an evaluation and of a training run: figures of their own, no pyplot, no global state."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from rotanext.evaluation.scores import BACKGROUND, ClassResult, Report, curve
+from rotanext.evaluation.scores import BACKGROUND, ClassResult, Scores, curve
 
 _INK, _MUTED, _GRID = "#1f2933", "#7b8794", "#e4e7eb"
 _BLUE, _ORANGE, _GREEN = "#1f6fb2", "#e07b28", "#2a9d6f"
@@ -54,14 +54,14 @@ def _trace(result: ClassResult) -> tuple[NDArray[np.float64], NDArray[np.float64
     return np.append(0.0, recall), np.append(envelope[0], envelope)
 
 
-def plot_precision_recall(report: Report, path: str | Path) -> None:
-    """Write the precision-recall curves of all classes with objects at the report's first threshold as a picture.
+def plot_precision_recall(scores: Scores, path: str | Path) -> None:
+    """Write the precision-recall curves of all classes with objects at the report's first threshold as an image.
 
     The legend is sorted by average precision (area); the mean of the curves is drawn bold, a dot ends each class.
     Without any object the axes stay empty.
     """
-    iou = report.thresholds[0]
-    results = sorted((r for r in report.at(iou) if r.npos), key=lambda r: -r.ap_area)
+    iou = scores.thresholds[0]
+    results = sorted((r for r in scores.at(iou) if r.npos), key=lambda r: -r.ap_area)
     figure = Figure(figsize=(9.4, 5.6), layout="constrained")
     axes = figure.add_subplot()
     _dress(axes, f"Precision and recall at IoU {iou:g}", "Recall", "Precision")
@@ -83,7 +83,7 @@ def plot_precision_recall(report: Report, path: str | Path) -> None:
     if len(results) > 1:
         levels = np.linspace(0, 1, 1001)
         mean = np.mean([curve(r, levels) for r in results], 0)
-        label = f"{100 * (report.map(iou) or 0.0):5.1f}  mean of {len(results)}"
+        label = f"{100 * (scores.map(iou) or 0.0):5.1f}  mean of {len(results)}"
         axes.plot(levels, mean, color=_INK, linewidth=3.2, label=label, solid_capstyle="round")
     if results:
         handles, labels = axes.get_legend_handles_labels()
@@ -108,13 +108,13 @@ def plot_precision_recall(report: Report, path: str | Path) -> None:
     _save(figure, path)
 
 
-def plot_confusion(report: Report, path: str | Path) -> None:
-    """Write the confusion matrix as a picture: shade and percentage per row (truth), counts in small print.
+def plot_confusion(scores: Scores, path: str | Path) -> None:
+    """Write the confusion matrix as an image: shade and percentage per row (truth), counts in small print.
 
     The last row holds detections where nothing is, the last column objects that were missed.
     """
-    names = list(report.class_names)
-    counts = report.confusion
+    names = list(scores.class_names)
+    counts = scores.confusion
     size = len(counts)
     cell = float(np.clip(2.6 / size, 0.46, 1.0))  # inches
     side = max(3.2, cell * size)
@@ -126,7 +126,7 @@ def plot_confusion(report: Report, path: str | Path) -> None:
     _dress(axes, "Confusion matrix", "Predicted", "Truth")
     if not counts.any():
         _nothing(axes, "no objects, no detections")
-    note = f"% of each row, counts below · IoU > {report.confusion_iou:g}, score ≥ {report.confusion_score:g}"
+    note = f"% of each row, counts below · IoU > {scores.confusion_iou:g}, score ≥ {scores.confusion_score:g}"
     figure.supxlabel(note, fontsize=7.5, color=_MUTED)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")
@@ -165,7 +165,7 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Write a run's curves as a picture, from the rows of `metrics.jsonl`.
+    """Write a run's curves as an image, from the rows of `metrics.jsonl`.
 
     Training rows hold step, loss, loss_cls, loss_box, lr, grad_norm; validation rows step, map50, map75, map50_95 (in
     [0, 1]). Missing keys and undefined values (null, NaN) are left out; a smooth line lies over the faint raw one.

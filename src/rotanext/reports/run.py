@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a training or an evaluation: figures, curves, failures as pictures, configuration, machine."""
+"""One self-contained HTML page about a training or an evaluation: figures, curves, failures as images, configuration, machine."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ import numpy as np
 
 from rotanext.errors import counted
 from rotanext.evaluation.analysis import angle_errors, match
-from rotanext.evaluation.metrics import Evidence, Report
+from rotanext.evaluation.metrics import Evidence, Scores
 from rotanext.reports.evaluation import Section, evaluation_sections, shown
 from rotanext.reports.html import cards, facts, figure, paragraph, table, whole_page
 from rotanext.reports.svg import Axis, Line, line_chart, number, percent
@@ -26,12 +26,12 @@ class Contents:
     """What a page is about; parts that are not there make no section.
 
     rows: of metrics.jsonl, see `plots.plot_training`. about: what was trained or evaluated, by name. speed: figures by name, such
-    as "pictures/s". config: every key with its value. environment: see `provenance.provenance`.
+    as "images/s". config: every key with its value. environment: see `provenance.provenance`.
     """
 
     title: str
     about: Mapping[str, object]
-    report: Report | None = None
+    scores: Scores | None = None
     evidence: Evidence | None = None
     rows: Sequence[Mapping[str, Any]] = ()
     speed: Mapping[str, float] = field(default_factory=dict)
@@ -39,11 +39,11 @@ class Contents:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_html_report(contents: Contents, path: str | Path) -> None:
+def write_report(contents: Contents, path: str | Path) -> None:
     """Write the page, whole or not at all; raises UserError where it cannot be written.
 
-    Names of classes, files and settings are text in it, whatever they hold. Of the pictures only the worst cases' crops are kept,
-    one picture being in memory at a time.
+    Names of classes, files and settings are text in it, whatever they hold. Of the images only the worst cases' crops are kept,
+    one image being in memory at a time.
     """
     html = html_report(contents)
     # a file name may hold bytes that are no text
@@ -64,36 +64,36 @@ def _head(contents: Contents) -> str:
 
 
 def _headline(contents: Contents) -> Iterator[tuple[str, str, str]]:
-    report = contents.report
-    if report is not None:
+    scores = contents.scores
+    if scores is not None:
         names = {"map50": "mAP50", "map75": "mAP75", "map50_95": "mAP50:95"}
-        for key, value in report.summary().items():
+        for key, value in scores.summary().items():
             yield names[key], f"{shown(value)} %", _NOTES[key]
-        main = report.at(report.thresholds[0])
+        main = scores.at(scores.thresholds[0])
         yield (
             "Objects",
             f"{sum(r.npos for r in main):,}",
-            f"in {counted(report.images, 'picture')}, {counted(len(report.class_names), 'class')}",
+            f"in {counted(scores.images, 'image')}, {counted(len(scores.class_names), 'class')}",
         )
-        counts = report.confusion
+        counts = scores.confusion
         seen, missed = int(counts[:-1].sum()), int(counts[:-1, -1].sum())
         if seen:
-            yield "Found", f"{shown(1 - missed / seen)} %", f"of the objects, at score ≥ {report.confusion_score:g}, as any class"
+            yield "Found", f"{shown(1 - missed / seen)} %", f"of the objects, at score ≥ {scores.confusion_score:g}, as any class"
     if contents.evidence is not None:
-        errors = angle_errors(match(contents.evidence, report.thresholds[0] if report else 0.5))
+        errors = angle_errors(match(contents.evidence, scores.thresholds[0] if scores else 0.5))
         if found := errors.summary(errors.elongated):
             yield "Angle error", f"{found['median']:.1f}°", f"median; 9 in 10 below {found['p90']:.1f}°"
     for name, value in list(contents.speed.items())[:1]:
         yield "Speed", number(value), name
-    if report is None and contents.rows:
+    if scores is None and contents.rows:
         yield "Steps", f"{max(int(row['step']) for row in contents.rows):,}", ""
 
 
 def _sections(contents: Contents) -> Iterator[Section]:
     if contents.rows:
         yield "training", "Training", _training(contents.rows)
-    if contents.report is not None:
-        yield from evaluation_sections(contents.report, contents.evidence)
+    if contents.scores is not None:
+        yield from evaluation_sections(contents.scores, contents.evidence)
     if contents.speed:
         rows = [[name, number(value)] for name, value in contents.speed.items()]
         yield "speed", "Speed", table("Measured in this run, on the machine named below.", ["what", "value"], rows)
@@ -103,14 +103,14 @@ def _sections(contents: Contents) -> Iterator[Section]:
         yield "configuration", "Configuration", f"<details><summary>All {count} settings</summary>{inner}</details>"
     if contents.environment:
         yield "environment", "Environment", facts("Versions and hardware", contents.environment)
-    if contents.report is not None:
-        yield "method", "How it is counted", _method(contents.report)
+    if contents.scores is not None:
+        yield "method", "How it is counted", _method(contents.scores)
 
 
-def _method(report: Report) -> str:
-    areas, eleven = shown(report.summary()["map50"], 2), shown(report.summary("voc07")["map50"], 2)
+def _method(scores: Scores) -> str:
+    areas, eleven = shown(scores.summary()["map50"], 2), shown(scores.summary("voc07")["map50"], 2)
     return paragraph(
-        "DOTA task 1: per class, detections of all pictures by falling score; each looks at the object of its class that it "
+        "DOTA task 1: per class, detections of all images by falling score; each looks at the object of its class that it "
         "overlaps most, by the true IoU of the polygons as labelled. Above the threshold it is a true positive if it is the "
         "first there, else a false positive; on a difficult object it is ignored. Average precision is the area under the "
         f"monotone curve; means are over classes with objects. mAP50 as area: {areas} %; over eleven recalls (VOC07): {eleven} %."

@@ -37,14 +37,14 @@ class Detection(BaseModel):
 
 
 class Preview(BaseModel):
-    """The picture as the detector saw it, shrunk: for clients that cannot decode it themselves."""
+    """The image as the detector saw it, shrunk: for clients that cannot decode it themselves."""
 
     width: int
     height: int
     jpeg: str = Field(description="The JPEG file in base64.")
 
 
-class PictureFacts(BaseModel):
+class ImageFacts(BaseModel):
     """What was sent."""
 
     width: int
@@ -55,14 +55,14 @@ class PictureFacts(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The detections of one picture, best first, in its stored pixels (x right, y down; EXIF orientation is not applied)."""
+    """The detections of one image, best first, in its stored pixels (x right, y down; EXIF orientation is not applied)."""
 
-    picture: PictureFacts
+    image: ImageFacts
     box_convention: str
     class_names: list[str]
     score_threshold: float
     detections: list[Detection]
-    geojson: dict[str, Any] | None = Field(None, description="With format=both, where the picture is georeferenced.")
+    geojson: dict[str, Any] | None = Field(None, description="With format=both, where the image is georeferenced.")
     preview: Preview | None = Field(None, description="With preview=N.")
 
 
@@ -82,7 +82,7 @@ class About(BaseModel):
     box_convention: str
     score_threshold: float = Field(description="Lowest score answered where none is asked for.")
     tile: int
-    image_size: int = Field(description="Pictures are resized to fit this square; 0: their own size, in tiles.")
+    image_size: int = Field(description="Images are resized to fit this square; 0: their own size, in tiles.")
     device: str
     token: bool = Field(description="Whether a bearer token is needed.")
     max_upload: int = Field(description="Bytes.")
@@ -92,7 +92,7 @@ class About(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether pictures can be computed."""
+    """Whether images can be computed."""
 
     status: str
     version: str
@@ -105,7 +105,7 @@ _SAYS = {
     408: "The upload was too slow.",
     413: "Too many bytes, or too many pixels.",
     415: "A body or a file of another type than expected.",
-    422: "A picture that is damaged, or options out of range.",
+    422: "An image that is damaged, or options out of range.",
     429: "As many requests are being served as the server takes at once; the header Retry-After says when to come back.",
     503: "The detector cannot compute now.",
     504: "Computing took too long.",
@@ -132,7 +132,7 @@ def says_no(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def prediction_json(upload: Upload, found: Detections, threshold: float, *, both: bool, preview: int) -> bytes:
     """The JSON of a `Prediction`."""
     answer: dict[str, object] = {
-        "picture": {
+        "image": {
             "width": upload.width,
             "height": upload.height,
             "kind": upload.kind,
@@ -150,10 +150,10 @@ def prediction_json(upload: Upload, found: Detections, threshold: float, *, both
 
 
 def geojson(upload: Upload, found: Detections) -> bytes:
-    """A FeatureCollection in longitude and latitude; `Refused` (422) where the picture does not say where it lies."""
+    """A FeatureCollection in longitude and latitude; `Refused` (422) where the image does not say where it lies."""
     if upload.georeference is None:
         why = next((note for note in upload.notes if "georeference" in note), "no georeference")
-        raise Refused(422, f"format is geojson, but the picture has {why}. Ask for format=json.")
+        raise Refused(422, f"format is geojson, but the image has {why}. Ask for format=json.")
     from rotanext.geo.vectors import geojson_text
 
     return geojson_text(_finite(found), upload.georeference).encode() + b"\n"

@@ -24,7 +24,7 @@ from rotanext.boxes import CONVENTION
 from rotanext.errors import UserError
 from rotanext.images.drawing import class_colour
 from rotanext.inference.detector import Detector
-from rotanext.inference.tiles import Picture
+from rotanext.inference.tiles import ImageScene
 from rotanext.serve.answers import About, Class, Health, Prediction, geojson, prediction_json, refusal, says_no
 from rotanext.serve.batching import Abandoned, Batcher
 from rotanext.serve.guard import HEADERS, Guard, KnownHosts
@@ -48,12 +48,12 @@ _BODY = {
         **dict.fromkeys(("image/png", "image/jpeg", "image/tiff", "image/jp2", "application/octet-stream"), _BINARY),
     },
 }
-_SAID = "Oriented objects in pictures: one `POST /predict` a picture. Boxes follow one convention: " + CONVENTION + "."
+_SAID = "Oriented objects in images: one `POST /predict` an image. Boxes follow one convention: " + CONVENTION + "."
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a request asks for besides its picture."""
+    """What a request asks for besides its image."""
 
     score: float | None
     form: Literal["json", "geojson", "both"]
@@ -75,7 +75,7 @@ class Service:
     def warm_up(self) -> None:
         """Detect once as requests do: only the batcher's thread may use the network (docs/log.md says what two threads cost)."""
         side = min(64, self.detector.config.predict.tile)
-        noise = Picture(np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(np.uint8))
+        noise = ImageScene(np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(np.uint8))
         self.detector.on_scene(noise, score_threshold=0.0, detect_crops=partial(self.batcher.detect, abandoned=threading.Event()))
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Service:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     async def predict(self, request: Request, wish: Wish) -> bytes:
-        """Receive, decode and compute; the place in the gate is given back when the last thread has let go of the picture."""
+        """Receive, decode and compute; the place in the gate is given back when the last thread has let go of the image."""
         entered = self.gate.enter()
         handed_over = False
         try:
@@ -111,7 +111,7 @@ class Service:
             if gone.done():
                 raise Refused(400, "the connection closed before the answer was there")
             wait = {"Retry-After": str(self.gate.wait)}
-            advice = "Send a smaller picture, or ask for a longer time: rotanext serve --timeout."
+            advice = "Send a smaller image, or ask for a longer time: rotanext serve --timeout."
             raise Refused(504, f"the answer took longer than {self.limits.seconds:g} seconds. {advice}", wait)
         finally:
             abandoned.set()
@@ -140,7 +140,7 @@ class Service:
         except (MemoryError, torch.OutOfMemoryError) as error:
             log.error("out of memory: %s", error)
             wait = {"Retry-After": str(self.gate.wait)}
-            raise Refused(503, "there is not enough memory to compute now. Retry, or send a smaller picture.", wait) from error
+            raise Refused(503, "there is not enough memory to compute now. Retry, or send a smaller image.", wait) from error
 
     def _nothing(self) -> Any:
         from rotanext.detections import Detections
@@ -258,7 +258,7 @@ def _add_predict(app: FastAPI, service: Service, token: str | None) -> None:
 
     @app.post(
         "/predict",
-        summary="Detect objects in one picture",
+        summary="Detect objects in one image",
         response_model=Prediction,
         responses={200: described, **says_no(400, 401, 403, 408, 413, 415, 422, 429, 503, 504)},
         openapi_extra={"requestBody": _BODY},
@@ -269,17 +269,17 @@ def _add_predict(app: FastAPI, service: Service, token: str | None) -> None:
         score: Annotated[float | None, Query(ge=0, le=1, description="Lowest score; the model's own by default.")] = None,
         format: Annotated[
             Literal["json", "geojson", "both"],
-            Query(description="GeoJSON needs a georeferenced picture; `both` is JSON with the GeoJSON in it where there is one."),
+            Query(description="GeoJSON needs a georeferenced image; `both` is JSON with the GeoJSON in it where there is one."),
         ] = "json",
         preview: Annotated[int, Query(ge=0, le=PREVIEW, description="Longest side of the preview; 0: none.")] = 0,
     ) -> Response:
-        """Boxes are in the picture's stored pixels. Larger pictures are cut into tiles whose detections are merged."""
+        """Boxes are in the image's stored pixels. Larger images are cut into tiles whose detections are merged."""
         body = await service.predict(request, Wish(score, format, preview))
         return Response(body, media_type="application/geo+json" if format == "geojson" else "application/json")
 
 
 def _add_facts(app: FastAPI, service: Service, token: str | None) -> None:
-    @app.get("/health", summary="Whether pictures can be computed", responses=says_no(503))
+    @app.get("/health", summary="Whether images can be computed", responses=says_no(503))
     async def health() -> Health:
         if not service.batcher.alive:
             raise Refused(503, "the thread that computes has ended; restart the server")

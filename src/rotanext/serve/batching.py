@@ -34,7 +34,7 @@ class Abandoned(Exception):
 class Batcher:
     """The one thread that computes. A batch is the tile that has waited longest, with others of its size and threshold.
 
-    Nothing waits for others: what comes while one batch is computed goes into the next. The network always gets `size` pictures,
+    Nothing waits for others: what comes while one batch is computed goes into the next. The network always gets `size` images,
     empty ones where there are fewer tiles, because its last digits depend on how many it gets: so a tile's result is the same
     whatever else is being served.
     """

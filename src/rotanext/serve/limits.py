@@ -34,14 +34,14 @@ def problem(status: int, detail: str) -> dict[str, object]:
 
 
 def check_pixels(width: int, height: int, limits: Limits, bytes_a_pixel: int = 1) -> None:
-    """Refuse, by its header, a picture that would take too much memory once decoded: 413. Sizes that make no sense: 422."""
+    """Refuse, by its header, an image that would take too much memory once decoded: 413. Sizes that make no sense: 422."""
     if width < 1 or height < 1:
-        raise Refused(422, f"the picture is {width} x {height} pixels; expected at least one")
+        raise Refused(422, f"the image is {width} x {height} pixels; expected at least one")
     if width * height > limits.pixels:
-        found = f"the picture is {width} x {height} = {width * height:,} pixels"
+        found = f"the image is {width} x {height} = {width * height:,} pixels"
         raise Refused(413, f"{found}; this server takes up to {limits.pixels:,}. Cut it into parts.")
     if width * height * bytes_a_pixel > limits.pixels * BYTES_A_PIXEL:
-        found = f"the picture takes {width * height * bytes_a_pixel / 1e6:.0f} million bytes once decoded"
+        found = f"the image takes {width * height * bytes_a_pixel / 1e6:.0f} million bytes once decoded"
         raise Refused(413, f"{found}; this server takes up to {limits.pixels * BYTES_A_PIXEL / 1e6:.0f}. Keep fewer bands.")
 
 

@@ -26,8 +26,8 @@ class Metrics:
         self.batch_seconds = Histogram(
             "rotanext_batch_seconds", "Seconds a batch was computed.", buckets=_SECONDS, registry=registry
         )
-        self.uploaded = Counter("rotanext_uploaded_bytes", "Bytes of pictures received.", registry=registry)
-        self.pixels = Counter("rotanext_pixels", "Pixels of pictures answered.", registry=registry)
+        self.uploaded = Counter("rotanext_uploaded_bytes", "Bytes of images received.", registry=registry)
+        self.pixels = Counter("rotanext_pixels", "Pixels of images answered.", registry=registry)
         self.detections = Counter("rotanext_detections", "Detections answered.", ["class"], registry=registry)
         for name in class_names:
             self.detections.labels(name)

@@ -9,16 +9,16 @@ from starlette.types import Message
 from rotanext.serve.limits import Limits, Refused, too_large
 
 FIELD = "file"
-_ENVELOPE = 64_000  # bytes of a multipart body besides the picture
+_ENVELOPE = 64_000  # bytes of a multipart body besides the image
 _RAW = ("image/", "application/octet-stream")
 STALLED = 10.0  # seconds without a byte, after which an upload gives its place to others
 
 
 async def receive_upload(request: Request, limits: Limits) -> bytes:
-    """The bytes of the picture in a request: its whole body, or the part `file` of a form. The name of a file is not looked at.
+    """The bytes of the image in a request: its whole body, or the part `file` of a form. The name of a file is not looked at.
 
     Raises `Refused`: 400 for a malformed form, 408 where it comes too slowly or stops, 411 and 413 by its length, 415 for another
-    kind of body, 422 for a form without a picture.
+    kind of body, 422 for a form without an image.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     form = kind == "multipart/form-data"
@@ -86,7 +86,7 @@ async def _form(request: Request, limits: Limits, most: int) -> bytes:
     try:
         part = form.get(FIELD)
         if part is None or isinstance(part, str):
-            raise Refused(422, f"the form has no picture; expected a file in its part '{FIELD}'")
+            raise Refused(422, f"the form has no image; expected a file in its part '{FIELD}'")
         if (part.size or 0) > limits.upload:
             raise too_large(limits)
         return await part.read()

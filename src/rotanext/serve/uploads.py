@@ -12,10 +12,10 @@ import numpy as np
 from rotanext.errors import UserError
 from rotanext.images.raster import Raster, load_rasterio
 from rotanext.images.reading import decode_image
-from rotanext.inference.tiles import Crop, Picture, Scene
+from rotanext.inference.tiles import Crop, ImageScene, Scene
 from rotanext.serve.limits import Limits, Refused, check_pixels
 
-NAME = "the picture"  # in messages
+NAME = "the image"  # in messages
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -37,12 +37,12 @@ def kind_of(data: bytes) -> str:
         if data.startswith(magic):
             return kind
     if not data:
-        raise Refused(422, "the upload is empty; expected a picture")
+        raise Refused(422, "the upload is empty; expected an image")
     raise Refused(415, "the upload is none of PNG, JPEG, TIFF (GeoTIFF) and JPEG 2000, by its first bytes")
 
 
 class Upload:
-    """A picture that was sent: a scene, with its kind, its georeference where it has one, and remarks for the sender.
+    """An image that was sent: a scene, with its kind, its georeference where it has one, and remarks for the sender.
 
     Whatever goes wrong with reading it is a `UserError` or `Refused`. Use it in a `with`.
     """
@@ -58,7 +58,7 @@ class Upload:
                 self._open_raster(data, limits)
             else:
                 check_pixels(*_size_in_header(self.kind, data, limits), limits)
-                self._scene = Picture(decode_image(NAME, data))
+                self._scene = ImageScene(decode_image(NAME, data))
         self.width, self.height = self._scene.width, self._scene.height
 
     def __enter__(self) -> "Upload":
@@ -173,8 +173,8 @@ def _tiff_size(data: bytes, limits: Limits) -> tuple[int, int]:
     """Without GDAL; memory that samples, bits and tiles would take is checked, too."""
     from PIL import Image
 
-    with Image.open(BytesIO(data), formats=["TIFF"]) as picture:
-        tags = getattr(picture, "tag_v2", {})
+    with Image.open(BytesIO(data), formats=["TIFF"]) as image:
+        tags = getattr(image, "tag_v2", {})
         width, height = int(tags[256]), int(tags[257])
         bits = tags.get(258, (8,))
         itemsize = max(1, int(tags.get(277, 1)) * max(bits if isinstance(bits, tuple) else (bits,)) // 8)

@@ -1,8 +1,8 @@
-"""The canvas of a synthetic aerial scene: layers, shadows, labels, and how they become a picture.
+"""The canvas of a synthetic aerial scene: layers, shadows, labels, and how they become an image.
 
 The layers have twice the resolution, so that everything lies at sub-pixel positions with smooth edges: `ground` is
 colour plus texture strength; `low` (vehicles, boats) and `high` (buildings, planes, tanks, trees) are premultiplied
-colour plus coverage, with one shadow mask under each. Coordinates are continuous pixels of the finished picture: pixel
+colour plus coverage, with one shadow mask under each. Coordinates are continuous pixels of the finished image: pixel
 i covers [i, i + 1).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 Colour = tuple[int, int, int]
 SCALE = 2
 _SHIFT = 4
-# OpenCV's smooth outlines reach this far (pixels of the picture) beyond the polygon; the labels follow.
+# OpenCV's smooth outlines reach this far (pixels of the image) beyond the polygon; the labels follow.
 _EDGE = 0.3
 
 
@@ -28,7 +28,7 @@ class Frame(NamedTuple):
     angle: float
 
     def at(self, points: object) -> np.ndarray:
-        """Picture coordinates `[K, 2]` of local points `[K, 2]`."""
+        """Image coordinates `[K, 2]` of local points `[K, 2]`."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         turned: np.ndarray = np.asarray(points, np.float64) @ np.array([[cos, sin], [-sin, cos]])
         return turned + np.array([self.x, self.y])
@@ -90,7 +90,7 @@ class Canvas:
         return max(0, min(255, r + d)), max(0, min(255, g + d)), max(0, min(255, b + d))
 
     def fill(self, layer: np.ndarray, points: np.ndarray, colour: tuple[int, ...] | int) -> None:
-        """Fill the outline `[K, 2]` (picture coordinates) on a layer or mask."""
+        """Fill the outline `[K, 2]` (image coordinates) on a layer or mask."""
         cv2.fillPoly(layer, [_fixed(layer, points)], colour, cv2.LINE_AA, _SHIFT)
 
     def line(
@@ -107,16 +107,16 @@ class Canvas:
         self.fill(mask, moved, 255)
 
     def shows(self, f: Frame, radius: float) -> bool:
-        """Whether the square about a frame's origin meets the picture."""
+        """Whether the square about a frame's origin meets the image."""
         return -radius < f.x < self.width + radius and -radius < f.y < self.height + radius
 
     def sees(self, points: np.ndarray) -> bool:
-        """Whether the bounding box of the points meets the picture."""
+        """Whether the bounding box of the points meets the image."""
         (x0, y0), (x1, y1) = points.min(0), points.max(0)
         return bool(x1 > 0 and y1 > 0 and x0 < self.width and y0 < self.height)
 
     def inside(self, corners: np.ndarray) -> float:
-        """The share of the quadrilateral's area that lies in the picture."""
+        """The share of the quadrilateral's area that lies in the image."""
         (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
         if x0 >= 0 and y0 >= 0 and x1 <= self.width and y1 <= self.height:
             return 1.0
@@ -231,24 +231,24 @@ def _ripple(rng: np.random.Generator, coarse: np.ndarray) -> np.ndarray:
     return total * np.float32(0.4)
 
 
-def _over(picture: np.ndarray, layer: np.ndarray) -> np.ndarray:
-    """A premultiplied layer, reduced to the picture's resolution, over the picture."""
-    height, width = picture.shape[:2]
+def _over(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
+    """A premultiplied layer, reduced to the image's resolution, over the image."""
+    height, width = image.shape[:2]
     small = cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA)
     through = cv2.cvtColor(255 - small[..., 3], cv2.COLOR_GRAY2RGB)
-    return cv2.add(cv2.multiply(picture, through, scale=1 / 255), cv2.cvtColor(small, cv2.COLOR_RGBA2RGB))
+    return cv2.add(cv2.multiply(image, through, scale=1 / 255), cv2.cvtColor(small, cv2.COLOR_RGBA2RGB))
 
 
-def _shade(picture: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarray:
+def _shade(image: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarray:
     """Darken where the shadow mask is set, blue least, with a soft edge."""
     soft = cv2.GaussianBlur(mask, (0, 0), 0.9)
     steps = np.arange(256) * depth
     light = [cv2.LUT(soft, (255 - steps * share).astype(np.uint8)) for share in (1.0, 0.97, 0.88)]
-    return cv2.multiply(picture, cv2.merge(light), scale=1 / 255)
+    return cv2.multiply(image, cv2.merge(light), scale=1 / 255)
 
 
-def _wet(c: Canvas, picture: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
-    """The picture (float32) with waves, shallows and foam on its water."""
+def _wet(c: Canvas, image: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """The image (float32) with waves, shallows and foam on its water."""
     wet = c.water.astype(np.float32) / 255
     shallow = np.clip(2 - 2 * cv2.blur(wet, (71, 71), borderType=cv2.BORDER_REPLICATE), 0, 1) * wet
     wave = 1 + wet * (_ripple(c.rng, coarse) * 0.06 + 0.05 * coarse + 0.02 * fine)
@@ -257,29 +257,29 @@ def _wet(c: Canvas, picture: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -
     keep = 1 - white
     channels = [
         (channel * wave + lift * shallow) * keep + bright * white
-        for channel, lift, bright in zip(cv2.split(picture), (16, 34, 24), (226, 234, 234), strict=True)
+        for channel, lift, bright in zip(cv2.split(image), (16, 34, 24), (226, 234, 234), strict=True)
     ]
     return cv2.merge(channels)
 
 
-def _photograph(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Haze, exposure, colour cast, blur and grain of a satellite's camera (uint8 to uint8)."""
-    size = (picture.shape[0], picture.shape[1])
+    size = (image.shape[0], image.shape[1])
     haze = rng.uniform(0, 0.15) * np.clip(0.6 + 0.3 * noise(rng, size, (260,)), 0, 1)
     clear = cv2.cvtColor((255 - 255 * haze).astype(np.uint8), cv2.COLOR_GRAY2RGB)
     veil = cv2.LUT(255 - clear, (np.arange(256)[:, None] * np.array([0.77, 0.81, 0.855])).astype(np.uint8)[:, None])
-    picture = cv2.add(cv2.multiply(picture, clear, scale=1 / 255), veil)
+    image = cv2.add(cv2.multiply(image, clear, scale=1 / 255), veil)
     cast, exposure, gamma = rng.uniform(0.97, 1.03, 3), rng.uniform(0.9, 1.1), rng.uniform(0.92, 1.12)
     curve = 255 * (np.arange(256) / 255)[:, None] ** gamma * exposure * cast
-    picture = cv2.LUT(picture, np.clip(curve, 0, 255).astype(np.uint8)[:, None])
-    picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 0.72))
+    image = cv2.LUT(image, np.clip(curve, 0, 255).astype(np.uint8)[:, None])
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.72))
     grain = np.float32(rng.uniform(1.5, 4)) * rng.standard_normal(size, np.float32)
     bright, dark = (cv2.cvtColor(np.maximum(part, 0).astype(np.uint8), cv2.COLOR_GRAY2RGB) for part in (grain, -grain))
-    return np.asarray(cv2.subtract(cv2.add(picture, bright), dark), np.uint8)
+    return np.asarray(cv2.subtract(cv2.add(image, bright), dark), np.uint8)
 
 
 def develop(c: Canvas) -> np.ndarray:
-    """The finished picture uint8 RGB `[H, W, 3]`: textured ground, water, shadows, objects, and the camera's share."""
+    """The finished image uint8 RGB `[H, W, 3]`: textured ground, water, shadows, objects, and the camera's share."""
     rng, size = c.rng, (c.height, c.width)
     small = cv2.resize(c.ground, size[::-1], interpolation=cv2.INTER_AREA)
     fine, coarse = noise(rng, size, (7, 2.2)), noise(rng, size, (150, 70, 34, 17))
@@ -290,8 +290,8 @@ def develop(c: Canvas) -> np.ndarray:
     ground = cv2.multiply(cv2.cvtColor(small, cv2.COLOR_RGBA2RGB).astype(np.float32), tint)
     if c.water.any():
         ground = _wet(c, ground, fine, coarse)
-    picture = np.clip(ground, 0, 255).astype(np.uint8)
+    image = np.clip(ground, 0, 255).astype(np.uint8)
     depth = rng.uniform(0.5, 0.68)
-    picture = _over(_shade(picture, c.shadow_low, depth), c.low)
-    picture = _over(_shade(picture, c.shadow_high, depth), c.high)
-    return _photograph(rng, picture)
+    image = _over(_shade(image, c.shadow_low, depth), c.low)
+    image = _over(_shade(image, c.shadow_high, depth), c.high)
+    return _photograph(rng, image)

@@ -1,6 +1,6 @@
 """What stands in a synthetic aerial scene: one function per kind of object, which places, labels and draws it.
 
-Every `add_...` returns False, and draws nothing, where there is no room or too little of it would lie in the picture.
+Every `add_...` returns False, and draws nothing, where there is no room or too little of it would lie in the image.
 """
 
 import math

@@ -136,7 +136,7 @@ def draw_scene(
     """Draw one scene: uint8 RGB `[height, width, 3]` and its objects, from a generator or a pair (seed, index).
 
     `density` (0 to 1) scales how many places are taken, `scale` enlarges everything; `background` asks for a scene without objects
-    (None: one in twelve is), `coast` for one with water (None: by chance). Corners are pixels of the picture, unclipped; every
+    (None: one in twelve is), `coast` for one with water (None: by chance). Corners are pixels of the image, unclipped; every
     object lies at least half inside. Objects of other `classes` are drawn, and have no label.
     """
     if not isinstance(rng, np.random.Generator):
@@ -165,7 +165,7 @@ def draw_scene(
 
 
 def _fill_grid(c: Canvas, grid: Frame, us: list[float], vs: list[float], shore: float, quay: bool, density: float) -> None:
-    """Streets, then a district in every block of the grid that the picture shows."""
+    """Streets, then a district in every block of the grid that the image shows."""
     rng = c.rng
     wide = c.scale * rng.uniform(28, 36)
     inland = [v for v in vs if v < shore - 1]
@@ -201,9 +201,9 @@ def _write_scene(
 ) -> int:
     """Draw and write scene `index`; returns its number of objects."""
     cv2.setNumThreads(1)
-    picture, objects = draw_scene((seed, index), *size, density=density, scale=scale, classes=classes)
+    image, objects = draw_scene((seed, index), *size, density=density, scale=scale, classes=classes)
     path = root / "images" / f"scene_{index:05d}.png"
-    if not cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3]):
+    if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3]):
         raise UserError(
             explain(path, "a failed write", "room and the right to write there", "Free some space or choose another folder.")
         )

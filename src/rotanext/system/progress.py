@@ -18,7 +18,7 @@ _LATEST = 1000  # steps that a rate is measured on
 _SUMMARY_KEYS = ("loss", "loss_cls", "loss_box", "lr", "grad_norm")
 
 
-class Reporter:
+class Display:
     """Tells the user how a job goes."""
 
     def __init__(self, console: Console | None = None, tensorboard: Path | None = None) -> None:

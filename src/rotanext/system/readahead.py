@@ -1,4 +1,4 @@
-"""Reading pictures while others are being computed on."""
+"""Reading images while others are being computed on."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -21,7 +21,7 @@ class StepData(NamedTuple):
     """The data of one optimiser step, as far as one process has them."""
 
     batches: list[list[Sample]]  # as many as the step has; some may be empty
-    unreadable: list[str]  # why pictures are missing in them
+    unreadable: list[str]  # why images are missing in them
     failure: str | None  # why no more can be loaded
 
 
@@ -39,7 +39,7 @@ def batches_of(loader: "DataLoader[Any]") -> Batches:
 
 
 def load_window(batches: Batches, count: int, roots: list[str]) -> StepData:
-    """The next `count` batches, without the pictures that turn out to be damaged; `roots` are the folders they come from."""
+    """The next `count` batches, without the images that turn out to be damaged; `roots` are the folders they come from."""
     window: list[list[Sample]] = []
     unreadable: list[str] = []
     failure = None
@@ -59,13 +59,11 @@ def load_window(batches: Batches, count: int, roots: list[str]) -> StepData:
 
 
 def vanished(roots: list[str]) -> str | None:
-    """A message where a folder of pictures is no longer there: then it is not the pictures that are damaged."""
+    """A message where a folder of images is no longer there: then it is not the images that are damaged."""
     for root in roots:
         images = Path(root) / "images"
         if not os.path.isdir(images):  # noqa: PTH112 (Path's raises for a dead network drive)
-            return explain(
-                images, "that the folder is gone", "the training's pictures", "Bring it back (a disk or network drive?)."
-            )
+            return explain(images, "that the folder is gone", "the training's images", "Bring it back (a disk or network drive?).")
     return None
 
 
@@ -79,7 +77,7 @@ def _why_lost(error: Exception, batches: Batches) -> str:
     codes = [worker.exitcode for worker in workers]
     signals = sorted({signal.Signals(-code).name for code in codes if code and code < 0})
     if isinstance(error, MemoryError):
-        found, advice = "memory ran out while pictures were loaded", "Use data.cache=false, a smaller data.image_size or batch"
+        found, advice = "memory ran out while images were loaded", "Use data.cache=false, a smaller data.image_size or batch"
     elif str(error).startswith("Too many"):
         found, advice = "too many open files", "Raise the limit (ulimit -n), or use fewer data.workers"
     elif "SIGBUS" in signals:

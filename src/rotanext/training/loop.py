@@ -16,14 +16,14 @@ from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader, 
 from rotanext.data.dota import find_class_names
 from rotanext.errors import Problems, UserError, explain, first_line
 from rotanext.evaluation.evaluate import detect_shared, gather, keep_readable
-from rotanext.evaluation.metrics import Evidence, Report
+from rotanext.evaluation.metrics import Evidence, Scores
 from rotanext.heads.criterion import batch_losses, make_targets
 from rotanext.inference.detector import Detector, build_model
 from rotanext.models.network import RetinaNet
 from rotanext.reports.plots import plot_training
 from rotanext.system.files import write_atomically
 from rotanext.system.processes import Processes
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.system.signals import asked_to_stop
 from rotanext.training.feeding import StepData, batches_of, load_window, vanished
 from rotanext.training.optimizer import AveragedModel, build_optimizer, rate_factor, set_rate
@@ -58,12 +58,12 @@ class Trainer:
         folder: Path,
         device: str,
         problems: Problems,
-        reporter: Reporter,
+        display: Display,
         pretrained: bool = True,
         processes: Processes | None = None,
     ) -> None:
         """`pretrained=False` leaves model.weights alone: a resumed training has its own."""
-        self.config, self.folder, self.problems, self.report = config, folder, problems, reporter
+        self.config, self.folder, self.problems, self.display = config, folder, problems, display
         self.processes = processes or Processes(device, config.train.precision)
         self.accelerator = self.processes.accelerator
         torch.manual_seed(config.train.seed)
@@ -76,9 +76,9 @@ class Trainer:
         self.evidence: Evidence | None = None  # of the last validation
         self.stop = False  # all processes know
         self._asked = False  # to stop, this process
-        self._told: set[str] = set()  # unreadable pictures
+        self._told: set[str] = set()  # unreadable images
         self._trouble: str | None = None  # of this process, to be told to the others
-        self._empty = 0  # steps in a row for which no picture could be read
+        self._empty = 0  # steps in a row for which no image could be read
         self._rows = 0  # in the log
 
     def _read_data(self) -> None:
@@ -97,7 +97,7 @@ class Trainer:
     def _build_model(self, pretrained: bool) -> None:
         self.model = build_model(self.config, len(self.class_names))
         if self.config.model.weights and pretrained:
-            self.report.say(load_backbone(self.model.backbone, self.config.model.weights).text())
+            self.display.say(load_backbone(self.model.backbone, self.config.model.weights).text())
         synchronise_norms(self.model, self.processes)
 
     def _distribute(self) -> None:
@@ -121,32 +121,32 @@ class Trainer:
         """The weights to keep: the averaged ones where there are any."""
         return self.averaged.model if self.averaged else self.model  # type: ignore[return-value]
 
-    def run(self) -> Report | None:
+    def run(self) -> Scores | None:
         """Train to the end, or until interrupted; returns the last validation's report (to the first process)."""
         with self.processes.together():
             if self.processes.is_main:
                 text = json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n"
                 write_atomically(self.folder / "config.json", lambda path: path.write_text(text))
-        report = None
-        with asked_to_stop(self._ask), self.report.training(self.total_steps, self.progress.step) as tick:
+        scores = None
+        with asked_to_stop(self._ask), self.display.training(self.total_steps, self.progress.step) as tick:
             while not self.stop:
                 if self._validation_is_due():
-                    report = self._validate()
+                    scores = self._validate()
                 elif self.progress.step < self.total_steps:
                     self._run_epoch(tick)
                 else:
                     break
                 self.save()
         if self.progress.skipped:
-            self.report.say(f"{self.progress.skipped} of {self.progress.step} steps were skipped: loss or gradient was not finite")
+            self.display.say(f"{self.progress.skipped} of {self.progress.step} steps were skipped: loss or gradient was not finite")
         if self.stop:
-            self.report.say(
+            self.display.say(
                 f"Stopped after step {self.progress.step} of {self.total_steps}; everything is saved.\n"
                 f"Go on with: rotanext train --resume {self.folder}"
             )
         if self.processes.is_main and (rows := read_rows(self.folder / "metrics.jsonl")):
             plot_training(rows, self.folder / "curves.png")
-        return report
+        return scores
 
     def _ask(self) -> bool:
         """Ask for a stop after the current step; whether it had been asked for already."""
@@ -190,7 +190,7 @@ class Trainer:
         """
         unreadable = [text for text in window.unreadable if text not in self._told]
         failure = self._trouble or window.failure
-        asked, news, *pictures = self.processes.sum([self._asked, bool(unreadable or failure), *map(len, window.batches)])
+        asked, news, *images = self.processes.sum([self._asked, bool(unreadable or failure), *map(len, window.batches)])
         self.stop = self.stop or asked > 0
         if news and not self.stop:  # a worker that ended with its process group, on a signal to stop, is no failure
             heard = self.processes.gather((unreadable, failure))
@@ -198,10 +198,10 @@ class Trainer:
                 self.save()
                 self.processes.fail(f"{message} Go on with: rotanext train --resume {self.folder}")
             self._note_unreadable([text for texts, _ in heard for text in texts])
-        return [batch for batch, count in zip(window.batches, pictures, strict=True) if count]
+        return [batch for batch, count in zip(window.batches, images, strict=True) if count]
 
     def _note_unreadable(self, messages: list[str]) -> None:
-        """Say which pictures turned out to be damaged, each once; they are left out of their batches."""
+        """Say which images turned out to be damaged, each once; they are left out of their batches."""
         for message in messages:
             if message not in self._told:
                 if self.problems.strict:
@@ -209,17 +209,17 @@ class Trainer:
                     self.processes.fail(message)
                 self._told.add(message)
                 self.problems.note(message)
-                self.report.say(f"left out of the training: {message}")
+                self.display.say(f"left out of the training: {message}")
 
     def _pass_over(self) -> None:
-        """Count a step for which no picture could be read; too many end the training, back where they began."""
+        """Count a step for which no image could be read; too many end the training, back where they began."""
         self.progress.step += 1
         self._empty += 1
         if self._empty >= EMPTY_STEPS_IN_A_ROW:
             self.progress.step -= self._empty
             self.save()
             self.processes.fail(
-                f"for {self._empty} steps in a row no picture could be read. Check {', '.join(self.config.data.train)}; then go on "
+                f"for {self._empty} steps in a row no image could be read. Check {', '.join(self.config.data.train)}; then go on "
                 f"with: rotanext train --resume {self.folder}"
             )
 
@@ -281,7 +281,7 @@ class Trainer:
             targets = make_targets(sizes, boxes, labels, self.config.model.anchor_rule, rule.positive_iou, rule.negative_iou)
             losses = batch_losses(logits, deltas, targets, len(self.class_names), self.config.loss.regression)
             classification, box, positives = losses.classification, losses.regression, losses.positives.float()
-        else:  # other processes have pictures: this one's gradients are zeros
+        else:  # other processes have images: this one's gradients are zeros
             classification, box = (torch.stack([x.sum() for x in maps]).sum().float() for maps in (logits, deltas))
             positives = torch.zeros((), device=device)
         # Gradients are averaged over the processes, so the mean number of positives gives the loss of the whole batch.
@@ -292,20 +292,20 @@ class Trainer:
     def _skip_bad_step(self) -> None:
         self.progress.bad_steps += 1
         self.progress.skipped += 1
-        self.report.say(f"step {self.progress.step}: loss or gradient is not finite; this step is skipped")
+        self.display.say(f"step {self.progress.step}: loss or gradient is not finite; this step is skipped")
         if self.progress.bad_steps >= BAD_STEPS_IN_A_ROW:
             self.processes.fail(
                 f"{BAD_STEPS_IN_A_ROW} steps in a row had no finite loss; the training has diverged. Start again in another --run "
                 "folder with a lower train.lr, more train.warmup_steps, or train.precision=fp32; this one stays as last saved."
             )
 
-    def _validate(self) -> Report | None:
+    def _validate(self) -> Scores | None:
         """Score the weights to keep; None where Ctrl-C came in between, and on all processes but the first."""
         epoch = self.progress.step // self.steps_per_epoch
         detector = Detector(self._plain_model(), self.config, self.class_names)
-        known, report = self.problems.count, None
+        known, scores = self.problems.count, None
         mine = self.validation[self.processes.rank :: self.processes.count]
-        tracked = self.report.track(mine, "validating", len(mine))
+        tracked = self.display.track(mine, "validating", len(mine))
         found = detect_shared(detector, self.validation, tracked, self.processes, lambda: self._asked or self.stop)
         if found is None:
             self.stop = True
@@ -316,12 +316,12 @@ class Trainer:
                 if self.problems.count > known:
                     if gone := vanished(self.config.data.val):
                         raise UserError(f"{gone} Go on with: rotanext train --resume {self.folder}")
-                    self.report.say(f"validating without {self.problems.count - known} pictures that cannot be read")
+                    self.display.say(f"validating without {self.problems.count - known} images that cannot be read")
                 self.evidence = gather(detections, read, self.class_names)
-                report = self.evidence.score()
-                self._note_report(report, epoch, detector.model)
+                scores = self.evidence.score()
+                self._note_report(scores, epoch, detector.model)
         self.progress.validated = epoch
-        return report
+        return scores
 
     def _plain_model(self) -> RetinaNet:
         """The weights to keep, in one plain model."""
@@ -332,11 +332,11 @@ class Trainer:
         model.load_state_dict(whole(self.final_model.state_dict()))
         return model
 
-    def _note_report(self, report: Report, epoch: int, model: RetinaNet) -> None:
+    def _note_report(self, scores: Scores, epoch: int, model: RetinaNet) -> None:
         """Log a validation's figures, and keep the model where it is the best so far."""
-        figures = {name: value or 0.0 for name, value in report.summary().items()}  # None: no object to find
+        figures = {name: value or 0.0 for name, value in scores.summary().items()}  # None: no object to find
         self._log({"step": self.progress.step, "epoch": epoch} | figures, always=True)
-        self.report.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+        self.display.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         if figures[self.config.train.best_metric] > self.progress.best:
             self.progress.best = figures[self.config.train.best_metric]
             self._save_detector("best.safetensors", model.state_dict())
@@ -351,7 +351,7 @@ class Trainer:
         except UserError as error:
             self._trouble = str(error)
         self._rows += 1
-        self.report.scalars(row, self.progress.step)
+        self.display.scalars(row, self.progress.step)
 
     def save(self) -> None:
         """Write the training state, then the detector file; each replaces its predecessor only when complete."""
@@ -363,7 +363,7 @@ class Trainer:
             "random": self.processes.gather_on_main(random_state(self.processes.device)),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "class_names": list(self.class_names),
-            "pictures": self.order.length,
+            "images": self.order.length,
             "total_batch": self.order.batch_size * self.order.processes,
             "rows": self._rows,
         }
@@ -389,7 +389,7 @@ class Trainer:
 
     def resume(self, state: State | None = None) -> None:
         """Take up a state, by default the newest in the run's folder; the log forgets what came after it."""
-        state = state or newest_state(self.folder, self.report.say)
+        state = state or newest_state(self.folder, self.display.say)
         with self.processes.together():
             check_same_data(self.folder, state, self.class_names, self.order.length)
             try:

@@ -29,7 +29,7 @@ class Progress:
 
 
 _CONTENTS = {
-    "progress", "model", "averaged", "optimizer", "random", "scaler", "class_names", "pictures", "total_batch", "rows",
+    "progress", "model", "averaged", "optimizer", "random", "scaler", "class_names", "images", "total_batch", "rows",
 }  # fmt: skip
 
 
@@ -87,15 +87,15 @@ def _read(path: Path) -> State:
     return state
 
 
-def check_same_data(folder: Path, state: State, class_names: tuple[str, ...], pictures: int) -> None:
-    """Raise UserError where classes or the number of pictures are no longer those that the training began with."""
+def check_same_data(folder: Path, state: State, class_names: tuple[str, ...], images: int) -> None:
+    """Raise UserError where classes or the number of images are no longer those that the training began with."""
     advice = "Restore the data, or start a new training in another --run folder."
     if tuple(state["class_names"]) != class_names:
         found = f"a training of the classes {', '.join(state['class_names'])}"
         raise UserError(explain(folder / "states", found, f"{', '.join(class_names)}, as in the data now", advice))
-    if state["pictures"] != pictures:
-        found = f"a training on {state['pictures']} pictures"
-        raise UserError(explain(folder / "states", found, f"{pictures}, as in the data now", advice))
+    if state["images"] != images:
+        found = f"a training on {state['images']} images"
+        raise UserError(explain(folder / "states", found, f"{images}, as in the data now", advice))
 
 
 def seed_process(seed: int, rank: int, step: int = 0) -> None:

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from rotanext.config import Config, flat_values, of_any_version, validate, with_overrides
 from rotanext.errors import Problems, UserError, counted, explain
-from rotanext.evaluation.evaluate import write_report
-from rotanext.evaluation.metrics import Report
-from rotanext.reports.run import Contents, write_html_report
+from rotanext.evaluation.evaluate import write_scores
+from rotanext.evaluation.metrics import Scores
+from rotanext.reports.run import Contents, write_report
 from rotanext.system.allocator import keep_freed_memory
 from rotanext.system.files import make_folder
 from rotanext.system.processes import Processes, lost_contact
-from rotanext.system.progress import Reporter
+from rotanext.system.progress import Display
 from rotanext.system.provenance import provenance
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import read_rows
@@ -63,7 +63,7 @@ def reconfigured(saved: Config, overrides: Sequence[str] = (), wanted: Config | 
 
 def start_training(
     config: Config, folder: Path, device: str, problems: Problems, console: Console, resume: bool = False
-) -> Report | None:
+) -> Scores | None:
     """Train in `folder` from the beginning, or go on with the training saved there; returns the last validation's report.
 
     In several processes (torchrun, accelerate launch) each calls it; the report is the first one's. Raises UserError where it
@@ -71,22 +71,22 @@ def start_training(
     """
     processes = Processes(device, config.train.precision)
     tensorboard = folder / "tensorboard" if "tensorboard" in config.train.trackers else None
-    reporter = Reporter(console if processes.is_main else Console(quiet=True), tensorboard)
+    display = Display(console if processes.is_main else Console(quiet=True), tensorboard)
     try:
-        state = _open_folder(folder, resume, processes, reporter)
+        state = _open_folder(folder, resume, processes, display)
         if state is not None:
-            config = _with_same_total(config, state, processes, reporter)
+            config = _with_same_total(config, state, processes, display)
         with processes.together():
             if processes.is_main:
-                reporter.trackers = open_trackers(config, folder)
+                display.trackers = open_trackers(config, folder)
         keep_freed_memory()
-        trainer = Trainer(config, folder, device, problems, reporter, pretrained=not resume, processes=processes)
-        report = _train(trainer, state)
-        if report is not None:
-            write_report(report, folder / "evaluation")
-            console.print(report.table())
+        trainer = Trainer(config, folder, device, problems, display, pretrained=not resume, processes=processes)
+        scores = _train(trainer, state)
+        if scores is not None:
+            write_scores(scores, folder / "evaluation")
+            console.print(scores.table())
         if processes.is_main:
-            _write_page(trainer, report)
+            _write_page(trainer, scores)
     except RuntimeError as error:
         if processes.count > 1 and lost_contact(error):
             raise UserError(
@@ -95,60 +95,60 @@ def start_training(
             ) from error
         raise
     finally:
-        reporter.close()
-    return report
+        display.close()
+    return scores
 
 
-def _write_page(trainer: Trainer, report: Report | None) -> None:
+def _write_page(trainer: Trainer, scores: Scores | None) -> None:
     """Write the run's `report.html`; one that knows more than this process, from before a resumption, stays."""
-    path, reporter, config = trainer.folder / "report.html", trainer.report, trainer.config
-    rate = reporter.steps_per_second()
-    if report is None and path.exists() and (trainer.validation or rate is None):
+    path, display, config = trainer.folder / "report.html", trainer.display, trainer.config
+    rate = display.steps_per_second()
+    if scores is None and path.exists() and (trainer.validation or rate is None):
         return
     speed: dict[str, float] = {}
     if rate:
         batch = config.train.batch_size * config.train.accumulate * trainer.processes.count
-        speed = {"pictures/s, training": rate * batch, "steps/s, training": rate, "pictures a step": batch}
+        speed = {"images/s, training": rate * batch, "steps/s, training": rate, "images a step": batch}
     contents = Contents(
         title=f"Training: {config.name}",
         about={"Run": trainer.folder, "Data": ", ".join(config.data.train), "Validation": ", ".join(config.data.val) or "none"},
-        report=report,
-        evidence=trainer.evidence if report is not None else None,
+        scores=scores,
+        evidence=trainer.evidence if scores is not None else None,
         rows=read_rows(trainer.folder / "metrics.jsonl"),
         speed=speed,
         config=flat_values(config),
         environment=provenance(trainer.processes.device) | {"processes": str(trainer.processes.count)},
     )
-    write_html_report(contents, path)
-    reporter.say(f"figures, curves and the worst failures on one page: {path}")
+    write_report(contents, path)
+    display.say(f"figures, curves and the worst failures on one page: {path}")
 
 
-def _train(trainer: Trainer, state: State | None) -> Report | None:
+def _train(trainer: Trainer, state: State | None) -> Scores | None:
     """Run a trainer, from a state or from the beginning; raises KeyboardInterrupt where it was stopped."""
-    reporter, processes = trainer.report, trainer.processes
+    display, processes = trainer.display, trainer.processes
     if summary := trainer.problems.summary():
-        reporter.say(summary)
+        display.say(summary)
     if state is not None:
         trainer.resume(state)
     count = sum(p.numel() for p in trainer.model.parameters())
     several = f" in {processes.count} processes{', sharded' * trainer.sharded}" if processes.count > 1 else ""
-    data = f"{counted(trainer.order.length, 'picture')}, {counted(len(trainer.class_names), 'class')}"
-    reporter.say(
+    data = f"{counted(trainer.order.length, 'image')}, {counted(len(trainer.class_names), 'class')}"
+    display.say(
         f"{trainer.config.name}: {data}, {count / 1e6:.1f} M parameters, "
         f"{counted(trainer.total_steps, 'step')} on {processes.device}{several}; files in {trainer.folder}"
     )
     if trainer.progress.step == trainer.total_steps:
-        reporter.say("this training is complete; to train longer, start a new one with more train.epochs")
-    report = trainer.run()
+        display.say("this training is complete; to train longer, start a new one with more train.epochs")
+    scores = trainer.run()
     processes.leave()
     if trainer.stop and processes.is_main:
         raise KeyboardInterrupt
     if trainer.stop:
         raise SystemExit(130)
-    return report
+    return scores
 
 
-def _open_folder(folder: Path, resume: bool, processes: Processes, reporter: Reporter) -> State | None:
+def _open_folder(folder: Path, resume: bool, processes: Processes, display: Display) -> State | None:
     """Make the run's folder ready; the state to go on from where one is wanted, the same in all processes."""
     state = None
     with processes.together():
@@ -160,24 +160,24 @@ def _open_folder(folder: Path, resume: bool, processes: Processes, reporter: Rep
             if not resume:
                 (folder / "metrics.jsonl").unlink(missing_ok=True)  # of a training that never came to save its state
         if resume:
-            state = newest_state(folder, reporter.say)
+            state = newest_state(folder, display.say)
     steps = processes.gather(state and state["progress"]["step"])
     if len(set(steps)) > 1:
         processes.fail(f"{folder}: the processes found states of the steps {steps}; the folder must be one that all machines share")
     return state
 
 
-def _with_same_total(config: Config, state: State, processes: Processes, reporter: Reporter) -> Config:
+def _with_same_total(config: Config, state: State, processes: Processes, display: Display) -> Config:
     """The configuration with as large a batch in all as the training had, whatever the number of processes now."""
     total = state["total_batch"]
     batch, rest = divmod(total, processes.count)
     if rest:
         possible = ", ".join(str(n) for n in range(1, total + 1) if total % n == 0)
         processes.fail(
-            f"this training's batches are {total} pictures in all, which {processes.count} processes cannot share equally; "
+            f"this training's batches are {total} images in all, which {processes.count} processes cannot share equally; "
             f"go on with as many of these processes: {possible}"
         )
     if batch == config.train.batch_size:
         return config
-    reporter.say(f"{processes.count} processes take {batch} pictures each: batches of {total} in all, as this training began with")
+    display.say(f"{processes.count} processes take {batch} images each: batches of {total} in all, as this training began with")
     return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch})})

@@ -23,7 +23,7 @@ function refusal(request) {
   return new Refusal(request.status, title, told.detail ?? request.statusText ?? "", wait);
 }
 
-/** Send a picture; `progress(share)` hears of the upload, which XMLHttpRequest tells and fetch does not. */
+/** Send an image; `progress(share)` hears of the upload, which XMLHttpRequest tells and fetch does not. */
 export function predict(file, { preview, token, progress, signal }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -39,7 +39,7 @@ export function predict(file, { preview, token, progress, signal }) {
     request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     signal.addEventListener("abort", () => request.abort());
     const form = new FormData();
-    form.append("file", file, "picture"); // its name stays here
+    form.append("file", file, "image"); // its name stays here
     request.send(form);
   });
 }

@@ -12,14 +12,14 @@ function save(blob, name) {
 }
 
 function stem(name) {
-  return name.replace(/\.[^.]*$/, "") || "picture";
+  return name.replace(/\.[^.]*$/, "") || "image";
 }
 
 /** The answer of the server, with the detections that are shown. */
 export function saveJson(result, shown, name) {
   const { geojson: _, preview: __, ...answer } = result.answer;
   const detections = shown.map((one) => result.answer.detections[one.index]);
-  const content = { ...answer, picture: { ...answer.picture, name }, detections };
+  const content = { ...answer, image: { ...answer.image, name }, detections };
   save(new Blob([JSON.stringify(content, null, 1), "\n"], { type: "application/json" }), `${stem(name)}.json`);
 }
 
@@ -36,19 +36,19 @@ export function saveGeojson(result, shown, name) {
   save(new Blob([JSON.stringify(content)], { type: "application/geo+json" }), `${stem(name)}.geojson`);
 }
 
-/** The picture with its boxes, in its own size where a canvas can hold it. */
-export async function savePng(picture, shown, colours, name) {
-  const { image, width, height } = picture.levels[0];
+/** The image with its boxes, in its own size where a canvas can hold it. */
+export async function savePng(image, shown, colours, name) {
+  const { image, width, height } = image.levels[0];
   const shrink = Math.min(1, LONGEST / Math.max(width, height), Math.sqrt(MOST / (width * height)));
   const canvas = document.createElement("canvas");
   canvas.width = Math.round(width * shrink);
   canvas.height = Math.round(height * shrink);
   const context = canvas.getContext("2d");
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  const scale = canvas.width / picture.width;
+  const scale = canvas.width / image.width;
   const line = Math.max(1, Math.sqrt(canvas.width * canvas.height) / 700);
   drawBoxes(context, shown.slice().reverse(), colours, line, ([x, y]) => [x * scale, y * scale]);
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  if (!blob) throw new Error("The browser cannot write a picture of this size.");
+  if (!blob) throw new Error("The browser cannot write an image of this size.");
   save(blob, `${stem(name)}_detections.png`);
 }

@@ -1,14 +1,14 @@
-// The page: one picture at a time goes to the server; everything after that happens here.
+// The page: one image at a time goes to the server; everything after that happens here.
 import { about, predict, Refusal } from "./api.js";
 import { saveDota, saveGeojson, saveJson, savePng } from "./downloads.js";
 import { describe, Panel, swatch } from "./panel.js";
-import { decode, decodePreview } from "./picture.js";
+import { decode, decodePreview } from "./image.js";
 import { startTheme } from "./theme.js";
 import { Viewer } from "./viewer.js";
 
 const PREVIEW = 4096, RETRIES = 3;
 const find = (id) => document.getElementById(id);
-const state = { facts: null, token: "", file: null, picture: null, result: null, running: null };
+const state = { facts: null, token: "", file: null, image: null, result: null, running: null };
 
 const viewer = new Viewer(find("canvas"), {
   hovered: showTip,
@@ -65,7 +65,7 @@ function showTip(one, x, y) {
 function choose(one, zoom) {
   viewer.select(one, zoom);
   panel.mark(one);
-  if (one) find("canvas").setAttribute("aria-label", `Picture with detections. Chosen: ${describe(one)}`);
+  if (one) find("canvas").setAttribute("aria-label", `Image with detections. Chosen: ${describe(one)}`);
 }
 
 function step(by) {
@@ -77,7 +77,7 @@ function step(by) {
   say(describe(one));
 }
 
-/** Show the picture at once, where the browser can decode it; the rest comes with the answer. */
+/** Show the image at once, where the browser can decode it; the rest comes with the answer. */
 async function open(file) {
   state.running?.abort();
   find("error").hidden = true;
@@ -89,11 +89,11 @@ async function open(file) {
   Object.assign(state, { file, running });
   busy(true, "Opening");
   try {
-    const picture = await decode(file);
+    const image = await decode(file);
     if (running.signal.aborted) return;
-    if (picture) present(picture);
-    const answer = await ask(file, picture ? 0 : PREVIEW, running.signal);
-    await take(answer, picture);
+    if (image) present(image);
+    const answer = await ask(file, image ? 0 : PREVIEW, running.signal);
+    await take(answer, image);
   } catch (error) {
     if (error.name !== "AbortError") refuse(error);
     else if (state.running === running) say("Cancelled.");
@@ -145,33 +145,33 @@ function busy(on, text = "", share = null) {
   else bar.value = share;
 }
 
-/** Nothing of the picture before may be saved under the next one's name. */
+/** Nothing of the image before may be saved under the next one's name. */
 function clear() {
-  Object.assign(state, { picture: null, result: null });
+  Object.assign(state, { image: null, result: null });
   for (const id of ["canvas", "zoom-tools", "open-label", "results"]) find(id).hidden = true;
   find("empty").classList.remove("unseen");
   panel.take([], state.facts?.classes ?? []);
 }
 
-function present(picture) {
-  state.picture = picture;
+function present(image) {
+  state.image = image;
   for (const id of ["canvas", "zoom-tools", "open-label"]) find(id).hidden = false;
   find("empty").classList.add("unseen"); // its file input stays within reach of the keyboard
   find("results").hidden = true;
-  viewer.show(picture, state.facts.classes.map(({ colour }) => colour));
+  viewer.show(image, state.facts.classes.map(({ colour }) => colour));
 }
 
-async function take(answer, picture) {
+async function take(answer, image) {
   const labels = new Map(answer.class_names.map((name, i) => [name, i]));
   const detections = answer.detections.map((one, index) => ({ ...one, index, name: one.class, label: labels.get(one.class) }));
   state.result = { answer };
-  if (!picture) present(await decodePreview(answer.preview, answer.picture.width, answer.picture.height));
+  if (!image) present(await decodePreview(answer.preview, answer.image.width, answer.image.height));
   find("welcome").hidden = true;
   find("results").hidden = false;
   find("token-form").hidden = true;
   find("get-geojson").disabled = !answer.geojson;
-  find("get-geojson").title = answer.geojson ? "" : "This picture does not say where it lies";
-  const { width, height, kind, notes } = answer.picture;
+  find("get-geojson").title = answer.geojson ? "" : "This image does not say where it lies";
+  const { width, height, kind, notes } = answer.image;
   const name = document.createElement("span");
   name.textContent = name.title = state.file.name;
   find("notes").replaceChildren(name, [`${width} × ${height} pixels, ${kind}`, ...notes].join("; "));
@@ -184,10 +184,10 @@ function refuse(error) {
     find("token-form").hidden = false;
     find("token").focus();
   }
-  const titles = { 401: "A token is needed", 413: "Too large", 415: "Not a picture this server reads", 422: "This picture cannot be used", 429: "The server is busy", 504: "This took too long" };
+  const titles = { 401: "A token is needed", 413: "Too large", 415: "Not an image this server reads", 422: "This image cannot be used", 429: "The server is busy", 504: "This took too long" };
   const text = error.message.charAt(0).toUpperCase() + error.message.slice(1);
   complain(titles[error.status] ?? error.title ?? "Something went wrong", text, [0, 408, 429, 503, 504].includes(error.status));
-  say(state.result ? "" : "Ready for another picture.");
+  say(state.result ? "" : "Ready for another image.");
 }
 
 function listenToKeys() {
@@ -199,7 +199,7 @@ function listenToKeys() {
       n: () => step(1), p: () => step(-1), Escape: () => choose(null, false),
     };
     const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!action || event.ctrlKey || event.metaKey || event.altKey || !state.picture) return;
+    if (!action || event.ctrlKey || event.metaKey || event.altKey || !state.image) return;
     event.preventDefault();
     action();
   });
@@ -234,7 +234,7 @@ function listenToButtons() {
   click("get-json", () => saveJson(state.result, panel.shown, state.file.name));
   click("get-dota", () => saveDota(panel.shown, state.file.name));
   click("get-geojson", () => saveGeojson(state.result, panel.shown, state.file.name));
-  click("get-png", () => savePng(state.picture, panel.shown, viewer.colours, state.file.name).catch((error) => complain("Not saved", error.message)));
+  click("get-png", () => savePng(state.image, panel.shown, viewer.colours, state.file.name).catch((error) => complain("Not saved", error.message)));
   find("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
     state.token = find("token").value;
@@ -245,7 +245,7 @@ function listenToButtons() {
 
 function introduce(facts) {
   const classes = facts.classes.length === 1 ? "1 class" : `${facts.classes.length} classes`;
-  const size = facts.image_size ? `pictures fitted to ${facts.image_size} px` : `tiles of ${facts.tile} px`;
+  const size = facts.image_size ? `images fitted to ${facts.image_size} px` : `tiles of ${facts.tile} px`;
   find("model").textContent = `${facts.name} · ${classes} · ${size} · ${facts.device}`;
   find("takes").textContent = `PNG, JPEG, GeoTIFF or JPEG 2000, up to ${megabytes(facts.max_upload)} and ${(facts.max_pixels / 1e6).toFixed(facts.max_pixels < 1e7 ? 1 : 0)} megapixels`;
   find("known").replaceChildren(...facts.classes.map(({ name, colour }) => {
@@ -256,7 +256,7 @@ function introduce(facts) {
   const token = facts.token ? ' -H "Authorization: Bearer $TOKEN"' : "";
   find("curl").textContent = `curl -F file=@scene.tif${token} "${new URL("predict?score=0.3", location)}"`;
   if (facts.token) find("token-form").hidden = false;
-  say("Ready for a picture.");
+  say("Ready for an image.");
 }
 
 async function start() {

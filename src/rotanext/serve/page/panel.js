@@ -35,7 +35,7 @@ export class Panel {
     new ResizeObserver(() => this.paintHistogram()).observe(find("histogram"));
   }
 
-  /** Take the detections of a picture; filters stay as they are. */
+  /** Take the detections of an image; filters stay as they are. */
   take(detections, classes) {
     Object.assign(this, { detections, classes, all: false });
     this.buildClasses();

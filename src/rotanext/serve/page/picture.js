@@ -1,7 +1,7 @@
-// From a file to pixels a canvas can draw at any zoom: the picture, and copies of half the size each.
+// From a file to pixels a canvas can draw at any zoom: the image, and copies of half the size each.
 const SMALLEST = 1024; // no copies smaller than this
 
-/** A JPEG or PNG without its EXIF: detections are in stored pixels, but browsers turn pictures by their orientation. */
+/** A JPEG or PNG without its EXIF: detections are in stored pixels, but browsers turn images by their orientation. */
 async function asStored(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const view = new DataView(bytes.buffer);
@@ -39,7 +39,7 @@ function halved(source, width, height) {
   return canvas;
 }
 
-/** `{ width, height, levels }`: levels are drawable, the first the largest; width and height are the stored picture's. */
+/** `{ width, height, levels }`: levels are drawable, the first the largest; width and height are the stored image's. */
 function pyramid(bitmap, width, height) {
   const levels = [{ image: bitmap, width: bitmap.width, height: bitmap.height }];
   for (let last = levels[0]; Math.max(last.width, last.height) > 2 * SMALLEST; last = levels.at(-1)) {

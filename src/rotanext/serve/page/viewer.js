@@ -1,14 +1,14 @@
-// The picture on a canvas with zoom and pan, and the boxes on top of it.
+// The image on a canvas with zoom and pan, and the boxes on top of it.
 const FURTHEST = 40; // screen pixels a stored pixel may take
 const DARK = "rgb(8 12 14 / 0.78)";
 
-/** Whether a point of the picture lies in a box. */
+/** Whether a point of the image lies in a box. */
 function inside([cx, cy, w, h, angle], x, y, reach) {
   const dx = x - cx, dy = y - cy, cos = Math.cos(angle), sin = Math.sin(angle);
   return Math.abs(dx * cos + dy * sin) <= w / 2 + reach && Math.abs(dy * cos - dx * sin) <= h / 2 + reach;
 }
 
-/** Outlines of detections on a context whose unit is the target's pixel; `place` turns the picture's points into those. */
+/** Outlines of detections on a context whose unit is the target's pixel; `place` turns the image's points into those. */
 export function drawBoxes(context, detections, colours, width, place, edge = DARK) {
   const byClass = new Map();
   for (const one of detections) {
@@ -27,7 +27,7 @@ export function drawBoxes(context, detections, colours, width, place, edge = DAR
   }
 }
 
-/** Where a picture of `length` begins so that its point `at` is in the middle of `size`, without an empty margin where it has none. */
+/** Where an image of `length` begins so that its point `at` is in the middle of `size`, without an empty margin where it has none. */
 function centred(at, length, size) {
   return length > size ? Math.min(0, Math.max(size - length, size / 2 - at)) : size / 2 - at;
 }
@@ -36,21 +36,21 @@ export class Viewer {
   constructor(canvas, { hovered, chosen, moved }) {
     Object.assign(this, { canvas, hovered, chosen, moved });
     this.context = canvas.getContext("2d", { alpha: true });
-    this.picture = null;
+    this.image = null;
     this.detections = [];
     this.colours = [];
     this.over = this.selected = null;
     this.scale = 1;
-    this.x = this.y = 0; // of the picture's corner on the screen
+    this.x = this.y = 0; // of the image's corner on the screen
     this.fingers = new Map();
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     new ResizeObserver(() => this.resize()).observe(canvas.parentElement);
     this.listen();
   }
 
-  /** Show a picture, fitted into the window. */
-  show(picture, colours) {
-    Object.assign(this, { picture, colours, detections: [], over: null, selected: null });
+  /** Show an image, fitted into the window. */
+  show(image, colours) {
+    Object.assign(this, { image, colours, detections: [], over: null, selected: null });
     this.resize();
     this.fit(false);
   }
@@ -69,18 +69,18 @@ export class Viewer {
       const [cx, cy, w, h] = detection.box;
       const target = Math.min(this.width, this.height) / (5 * Math.max(w, h, 8));
       const scale = Math.min(8, Math.max(this.scale, Math.min(target, 3)));
-      this.glide(scale, centred(cx * scale, this.picture.width * scale, this.width), centred(cy * scale, this.picture.height * scale, this.height));
+      this.glide(scale, centred(cx * scale, this.image.width * scale, this.width), centred(cy * scale, this.image.height * scale, this.height));
     } else this.draw();
   }
 
   get fitted() {
-    return Math.min((this.width - 32) / this.picture.width, (this.height - 32) / this.picture.height);
+    return Math.min((this.width - 32) / this.image.width, (this.height - 32) / this.image.height);
   }
 
   fit(animated = true) {
-    if (!this.picture || !this.width) return;
+    if (!this.image || !this.width) return;
     const scale = Math.min(this.fitted, 8);
-    const x = (this.width - this.picture.width * scale) / 2, y = (this.height - this.picture.height * scale) / 2;
+    const x = (this.width - this.image.width * scale) / 2, y = (this.height - this.image.height * scale) / 2;
     this.home = true;
     if (animated) this.glide(scale, x, y, true);
     else this.place(scale, x, y);
@@ -103,11 +103,11 @@ export class Viewer {
   }
 
   place(scale, x, y, home = false) {
-    const margin = 60; // of the picture stays in the window
+    const margin = 60; // of the image stays in the window
     const clamp = (value, length, size) => Math.min(size - margin, Math.max(margin - length, value));
     this.scale = scale;
-    this.x = clamp(x, this.picture.width * scale, this.width);
-    this.y = clamp(y, this.picture.height * scale, this.height);
+    this.x = clamp(x, this.image.width * scale, this.width);
+    this.y = clamp(y, this.image.height * scale, this.height);
     this.home = home || (this.home && Math.abs(scale - this.fitted) < 1e-9);
     this.draw();
     this.moved(this.scale * devicePixelRatio);
@@ -134,8 +134,8 @@ export class Viewer {
     this.height = clientHeight;
     this.canvas.width = Math.round(clientWidth * devicePixelRatio);
     this.canvas.height = Math.round(clientHeight * devicePixelRatio);
-    if (this.picture && home) this.fit(false);
-    else if (this.picture) this.draw();
+    if (this.image && home) this.fit(false);
+    else if (this.image) this.draw();
   }
 
   draw() {
@@ -143,11 +143,11 @@ export class Viewer {
   }
 
   paint() {
-    if (!this.picture) return;
+    if (!this.image) return;
     const { context, scale, x, y } = this;
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
-    this.paintPicture();
+    this.paintImage();
     const place = ([px, py]) => [x + px * scale, y + py * scale];
     const seen = this.detections.filter(({ box: [cx, cy, w, h] }) => {
       const reach = Math.hypot(w, h) / 2 * scale + 4, sx = x + cx * scale, sy = y + cy * scale;
@@ -158,14 +158,14 @@ export class Viewer {
     for (const one of new Set([this.over, this.selected])) if (one) this.paintFocus(one, place, line);
   }
 
-  paintPicture() {
-    const { context, scale, x, y, picture } = this;
+  paintImage() {
+    const { context, scale, x, y, image } = this;
     const wanted = scale * devicePixelRatio;
-    let level = picture.levels[0];
-    for (const other of picture.levels) if (other.width / picture.width >= wanted) level = other;
-    const share = level.width / picture.width;
+    let level = image.levels[0];
+    for (const other of image.levels) if (other.width / image.width >= wanted) level = other;
+    const share = level.width / image.width;
     const left = Math.max(0, Math.floor(-x / scale)), top = Math.max(0, Math.floor(-y / scale));
-    const right = Math.min(picture.width, Math.ceil((this.width - x) / scale)), bottom = Math.min(picture.height, Math.ceil((this.height - y) / scale));
+    const right = Math.min(image.width, Math.ceil((this.width - x) / scale)), bottom = Math.min(image.height, Math.ceil((this.height - y) / scale));
     if (right <= left || bottom <= top) return;
     context.imageSmoothingEnabled = wanted < 3;
     context.imageSmoothingQuality = "high";
@@ -204,7 +204,7 @@ export class Viewer {
       return [event.clientX - left, event.clientY - top];
     };
     canvas.addEventListener("wheel", (event) => {
-      if (!this.picture) return;
+      if (!this.image) return;
       event.preventDefault();
       const pixels = event.deltaY * (event.deltaMode === 1 ? 20 : 1);
       this.zoom(Math.exp(-Math.max(-200, Math.min(200, pixels)) * (event.ctrlKey ? 0.01 : 0.0016)), ...where(event));
@@ -228,7 +228,7 @@ export class Viewer {
   }
 
   pointerMoved(id, [x, y]) {
-    if (!this.picture) return;
+    if (!this.image) return;
     const before = this.fingers.get(id);
     if (!before) return this.hover(this.at(x, y), x, y);
     this.fingers.set(id, [x, y]);
