@@ -1,22 +1,19 @@
-"""From a checkpoint of any known layout to a detector."""
+"""From a checkpoint of any known layout, or an exported file, to a detector; and back to a file of our own."""
 
 from pathlib import Path
 
 import torch
 
-from rotanext.checkpoints.detector_files import Anchors, DetectorFile, read_detector_file, save_detector_file
-from rotanext.checkpoints.layouts import check_strict, load_strict
-from rotanext.config import Config, load_config, of_any_version, validate
+from rotanext.checkpoints.detectors import BackboneFile, DetectorFile, read_detector_file, read_weights
+from rotanext.checkpoints.layouts import check_strict
+from rotanext.checkpoints.mmrotate import Anchors
+from rotanext.checkpoints.own import save_detector_file
 from rotanext.data.dota import CLASS_LISTS, find_class_names
 from rotanext.errors import Problems, UserError, counted, explain
-from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_network
 from rotanext.system.devices import find_device
 
 EXPORTED = (".onnx", ".xml", ".pt2")  # what `rotanext export` writes
-PUBLISHED = {
-    True: "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota",
-    False: "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota",
-}
 
 
 def _names(file: DetectorFile, path: Path, choice: str | None) -> tuple[str, ...]:
@@ -42,29 +39,16 @@ def _names(file: DetectorFile, path: Path, choice: str | None) -> tuple[str, ...
     )
 
 
-def _config(file: DetectorFile, path: Path, classes: str | None) -> Config:
-    """The file's own configuration, or for a third party's file the published recipe its weights belong to."""
-    if file.config is not None:
-        origin = f"{path} (configuration)"
-        values = validate(of_any_version(file.config), origin).model_dump()
-        values["model"]["anchors"] = file.anchors
-        return validate(values, origin)
-    recipe = load_config(PUBLISHED[file.backbone.startswith("convnext")]).model_dump()
-    shape = {"fpn_channels": file.fpn_channels, "stacked_convs": file.stacked_convs}
-    recipe["model"] |= {"backbone": file.backbone, "weights": "", "anchors": file.anchors, **shape}
-    recipe["data"] |= {"classes": classes or "auto"}
-    return validate(recipe, str(path))
-
-
-def _check_architecture(config: Config, file: DetectorFile, path: Path, num_classes: int) -> None:
-    """Raise UserError where the configuration describes another network than the weights, before one of any size is built."""
-    stated = (config.model.fpn_channels, config.model.stacked_convs)
-    if stated != (file.fpn_channels, file.stacked_convs):
-        found = "a configuration of {} FPN channels and {} head layers".format(*stated)
-        advice = "Its configuration and weights come from different runs; it cannot be used as it is."
-        raise UserError(explain(path, found, f"{file.fpn_channels} and {file.stacked_convs}, as its weights have", advice))
-    with torch.device("meta"):  # shapes alone, without memory
-        check_strict(build_model(config, num_classes), file.state_dict, path, file.layout)
+def _build(
+    file: DetectorFile, path: Path, device: str, classes: str | None, precision: str = "fp32", compiled: bool = False
+) -> tuple[Detector, list[str]]:
+    """The detector of a file that was read, and what there is to say of it."""
+    names, where = _names(file, path, classes), find_device(device)
+    with torch.device("meta"):  # shapes alone, without memory: a file may claim a network of any size
+        report = check_strict(build_network(file.config, len(names)), file.weights, path, file.layout)
+    network = build_network(file.config, len(names))
+    network.load_state_dict({key: file.weights[key] for key in report.matched}, strict=False)
+    return Detector(network.to(where), file.config, names, precision=precision, compiled=compiled), [report.text(), *file.notes]
 
 
 def read_detector(
@@ -75,26 +59,20 @@ def read_detector(
     classes: str | None = None,
     precision: str = "fp32",
     compiled: bool = False,
-) -> tuple[Detector, DetectorFile]:
-    """A detector and what its file said; see `load_detector`."""
+) -> tuple[Detector, list[str]]:
+    """A detector, and lines on what its file said; see `load_detector`."""
     path = Path(path)
+    if anchors not in (None, "v0", "v1"):
+        raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
     if path.suffix.lower() in EXPORTED:
         return _read_exported(path, device, anchors, classes, precision, compiled)
-    file = read_detector_file(path, anchors)
-    names = _names(file, path, classes)
-    config = _config(file, path, classes)
-    where = find_device(device)
-    _check_architecture(config, file, path, len(names))
-    model = build_model(config, len(names))
-    report = load_strict(model, file.state_dict, path, file.layout)
-    file.notes = [report.text(), *file.notes]
-    return Detector(model.to(where), config, names, precision=precision, compiled=compiled), file
+    return _build(read_detector_file(path, anchors), path, device, classes, precision, compiled)
 
 
 def _read_exported(
     path: Path, device: str, anchors: Anchors | None, classes: str | None, precision: str, compiled: bool
-) -> tuple[Detector, DetectorFile]:
-    """The same of a file that `rotanext export` wrote; its anchors are within its graph."""
+) -> tuple[Detector, list[str]]:
+    """The same of a file that `rotanext export` wrote; its priors are within its graph."""
     from rotanext.export.runtime import open_exported
 
     if not path.is_file():
@@ -103,19 +81,16 @@ def _read_exported(
         raise UserError(explain(path, "an exported file", "a checkpoint where anchors are given", "Leave --anchors away."))
     names = find_class_names([], classes, Problems()) if classes not in (None, "auto") else None
     detector, metadata = open_exported(path, device=device, class_names=names, precision=precision, compiled=compiled)
-    model = metadata.config.model
-    file = DetectorFile(
-        layout="exported",
-        state_dict={},
-        backbone=model.backbone,
-        num_classes=len(detector.class_names),
-        fpn_channels=model.fpn_channels,
-        stacked_convs=model.stacked_convs,
-        anchors=model.anchors,
-        class_names=metadata.class_names,
-        notes=[f"exported by rotanext {metadata.version}: {metadata.precision}, {counted(len(metadata.class_names), 'class')}"],
-    )
-    return detector, file
+    note = f"exported by rotanext {metadata.version}: {metadata.precision}, {counted(len(metadata.class_names), 'class')}"
+    return detector, [note]
+
+
+def read_any(path: Path, anchors: Anchors | None, classes: str | None) -> tuple[Detector, list[str]] | BackboneFile:
+    """A detector on the CPU with what its file said, or the weights of a backbone's file; read once, loaded strictly."""
+    if anchors not in (None, "v0", "v1"):
+        raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
+    file = read_weights(path, anchors)
+    return file if isinstance(file, BackboneFile) else _build(file, path, "cpu", classes)
 
 
 def load_detector(
@@ -140,6 +115,4 @@ def load_detector(
 
 def save_detector(detector: Detector, path: str | Path) -> None:
     """Write a detector in our own format."""
-    config = detector.config.model_dump(mode="json")
-    weights = detector.model.state_dict()
-    save_detector_file(path, weights, config, detector.class_names, detector.config.model.anchors)
+    save_detector_file(path, detector.model.state_dict(), detector.config, detector.class_names)

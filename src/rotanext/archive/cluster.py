@@ -167,7 +167,7 @@ def _settings(detector: Detector, options: PredictOptions) -> dict[str, Any]:
         digest.update(values.detach().cpu().contiguous().float().numpy().tobytes())
     return {
         "weights": digest.hexdigest(),
-        "model": detector.config.model.model_dump(mode="json"),
+        **{part: getattr(detector.config, part).model_dump(mode="json") for part in ("backbone", "neck", "head")},
         "predict": detector.config.predict.model_dump(mode="json"),
         "classes": list(detector.class_names),
         "score": options.score_threshold,

@@ -1,7 +1,4 @@
-"""Weights of every published layout under our names: key maps, strict loading with a report, pretrained backbones.
-
-Third-party files are read by `unpickle.read_tensors`, which never runs anything in them.
-"""
+"""Weights of every published layout under our names: key maps, and strict loading with a report."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.errors import UserError, explain
 
 StateDict = dict[str, Tensor]
@@ -21,10 +17,12 @@ Rules = tuple[tuple[str, str], ...]
 
 SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".safetensors", ".ckpt")
 
+OURS, FORMAT_1 = "rotanext detector", "rotanext detector of format 1"
+DETECTORS = (OURS, FORMAT_1, "mmrotate")  # layouts of whole detectors
+
 MM_CONVNEXT: Rules = ((r"\.depthwise_conv\.", ".dwconv."), (r"\.pointwise_conv([12])\.", r".pwconv\1."))
 # per layout: keys of which one must occur, then regular expressions applied in order
 SIGNATURES: dict[str, tuple[str, ...]] = {
-    "rotanext detector": ("head.cls_out.weight", "head.reg_out.weight"),
     "mmrotate": ("bbox_head.retina_cls.weight", "bbox_head.retina_reg.weight"),
     "mmpretrain": ("backbone.stages.0.0.depthwise_conv.weight", "stages.0.0.depthwise_conv.weight"),
     "convnext": ("stages.0.0.dwconv.weight",),
@@ -32,15 +30,16 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "resnet": ("layer1.0.conv1.weight", "body.layer1.0.conv1.weight"),
 }
 RULES: dict[str, Rules] = {
-    "rotanext detector": (),
+    OURS: (),
+    FORMAT_1: ((r"^fpn\.", "neck."), (r"^head\.(cls|reg)_tower\.", r"head.\1_convs.")),
     "mmrotate": (
         *MM_CONVNEXT,
         (r"^backbone\.(conv1|bn1|layer\d)\.", r"backbone.body.\1."),
-        (r"^neck\.lateral_convs\.(\d+)\.conv\.", r"fpn.lateral.\1."),
-        (r"^neck\.fpn_convs\.([012])\.conv\.", r"fpn.output.\1."),
-        (r"^neck\.fpn_convs\.3\.conv\.", "fpn.extra.0."),
-        (r"^neck\.fpn_convs\.4\.conv\.", "fpn.extra.1."),
-        (r"^bbox_head\.(cls|reg)_convs\.(\d+)\.conv\.", r"head.\1_tower.\2."),
+        (r"^neck\.lateral_convs\.(\d+)\.conv\.", r"neck.lateral.\1."),
+        (r"^neck\.fpn_convs\.([012])\.conv\.", r"neck.output.\1."),
+        (r"^neck\.fpn_convs\.3\.conv\.", "neck.extra.0."),
+        (r"^neck\.fpn_convs\.4\.conv\.", "neck.extra.1."),
+        (r"^bbox_head\.(cls|reg)_convs\.(\d+)\.conv\.", r"head.\1_convs.\2."),
         (r"^bbox_head\.retina_(cls|reg)\.", r"head.\1_out."),
     ),
     "mmpretrain": ((r"^backbone\.", ""), *MM_CONVNEXT, (r"^norm3\.", "norm."), (r"^head\.fc\.", "head.")),
@@ -85,6 +84,9 @@ class LoadReport:
 
 def detect_layout(keys: Mapping[str, Any], path: str | Path) -> str:
     """The name of the layout these keys are in; raises UserError for an unknown one."""
+    parts = {key.partition(".")[0] for key in keys}
+    if {"backbone", "head"} <= parts and parts & {"neck", "fpn"}:
+        return OURS if "neck" in parts else FORMAT_1
     for layout, signature in SIGNATURES.items():
         if any(key in keys for key in signature):
             return layout
@@ -172,51 +174,4 @@ def load_strict(
     """
     report = check_strict(module, state_dict, path, layout, may_miss)
     module.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
-    return report
-
-
-def fetch_pretrained(name: str) -> Path:
-    """The local file of `timm/NAME` on the Hugging Face hub, from its cache where possible.
-
-    `name` with or without `timm/`, such as `convnext_tiny.fb_in1k`. HF_HUB_OFFLINE is respected. Raises UserError
-    when it is neither in the cache nor within reach.
-    """
-    from huggingface_hub import hf_hub_download
-
-    repository = f"timm/{name.removeprefix('timm/')}"
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # the hub's client raises a dozen kinds, of three libraries
-        reason = str(error).strip().splitlines()
-        found = f"no way to fetch it ({type(error).__name__}: {reason[0] if reason else ''})"
-        advice = (
-            "Check the name and the network, or fetch model.safetensors elsewhere from "
-            f"huggingface.co/{repository} and give the path of that file instead of the name."
-        )
-        raise UserError(explain(repository, found, "pretrained weights on the Hugging Face hub", advice)) from None
-
-
-def load_backbone(module: nn.Module, source: str | Path) -> LoadReport:
-    """Load pretrained weights into a backbone, from a local file of any layout or a hub name.
-
-    A classifier's head is ignored, and the output norms it lacks stay as they are; of a detector's file the backbone is
-    taken. Anything else that does not match raises UserError.
-    """
-    path = Path(source)
-    is_name = re.fullmatch(r"(timm/)?[\w.-]+", str(source)) and path.suffix not in SUFFIXES
-    if is_name and not path.exists():
-        path = fetch_pretrained(str(source))
-    weights = find_state_dict(read_tensors(path), path)
-    layout = detect_layout(weights, path)
-    mapped = map_keys(layout, weights)
-    if layout in ("mmrotate", "rotanext detector"):
-        kept = {key.removeprefix("backbone."): v for key, v in mapped.items() if key.startswith("backbone.")}
-        ignored = [key for key in mapped if not key.startswith("backbone.")]
-        norms: tuple[str, ...] = ()
-    else:
-        kept = {key: value for key, value in mapped.items() if not key.startswith(("head.", "norm.", "fc."))}
-        ignored = [key for key in mapped if key not in kept]
-        norms = ("norm0.", "norm1.", "norm2.", "norm3.")
-    report = load_strict(module, kept, path, layout, may_miss=norms)
-    report.ignored = ignored
     return report

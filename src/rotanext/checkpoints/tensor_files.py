@@ -7,8 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 from rotanext.checkpoints.unpickle import STORAGE_TYPES, Global, Machine, Refused, Storage, _text
 from rotanext.errors import UserError, explain, shortened
@@ -95,7 +94,12 @@ def _read_legacy(file: IO[bytes], size: int) -> Any:
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint (.pth, .pt, .bin, .pkl, .safetensors) without running anything in it.
+    """The content alone of `read_checkpoint`."""
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Content and header (of .safetensors; else {}) of a checkpoint (.pth, .pt, .bin, .pkl, .safetensors); nothing in it is run.
 
     Tensors, NumPy arrays and plain data are rebuilt, objects of the MM toolboxes' classes become `Placeholder`s. Raises
     `UserError` for a file that is missing, damaged, no checkpoint, or that refers to anything else.
@@ -107,7 +111,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             start = file.read(9)
             file.seek(0)
             if start[8:9] == b"{":
-                return dict(load_file(path))
+                return _read_safetensors(path)
             if start[:2] == b"PK":
                 value = _read_zip(file, size)
             elif start[:1] == b"\x80":
@@ -130,7 +134,12 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         advice = "Save a state dict, not a model or a single tensor."
         raise UserError(explain(path, f"a pickled {type(value).__name__}", "a dict with tensors", advice))
-    return value
+    return value, {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no dict
 
 
 def _missing_advice(path: Path) -> str:

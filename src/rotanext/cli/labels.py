@@ -66,7 +66,7 @@ def check(
     data: Annotated[Path, typer.Argument(help="The data set to train on.")],
     val: Annotated[Path | None, typer.Option("--val", help="The data set to validate on: is it apart from the other?")] = None,
     from_format: Annotated[str, typer.Option("--from", help=_FORMATS)] = "dota",
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Whose anchors and image size count; small by default.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Whose head and image size count; small by default.")] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", "-w", help="The same, of a detector; its classes count, too.")
     ] = None,
@@ -81,7 +81,7 @@ def check(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Look for faults in labels, leaks between training and validation, and objects no anchor matches.
+    """Look for faults in labels, leaks between training and validation, and objects that the detector can hardly learn.
 
     Exit code 0: clean (perhaps with notices); 1: problems were found; 2: refused.
     """

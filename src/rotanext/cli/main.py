@@ -51,9 +51,7 @@ def _load(
 ) -> Any:
     from rotanext.load import read_detector
 
-    if anchors not in (None, "v0", "v1"):
-        raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
-    detector, file = read_detector(
+    detector, notes = read_detector(
         weights,
         device=device,
         anchors=anchors,  # type: ignore[arg-type]
@@ -61,7 +59,7 @@ def _load(
         precision=precision,
         compiled=compiled,
     )
-    for note in file.notes:
+    for note in notes:
         console.print(f"{weights.name}: {note}", style="dim")
     return detector
 

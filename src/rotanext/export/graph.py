@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from rotanext.config import Config
-from rotanext.heads.anchors import STRIDES
-from rotanext.heads.coding import decode
+from rotanext.export.metadata import INPUT
+from rotanext.heads.contract import rows
 from rotanext.models.fast import PRECISIONS, for_inference
-from rotanext.models.network import SIZE_DIVISOR, RetinaNet, flatten_levels
+from rotanext.models.necks import SIZE_DIVISOR
+from rotanext.models.network import Network
 
-INPUT = "images"
 OUTPUTS = ("logits", "boxes")
 _MOST_BLOCKS = 1 << 17
 EXAMPLE = (2, 200, 264, 3)  # only traced: no number of it is kept
@@ -36,17 +35,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """(height, width) of each level's map for images of that size in pixels."""
-    sizes = []
-    for stride in STRIDES:
-        if stride <= SIZE_DIVISOR:
-            sizes.append(tuple(-(-side // SIZE_DIVISOR) * SIZE_DIVISOR // stride for side in (height, width)))
-        else:  # a convolution of stride 2 on the level before
-            sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
-    return [(rows, columns) for rows, columns in sizes]
 
 
 def _blocks(side: int) -> int:
@@ -67,29 +55,26 @@ class DecodedNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: RetinaNet, config: Config, precision: str = "fp32") -> None:
+    def __init__(self, model: Network, precision: str = "fp32") -> None:
         super().__init__()
         self.network = for_inference(model, precision, winograd=False)
         self.dtype = PRECISIONS[precision]
-        self.anchors = config.model.anchor_rule
         self.register_buffer("mean", model.mean.detach().float().clone())
         self.register_buffer("std", model.std.detach().float().clone())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[B, A, C]` and boxes `[B, A, 5]` (le90, pixels, centres inside) of uint8 RGB images `[B, H, W, 3]` of any size.
+        """Logits `[B, P, C]` and boxes `[B, P, 5]` (le90, pixels, centres inside) of uint8 RGB images `[B, H, W, 3]` of any size.
 
-        Anchors are counted level by level, row by row, position by position; the score of a class is its logit's sigmoid.
+        Priors are counted level by level, row by row, position by position; the score of a class is its logit's sigmoid.
         """
         height, width = images.shape[1], images.shape[2]
         batch = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         right, bottom = (_blocks(side) * SIZE_DIVISOR - side for side in (width, height))
-        logits, deltas = self.network(F.pad(batch, (0, right, 0, bottom)).to(self.dtype))
-        flat_logits, flat_deltas = flatten_levels(logits, deltas, self.network.num_classes)
-        anchors = torch.cat(self.anchors.grid([(level.shape[2], level.shape[3]) for level in logits], images.device))
-        boxes = decode(anchors, torch.cat(flat_deltas, 1).float())
+        raw = self.network(F.pad(batch, (0, right, 0, bottom)).to(self.dtype))
+        boxes = self.network.head.decode(raw)
         last = torch.stack([torch.full((), side - 1.0, device=boxes.device) for side in (width, height)])
         centres = torch.minimum(boxes[..., :2].clamp_min(0), last)
-        return torch.cat(flat_logits, 1).float(), torch.cat([centres, boxes[..., 2:]], -1)
+        return torch.cat(rows(raw.logits, self.network.num_classes), 1).float(), torch.cat([centres, boxes[..., 2:]], -1)
 
 
 def trace(network: DecodedNetwork) -> ExportedProgram:

@@ -129,7 +129,7 @@ def _write(
 
 def traced_program(detector: Detector, precision: str) -> ExportedProgram:
     """The graph of a detector, computing in fp32 or fp16, on the CPU."""
-    return trace(DecodedNetwork(detector.model, detector.config, precision).cpu())
+    return trace(DecodedNetwork(detector.model, precision).cpu())
 
 
 def _read_back(path: Path, kind: str, metadata: Metadata) -> Detector:

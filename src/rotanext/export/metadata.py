@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from rotanext.boxes import CONVENTION
-from rotanext.config import Config, of_any_version, validate
+from rotanext.config import Config, saved_values, validate_saved
 from rotanext.errors import UserError, explain, shortened
 from rotanext.models.network import MEAN, STD
 
-FORMAT = "1"
+FORMAT = "2"
+INPUT, INPUT_1 = "images", "pictures"  # the graph's input; of format 1, whose networks also had other names of their parts
 PREFIX = "rotanext."
 PRECISIONS = ("fp32", "fp16", "int8")
 _NORMALISATION = {"mean": MEAN, "std": STD, "where": "in the graph: (RGB - mean) / std, then zeros up to a multiple of 32"}
 _INPUT = "images: uint8 [B, H, W, 3], RGB, 0 to 255, any B, H and W"
 _OUTPUT = (
-    "logits: float32 [B, A, C], whose sigmoid is the score; boxes: float32 [B, A, 5] in pixels, see box_convention; "
-    "A anchors level by level (strides 8 to 128); then a score threshold, top-k per level and rotated NMS per class"
+    "logits: float32 [B, P, C], whose sigmoid is the score; boxes: float32 [B, P, 5] in pixels, see box_convention; "
+    "P priors level by level, finest first; then a score threshold, top-k per level and rotated NMS per class"
 )
 _LONGEST = 1_000_000  # characters
 
@@ -32,6 +33,12 @@ class Metadata:
     config: Config
     precision: str
     version: str = ""
+    format: str = FORMAT
+
+    @property
+    def input(self) -> str:
+        """The name of the graph's input."""
+        return INPUT_1 if self.format == "1" else INPUT
 
     def to_texts(self) -> dict[str, str]:
         """Names and texts for a file."""
@@ -44,7 +51,7 @@ class Metadata:
             f"{PREFIX}input": _INPUT,
             f"{PREFIX}output": _OUTPUT,
             f"{PREFIX}precision": self.precision,
-            f"{PREFIX}config": json.dumps(self.config.model_dump(mode="json")),
+            f"{PREFIX}config": json.dumps(saved_values(self.config)),
         }
 
 
@@ -63,7 +70,8 @@ def read_metadata(texts: Mapping[str, str], path: Path) -> Metadata:
         found = f"no {', '.join(PREFIX + name for name in missing)} in its metadata"
         raise UserError(explain(path, found, "a file written by rotanext export", "Export the checkpoint again."))
     values = {name: texts[f"{PREFIX}{name}"] for name in names}
-    _expect(path, "format", values["format"], FORMAT)
+    if values["format"] != "1":
+        _expect(path, "format", values["format"], FORMAT)
     _expect(path, "box_convention", values["box_convention"], CONVENTION)
     if values["precision"] not in PRECISIONS:
         _expect(path, "precision", values["precision"], " or ".join(PRECISIONS))
@@ -72,8 +80,8 @@ def read_metadata(texts: Mapping[str, str], path: Path) -> Metadata:
         _expect(path, "class_names", values["class_names"], "a list of names")
     if not isinstance(config, dict):
         _expect(path, "config", values["config"], "a configuration")
-    checked = validate(of_any_version(config), f"{path} (configuration)")
-    return Metadata(tuple(classes), checked, values["precision"], texts.get(f"{PREFIX}version", ""))
+    checked = validate_saved(config, f"{path} (configuration)")
+    return Metadata(tuple(classes), checked, values["precision"], texts.get(f"{PREFIX}version", ""), values["format"])
 
 
 def _expect(path: Path, name: str, found: str, expected: str) -> None:

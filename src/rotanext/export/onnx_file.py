@@ -10,8 +10,8 @@ import torch
 from torch.export import ExportedProgram
 
 from rotanext.errors import UserError, explain, shortened
-from rotanext.export.graph import EXAMPLE, INPUT, OUTPUTS, quiet
-from rotanext.export.metadata import Metadata, read_metadata
+from rotanext.export.graph import EXAMPLE, OUTPUTS, quiet
+from rotanext.export.metadata import INPUT, Metadata, read_metadata
 from rotanext.export.protobuf import CHECKSUM, Inspection, inspect, text_entry
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # uint8 [B, H, W, 3] to logits [B, A, C] and boxes [B, A, 5]
@@ -135,13 +135,13 @@ def open_onnx(path: Path, device: torch.device | None) -> tuple[Run, Metadata, t
         inputs, outputs = [x.name for x in session.get_inputs()], [x.name for x in session.get_outputs()]
     except Exception as error:  # ONNX Runtime's are of many kinds, without a common one
         raise UserError(_unusable(path, "ONNX Runtime", error)) from None
-    if inputs != [INPUT] or outputs != list(OUTPUTS):
+    if inputs != [metadata.input] or outputs != list(OUTPUTS):
         found = f"inputs {shortened(str(inputs))} and outputs {shortened(str(outputs))}"
-        raise UserError(explain(path, found, f"{[INPUT]} and {list(OUTPUTS)}", _DAMAGED))
+        raise UserError(explain(path, found, f"{[metadata.input]} and {list(OUTPUTS)}", _DAMAGED))
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
-            logits, boxes = session.run(list(OUTPUTS), {INPUT: images})
+            logits, boxes = session.run(list(OUTPUTS), {metadata.input: images})
         except Exception as error:
             raise UserError(_unusable(path, "ONNX Runtime", error)) from None
         return logits, boxes

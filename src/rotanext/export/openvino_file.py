@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rotanext.errors import UserError, explain, shortened
-from rotanext.export.graph import INPUT, OUTPUTS
+from rotanext.export.graph import OUTPUTS
 from rotanext.export.metadata import PREFIX, Metadata, read_metadata
 from rotanext.export.onnx_file import _DAMAGED, Run, _unusable, need
 
@@ -82,12 +82,12 @@ def open_openvino(path: Path, device: torch.device | None) -> tuple[Run, Metadat
         raise
     except Exception as error:  # OpenVINO's are of many kinds
         raise UserError(_unusable(path, "OpenVINO", error)) from None
-    if not all(name in found for name, found in zip((INPUT, *OUTPUTS), names, strict=False)) or len(names) != 3:
-        raise UserError(explain(path, f"ports {shortened(str(names))}", f"{INPUT}, {', '.join(OUTPUTS)}", _DAMAGED))
+    if not all(name in found for name, found in zip((metadata.input, *OUTPUTS), names, strict=False)) or len(names) != 3:
+        raise UserError(explain(path, f"ports {shortened(str(names))}", f"{metadata.input}, {', '.join(OUTPUTS)}", _DAMAGED))
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
-            found = request.infer({INPUT: images})
+            found = request.infer({metadata.input: images})
         except Exception as error:
             raise UserError(_unusable(path, "OpenVINO", error)) from None
         return found[OUTPUTS[0]].copy(), found[OUTPUTS[1]].copy()

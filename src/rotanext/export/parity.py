@@ -19,7 +19,7 @@ from rotanext.inference.detector import Detector
 from rotanext.ops import rotated_iou
 
 Tile = np.ndarray  # uint8 RGB [H, W, 3]
-ANCHORS = 500  # a tile's best ones, whose boxes and scores are compared one by one
+PRIORS = 500  # a tile's best ones, whose boxes and scores are compared one by one
 COUNTED_FROM = 0.1  # score: weaker detections come and go at the threshold
 MATCH_IOU = 0.5
 
@@ -33,7 +33,7 @@ class Tolerance:
     matched: float
 
 
-# fp32: rounding, summed up over a hundred layers. fp16: 11 bits instead of 24. int8: 8, so single anchors may be far off, and the
+# fp32: rounding, summed up over a hundred layers. fp16: 11 bits instead of 24. int8: 8, so single priors may be far off, and the
 # detections decide; what it costs is told by --eval.
 TOLERANCES = {"fp32": Tolerance(1e-3, 1e-2, 0.99), "fp16": Tolerance(0.05, 0.05, 0.97), "int8": Tolerance(0.5, 0.25, 0.85)}
 
@@ -48,7 +48,7 @@ class Parity:
     tiles: int = 0
     images: str = ""  # where the tiles were taken from
     batches: list[list[int]] = field(default_factory=list)  # (B, H, W) of each batch
-    anchors: int = 0
+    priors: int = 0
     score_difference: float = 0.0
     corner_difference_px: float = 0.0
     corner_difference_relative: float = 0.0  # in longer sides of the box
@@ -84,7 +84,7 @@ class Parity:
         shapes = counted(len({tuple(b) for b in self.batches}), "shape")
         lines = [
             f"{self.engine} {self.precision} against PyTorch fp32 on {on}, {len(self.batches)} batches of {shapes}:",
-            f"  scores of {self.anchors} anchors: at most {self.score_difference:.2g} apart (99%: {self.score_difference_p99:.2g})",
+            f"  scores of {self.priors} priors: at most {self.score_difference:.2g} apart (99%: {self.score_difference_p99:.2g})",
             f"  their boxes' corners: at most {self.corner_difference_px:.2g} px apart, {self.corner_difference_relative:.2g} of "
             f"the box's longer side (99%: {self.corner_difference_relative_p99:.2g})",
             f"  detections from {COUNTED_FROM}: {self.detections} and {self.detections_exported}, {self.matched:.2%} match at IoU "
@@ -103,13 +103,13 @@ class Parity:
 def compare(reference: Detector, exported: Detector, tiles: Sequence[Tile], precision: str, engine: str) -> Parity:
     """Compare two detectors of the same weights on tiles, single ones, batches and odd sizes."""
     parity = Parity(precision, engine, TOLERANCES[precision], tiles=len(tiles))
-    network = DecodedNetwork(reference.model, reference.config)
+    network = DecodedNetwork(reference.model)
     differences = []
     for batch in _batches(tiles):
         parity.batches.append(list(batch.shape[:3]))
-        differences.append(_compare_anchors(network, exported, batch))
+        differences.append(_compare_priors(network, exported, batch))
     scores, pixels, relative = (torch.cat(parts) for parts in zip(*differences, strict=True))
-    parity.anchors = len(pixels)
+    parity.priors = len(pixels)
     parity.score_difference, parity.score_difference_p99 = _largest(scores)
     parity.corner_difference_px, _ = _largest(pixels)
     parity.corner_difference_relative, parity.corner_difference_relative_p99 = _largest(relative)
@@ -144,8 +144,8 @@ def _largest(values: Tensor) -> tuple[float, float]:
     return float(values[-1]), float(values[min(len(values) - 1, int(len(values) * 0.99))])
 
 
-def _compare_anchors(network: DecodedNetwork, exported: Detector, batch: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Differences of scores `[K, C]`, of corners in pixels `[K]` and in longer sides `[K]`, at the best anchors of either."""
+def _compare_priors(network: DecodedNetwork, exported: Detector, batch: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Differences of scores `[K, C]`, of corners in pixels `[K]` and in longer sides `[K]`, at the best priors of either."""
     with torch.no_grad():
         logits, boxes = network(torch.from_numpy(np.ascontiguousarray(batch)))
     if exported.exported is not None:
@@ -153,7 +153,7 @@ def _compare_anchors(network: DecodedNetwork, exported: Detector, batch: np.ndar
         other_logits = torch.cat(levels, 1)
     else:
         raise AssertionError("not an exported detector")
-    best = torch.maximum(logits, other_logits).amax(2).topk(min(ANCHORS, logits.shape[1]), 1).indices
+    best = torch.maximum(logits, other_logits).amax(2).topk(min(PRIORS, logits.shape[1]), 1).indices
     image = torch.arange(len(batch))[:, None].expand_as(best)
     score = (logits[image, best].sigmoid() - other_logits[image, best].sigmoid()).abs().flatten(0, 1)
     a, b = (boxes_to_corners(values[image, best].flatten(0, 1).double()) for values in (boxes, other_boxes))

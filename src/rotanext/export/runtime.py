@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from rotanext.errors import UserError, explain
-from rotanext.export.graph import level_sizes
 from rotanext.export.metadata import Metadata
 from rotanext.export.onnx_file import Run, open_onnx
 from rotanext.export.openvino_file import open_openvino
@@ -34,8 +33,8 @@ class RuntimeNetwork:
     def __call__(self, images: np.ndarray) -> tuple[list[Tensor], Tensor]:
         """See `detector.ExportedNetwork`; UserError where the graph gives anything else."""
         logits, boxes = self.run(images)
-        per_position = self.metadata.config.model.anchor_rule.per_position
-        counts = [rows * columns * per_position for rows, columns in level_sizes(*images.shape[1:3])]
+        config = self.metadata.config
+        counts = [rows * columns * config.head.priors for rows, columns in config.neck.level_sizes(*images.shape[1:3])]
         expected = [(len(images), sum(counts), self.num_classes), (len(images), sum(counts), 5)]
         found = [(values.shape, values.dtype) for values in (logits, boxes)]
         if found != [(shape, np.dtype(np.float32)) for shape in expected]:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from rotanext.checkpoints.layouts import check_strict
+from rotanext.checkpoints.layouts import FORMAT_1, OURS, check_strict, map_keys
 from rotanext.config import Config
 from rotanext.errors import UserError, explain, shortened
 from rotanext.export.metadata import Metadata, read_metadata
-from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_network
 
 _EXTRA = "rotanext.json"
 _WEIGHTS, _INDEX = "data/weights", "model_weights_config.json"
@@ -57,7 +57,7 @@ def read_program(path: Path) -> tuple[Config, Metadata, dict[str, Tensor]]:
             EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, RecursionError) as error:  # fmt: skip
         reason = f"no program of rotanext ({shortened(str(error)) or type(error).__name__})"
         raise UserError(explain(path, reason, "a file written by rotanext export", _DAMAGED)) from None
-    return metadata.config, metadata, weights
+    return metadata.config, metadata, map_keys(FORMAT_1 if metadata.format == "1" else OURS, weights)
 
 
 def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
@@ -110,13 +110,13 @@ def open_program(
     config, metadata, weights = read_program(path)
     names = class_names or metadata.class_names
     with torch.device("meta"):  # shapes alone, without memory
-        shapes = build_model(config, len(names))
+        shapes = build_network(config, len(names))
     for name, value in shapes.state_dict().items():
         if name.endswith(".gamma") and ".grn." not in name:  # layer scale, which the exported weights have in themselves
             weights.setdefault(name, torch.ones(value.shape))
     check_strict(shapes, weights, path, "torch.export")
     if not all(bool(value.isfinite().all()) for value in weights.values()):
         raise UserError(explain(path, "weights that are no numbers", "finite weights", _DAMAGED))
-    model = build_model(config, len(names))
+    model = build_network(config, len(names))
     model.load_state_dict(weights)
     return Detector(model.to(device), config, names, precision=precision, compiled=compiled), metadata

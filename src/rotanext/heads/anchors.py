@@ -22,6 +22,7 @@ class AnchorRule:
     scale: float = 4.0  # side of the smallest square, in strides
     octaves: int = 3  # sizes between one level and the next
     ratios: tuple[float, ...] = (1.0, 0.5, 2.0)  # height / width
+    strides: tuple[int, ...] = STRIDES  # of the levels, in pixels
 
     def __post_init__(self) -> None:
         if self.convention not in CONVENTIONS:
@@ -49,8 +50,8 @@ class AnchorRule:
 
     def of_levels(self, level: Tensor, index: Tensor, widths: list[int]) -> Tensor:
         """Anchors `[..., 5]` as `at` gives them, each of a level of its own; `widths` are those of all levels' maps."""
-        tables = torch.stack([self.base_sizes(stride) for stride in STRIDES]).to(index.device)
-        width, stride = (torch.tensor(values, device=index.device)[level] for values in (widths, STRIDES))
+        tables = torch.stack([self.base_sizes(stride) for stride in self.strides]).to(index.device)
+        width, stride = (torch.tensor(values, device=index.device)[level] for values in (widths, self.strides))
         position = index // self.per_position
         return self._placed(tables[level, index % self.per_position], position % width, position // width, stride)
 
@@ -77,7 +78,7 @@ class AnchorRule:
 
     def grid(self, sizes: list[tuple[int, int]], device: torch.device | None = None) -> list[Tensor]:
         """Anchors of every level, given each map's (height, width); 196,416 of the published ones for 1024 x 1024."""
-        return [self.level(h, w, s, device) for (h, w), s in zip(sizes, STRIDES, strict=True)]
+        return [self.level(h, w, s, device) for (h, w), s in zip(sizes, self.strides, strict=True)]
 
 
 V0, V1 = AnchorRule("v0"), AnchorRule("v1")

@@ -13,30 +13,20 @@ from torch import Tensor
 from rotanext.config import Config, validate
 from rotanext.detections import Detections
 from rotanext.errors import UserError
+from rotanext.heads.contract import Raw
 from rotanext.inference.postprocess import detect, detect_decoded
 from rotanext.inference.stitch import MergeRule
 from rotanext.inference.tiles import Crop, ImageScene, Scene, Tick, Tiling, detect_scene, detect_tiles, shrunk, unheard
-from rotanext.models.backbones import BackboneOptions
 from rotanext.models.fast import PRECISIONS, CompiledNetwork, for_inference
-from rotanext.models.network import RetinaNet
+from rotanext.models.network import Network
 
 READERS = 4  # threads that read windows for a GPU
 CropDetector = Callable[[list[Crop], float], list[Detections]]  # crops of one size and the lowest score to detections of each
 
 
-def build_model(config: Config, num_classes: int) -> RetinaNet:
+def build_network(config: Config, num_classes: int) -> Network:
     """The network a configuration describes, with random weights."""
-    model = config.model
-    return RetinaNet(
-        model.backbone,
-        num_classes,
-        fpn_channels=model.fpn_channels,
-        stacked_convs=model.stacked_convs,
-        anchors_per_position=model.anchor_rule.per_position,
-        options=BackboneOptions(
-            model.drop_path, model.layer_scale, model.frozen_stages, model.frozen_norm, model.gradient_checkpointing
-        ),
-    ).to(memory_format=torch.channels_last)
+    return Network(config.backbone, config.neck, config.head, num_classes).to(memory_format=torch.channels_last)
 
 
 class ExportedNetwork(Protocol):
@@ -46,7 +36,7 @@ class ExportedNetwork(Protocol):
     device: torch.device
 
     def __call__(self, images: np.ndarray) -> tuple[list[Tensor], Tensor]:
-        """Per level logits `[B, A_l, C]` and boxes `[B, A, 5]` (le90, pixels) of uint8 RGB images `[B, H, W, 3]`."""
+        """Per level logits `[B, P_l, C]` and boxes `[B, P, 5]` (le90, pixels) of uint8 RGB images `[B, H, W, 3]`."""
         ...
 
 
@@ -63,7 +53,7 @@ class Detector:
 
     def __init__(
         self,
-        model: RetinaNet | ExportedNetwork,
+        model: Network | ExportedNetwork,
         config: Config,
         class_names: tuple[str, ...],
         *,
@@ -76,23 +66,23 @@ class Detector:
             raise UserError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
         self.config, self.class_names = config, class_names
         self.precision, self.compiled = precision, compiled
-        self._model: RetinaNet | None = None
+        self._model: Network | None = None
         self.exported: ExportedNetwork | None = None
-        if isinstance(model, RetinaNet):
+        if isinstance(model, Network):
             self._model = model.eval()
         else:
             self.exported = model
 
     @property
-    def model(self) -> RetinaNet:
+    def model(self) -> Network:
         """The network in PyTorch; UserError where the detector was loaded from an exported file."""
         if self._model is None:
             raise UserError("an exported detector can only detect; for anything else load the checkpoint it was exported from")
         return self._model
 
     @cached_property
-    def network(self) -> Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]:
-        """The network that computes: logits and deltas of a prepared batch."""
+    def network(self) -> Callable[[Tensor], Raw]:
+        """The network that computes: raw outputs of a prepared batch."""
         fast = for_inference(self.model, self.precision, winograd=not self.compiled)
         return CompiledNetwork(fast) if self.compiled else fast
 
@@ -199,18 +189,12 @@ class Detector:
 
     def detect_crops(self, crops: list[Crop], threshold: float, fill: int = 0) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` images."""
-        options = self.config.predict
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             if self.exported is not None:
                 empty = [np.zeros_like(crops[0])] * (fill - len(crops))
                 levels, boxes = self.exported(np.stack([*crops, *empty]))
                 found = detect_decoded(
-                    [level[: len(crops)] for level in levels],
-                    boxes[: len(crops)],
-                    score_threshold=threshold,
-                    top_k=options.top_k,
-                    iou_threshold=options.iou_threshold,
-                    max_detections=options.max_detections,
+                    [level[: len(crops)] for level in levels], boxes[: len(crops)], self.config.predict, threshold
                 )
             else:
                 found = self._compute(crops, threshold, fill)
@@ -219,11 +203,10 @@ class Detector:
 
     def _compute(self, crops: list[np.ndarray], threshold: float, fill: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Boxes, scores and labels of each crop by the network in PyTorch."""
-        options = self.config.predict
         batch = self.model.prepare([torch.from_numpy(np.require(c, requirements=["C", "W"])) for c in crops])
         if len(crops) < fill:
             batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, fill - len(crops)))
-        logits, deltas = self.network(batch.to(PRECISIONS[self.precision]))
+        raw = self.network(batch.to(PRECISIONS[self.precision]))
         # A CPU rounds an array's last elements in another way than the rest, so there each image is settled by itself:
         # its detections then do not depend on those it shares a batch with.
         parts = [slice(i, i + 1) for i in range(len(crops))] if self.device.type == "cpu" else [slice(0, len(crops))]
@@ -231,14 +214,6 @@ class Detector:
             one
             for part in parts
             for one in detect(
-                [level[part] for level in logits],
-                [level[part] for level in deltas],
-                [crop.shape[:2] for crop in crops[part]],
-                num_classes=len(self.class_names),
-                anchors=self.config.model.anchor_rule,
-                score_threshold=threshold,
-                top_k=options.top_k,
-                iou_threshold=options.iou_threshold,
-                max_detections=options.max_detections,
+                raw.images(part), self.model.head, [crop.shape[:2] for crop in crops[part]], self.config.predict, threshold
             )
         ]

@@ -25,7 +25,7 @@ _LISTED = 200  # findings of one kind in the JSON
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """What was found: `findings`, the coverage by the anchors, advice, and the data themselves."""
+    """What was found: `findings`, the coverage by the priors, advice, and the data themselves."""
 
     source: str
     val_source: str | None
@@ -48,7 +48,7 @@ class Check:
         return sum(finding.serious for finding in self.findings)
 
     def classes(self) -> list[dict[str, Any]]:
-        """A row for each class: objects, images, long and short side, aspect ratio (medians, pixels), share without anchor."""
+        """A row for each class: objects, images, long and short side, aspect ratio (medians, pixels), share that no prior fits."""
         box = self.coverage.boxes.numpy()
         names, missed = np.array(self.coverage.names), self.coverage.missed.numpy()
         scale = self.coverage.scales.numpy()
@@ -81,9 +81,10 @@ class Check:
             "problems": self.problems,
             "counts": {kind: {"count": count, "problem": KINDS[kind][0]} for kind, count in self.counts.items()},
             "classes": self.classes(),
-            "anchors": {
+            "priors": {
                 "recipe": self.recipe,
-                "positive_iou": self.coverage.positive_iou,
+                "measure": self.coverage.reach.measure,
+                "least": self.coverage.reach.least,
                 "objects": len(self.coverage.boxes),
                 "unmatched": float(self.coverage.missed.float().mean()) if len(self.coverage.boxes) else None,
             },
@@ -103,7 +104,7 @@ def check_labels(
     pixels: bool = True,
     track: Track | None = None,
 ) -> Check:
-    """Check a data set, and whether a validation set is apart from it; `config` tells anchors and image size (recipe "small").
+    """Check a data set, and whether a validation set is apart from it; `config` tells head and image size (recipe "small").
 
     class_names: the only classes that may occur; any where None. pixels, track: see `find_leaks`. Raises
     `UserError` where there is nothing to check.

@@ -202,6 +202,11 @@ class ConvNeXt(nn.Module):
         """Strides of the four maps in input pixels."""
         return STRIDES
 
+    def leave_out(self, maps: int) -> None:
+        """Stop the training of the output norms of the finest `maps` maps, which nobody uses."""
+        for norm in (self.norm0, self.norm1, self.norm2, self.norm3)[:maps]:
+            norm.requires_grad_(False)
+
     def features(self, x: Tensor) -> list[Tensor]:
         """The raw outputs of the four stages, [B, C_i, H / stride_i, W / stride_i], of images [B, 3, H, W]."""
         maps = []

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from rotanext.errors import first_line
+from rotanext.heads.contract import Raw
 from rotanext.models.convnext import Block
-from rotanext.models.network import RetinaNet
+from rotanext.models.network import Network
 from rotanext.ops.cpu import convolve
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,7 +45,7 @@ def _suits_winograd(module: nn.Module) -> bool:
     )
 
 
-def for_inference(model: RetinaNet, precision: str = "fp32", winograd: bool = True) -> RetinaNet:
+def for_inference(model: Network, precision: str = "fp32", winograd: bool = True) -> Network:
     """A copy of the network with outputs equal up to rounding, for use without gradients; it takes batches of the precision's type.
 
     Layer scale is folded into the linear layer before it. In float32 on the CPU 3x3 convolutions go by Winograd's algorithm, if
@@ -67,16 +68,16 @@ def for_inference(model: RetinaNet, precision: str = "fp32", winograd: bool = Tr
 class CompiledNetwork:
     """The network through torch.compile (with CUDA graphs on a GPU); as it is, with a warning, from the first call that fails."""
 
-    def __init__(self, network: RetinaNet) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
         self.works = True
         self._compiled: Any = torch.compile(network, mode="reduce-overhead" if network.mean.is_cuda else None)
 
-    def __call__(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """See `RetinaNet.forward`; another shape of batch than before is compiled anew."""
+    def __call__(self, batch: Tensor) -> Raw:
+        """See `Network.forward`; another shape of batch than before is compiled anew."""
         if self.works:
             try:
-                result: tuple[list[Tensor], list[Tensor]] = self._compiled(batch)
+                result: Raw = self._compiled(batch)
                 return result
             except torch.OutOfMemoryError:
                 raise

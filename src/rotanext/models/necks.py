@@ -1,7 +1,48 @@
-"""Feature pyramid: five maps of equal width from the backbone's last three (Lin et al., arXiv:1612.03144; P6, P7 of RetinaNet)."""
+"""Necks: maps of equal width at several strides from the backbone's maps.
+
+The feature pyramid gives five from the last three (Lin et al., arXiv:1612.03144; P6 and P7 of RetinaNet, arXiv:1708.02002).
+"""
+
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
+
+from rotanext.section import Section
+
+SIZE_DIVISOR = 32  # a batch's height and width are multiples of it: the stride of the backbone's last map
+
+
+class FPNConfig(Section):
+    """The feature pyramid."""
+
+    kind: Literal["fpn"]
+    channels: Annotated[int, Field(ge=1, le=8192, strict=True)]  # of every map
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the maps in pixels, finest first."""
+        return (8, 16, 32, 64, 128)
+
+    def build(self, in_channels: list[int]) -> "FPN":
+        """The pyramid on a backbone's maps of so many channels, at strides 4, 8, 16 and 32."""
+        return FPN(in_channels[FPN.first :], self.channels)
+
+    def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(height, width) of each level's map for images of that size in pixels, filled up to a multiple of 32."""
+        sizes: list[tuple[int, int]] = []
+        for stride in self.strides:
+            if stride <= SIZE_DIVISOR:
+                rows, columns = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR // stride for side in (height, width))
+            else:  # a convolution of stride 2 on the level before
+                rows, columns = ((side + 1) // 2 for side in sizes[-1])
+            sizes.append((rows, columns))
+        return sizes
+
+
+# With a second neck: Annotated[FPNConfig | OtherConfig, Field(discriminator="kind")]
+NeckConfig = FPNConfig
 
 
 class FPN(nn.Module):
@@ -9,6 +50,8 @@ class FPN(nn.Module):
 
     The two coarsest come from stride-2 convolutions, the first on the backbone's last map, the second on the first's output.
     """
+
+    first = 1  # the finest of the backbone's four maps that is used
 
     def __init__(self, in_channels: list[int], channels: int) -> None:
         super().__init__()

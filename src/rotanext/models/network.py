@@ -1,78 +1,39 @@
-"""Rotated RetinaNet: backbone, pyramid and head, from images to raw logits and deltas. No targets, no thresholds in here."""
+"""A detector's network, from images to raw outputs: backbone, neck and head. No targets, no thresholds in here."""
 
-import math
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rotanext.heads.anchors import V0
-from rotanext.models.backbones import BackboneOptions, build_backbone
-from rotanext.models.convnext import ConvNeXt
-from rotanext.models.necks import FPN
+from rotanext.heads.contract import HeadSection, Raw
+from rotanext.models.backbones import ConvNeXtConfig, TimmConfig
+from rotanext.models.necks import SIZE_DIVISOR, FPNConfig
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-SIZE_DIVISOR = 32
-PRIOR = 0.01
 
 
-class RetinaHead(nn.Module):
-    """Two towers of 3x3 convolutions shared over the levels, then logits and deltas of a position's anchors."""
-
-    def __init__(self, channels: int, depth: int, num_classes: int, per_position: int) -> None:
-        super().__init__()
-        self.cls_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
-        self.reg_convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
-        self.cls_out = nn.Conv2d(channels, per_position * num_classes, 3, padding=1)
-        self.reg_out = nn.Conv2d(channels, per_position * 5, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                if not module.weight.is_meta:  # where normal numbers would import torch's compiler: seconds, 200 MB
-                    nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        nn.init.constant_(self.cls_out.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
-
-    def forward(self, pyramid: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Per level logits `[B, anchors * classes, h, w]` and deltas `[B, anchors * 5, h, w]`."""
-        logits, deltas = [], []
-        for level in pyramid:
-            cls, reg = level, level
-            for conv in self.cls_convs:
-                cls = F.relu(conv(cls), inplace=True)
-            for conv in self.reg_convs:
-                reg = F.relu(conv(reg), inplace=True)
-            logits.append(self.cls_out(cls))
-            deltas.append(self.reg_out(reg))
-        return logits, deltas
-
-
-class RetinaNet(nn.Module):
-    """The detector's network; its normalisation travels with it as buffers."""
+class Network(nn.Module):
+    """The parts of a detector, joined; its normalisation travels with it as buffers."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        backbone: str,
-        num_classes: int,
-        *,
-        fpn_channels: int = 256,
-        stacked_convs: int = 4,
-        anchors_per_position: int = V0.per_position,
-        options: BackboneOptions | None = None,
-    ) -> None:
+    def __init__(self, backbone: ConvNeXtConfig | TimmConfig, neck: FPNConfig, head: HeadSection, num_classes: int) -> None:
+        """Build the parts that the sections of a configuration describe, with random weights."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
-        self.backbone = build_backbone(backbone, options or BackboneOptions())
-        self.fpn = FPN(list(self.backbone.channels)[1:], fpn_channels)  # type: ignore[arg-type]
-        self.head = RetinaHead(fpn_channels, stacked_convs, num_classes, anchors_per_position)
-        self.num_classes = num_classes
-        if isinstance(self.backbone, ConvNeXt):
-            # The pyramid starts at stride 8: the finest map, and so its norm, is not used.
-            self.backbone.norm0.requires_grad_(False)
+        self.backbone = backbone.build()
+        self.neck = neck.build(list(self.backbone.channels))
+        self.head: Any = head.build(neck.channels, neck.strides, num_classes)  # a heads.contract.Head
+        self.backbone.leave_out(self.neck.first)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the head tells apart."""
+        count: int = self.head.num_classes
+        return count
 
     def prepare(self, images: list[Tensor]) -> Tensor:
         """One batch `[B, 3, H, W]` from uint8 RGB images `[h, w, 3]` of any sizes (or from none), on the model's device.
@@ -88,13 +49,7 @@ class RetinaNet(nn.Module):
             target[:, : image.shape[0], : image.shape[1]] = (pixels - self.mean) / self.std
         return batch
 
-    def forward(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits and deltas of the five levels for a prepared batch `[B, 3, H, W]`; see `RetinaHead.forward`."""
-        return self.head(self.fpn(self.backbone(batch)[1:]))
-
-
-def flatten_levels(logits: list[Tensor], deltas: list[Tensor], num_classes: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Per level logits `[B, A_l, classes]` and deltas `[B, A_l, 5]`, in the order of the anchors."""
-    flat_logits = [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, num_classes) for x in logits]
-    flat_deltas = [x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 5) for x in deltas]
-    return flat_logits, flat_deltas
+    def forward(self, batch: Tensor) -> Raw:
+        """Raw outputs of every level for a prepared batch `[B, 3, H, W]`."""
+        raw: Raw = self.head(self.neck(self.backbone(batch)[self.neck.first :]))
+        return raw

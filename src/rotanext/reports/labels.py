@@ -33,7 +33,7 @@ def page(check: Check) -> str:
 
 def _about(check: Check) -> str:
     val = f"; validation: {check.val_source}" if check.val_source else ""
-    return f"Data: {check.source}{val}; anchors and image size: recipe {check.recipe}"
+    return f"Data: {check.source}{val}; head and image size: recipe {check.recipe}"
 
 
 def _cards(check: Check) -> str:
@@ -45,7 +45,7 @@ def _cards(check: Check) -> str:
             ("Objects", f"{check.data.count:,}", ""),
             ("Classes", f"{len(check.data.class_names):,}", ""),
             ("Problems", f"{check.problems:,}", f"{len(check.findings) - check.problems:,} notices"),
-            ("No anchor", missed, "of the objects match none"),
+            ("Unmatched", missed, f"of the objects: {check.coverage.reach.measure} below {check.coverage.reach.least:g}"),
         ]
     )
 
@@ -136,7 +136,7 @@ def _classes(check: Check) -> str:
             aspect, missed = f"{row['aspect']:.1f}", f"{100 * row['unmatched']:.1f} %"
             sizes = [f"{row['long']:.0f} px", f"{row['short']:.0f} px", aspect, missed]
         rows.append([row["class"], f"{row['objects']:,}", f"{row['images']:,}", *sizes])
-    heads = ("class", "objects", "images", "long side", "short side", "aspect ratio", "no anchor")
+    heads = ("class", "objects", "images", "long side", "short side", "aspect ratio", "unmatched")
     return table("Sides and aspect ratios are medians.", heads, rows)
 
 
@@ -154,7 +154,7 @@ def _plots(check: Check) -> list[str]:
         histogram("Aspect ratio", long / np.maximum(short, 1e-6), np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 20])),
         histogram("Angle, degrees (long side, clockwise)", np.degrees(boxes[:, 4]), np.arange(-90, 91, 15.0), middle=False),
         histogram("Objects an image", per_image, np.array([0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000.0]), "images"),
-        histogram("IoU of the best anchor", check.coverage.iou.numpy().astype(np.float64), np.arange(0, 1.01, 0.1)),
+        histogram(check.coverage.reach.measure, check.coverage.reach.fit.numpy().astype(np.float64), np.arange(0, 1.01, 0.1)),
     ]
     return plots + (
         [histogram("Longer side of the images, pixels", sizes, 2.0 ** np.arange(5, 16), "images")] if len(sizes) else []

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rotanext.checkpoints.detector_files import save_detector_file
-from rotanext.checkpoints.layouts import load_backbone
-from rotanext.config import Config
+from rotanext.checkpoints.own import save_detector_file
+from rotanext.checkpoints.pretrained import load_backbone
+from rotanext.config import Config, saved_values
+from rotanext.config.formats import FORMAT
 from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader, read_entries
 from rotanext.data.dota import find_class_names
 from rotanext.errors import Problems, UserError, explain, first_line
 from rotanext.evaluation.evaluate import detect_shared, gather, keep_readable
 from rotanext.evaluation.metrics import Evidence, Scores
-from rotanext.heads.criterion import batch_losses, make_targets
-from rotanext.inference.detector import Detector, build_model
-from rotanext.models.network import RetinaNet
+from rotanext.heads.contract import Targets
+from rotanext.inference.detector import Detector, build_network
+from rotanext.models.network import Network
 from rotanext.reports.plots import plot_training
 from rotanext.system.files import write_atomically
 from rotanext.system.processes import Processes
@@ -69,7 +70,7 @@ class Trainer:
         torch.manual_seed(config.train.seed)
         with self.processes.together():
             self._read_data()
-            self._build_model(pretrained)
+            self._build_network(pretrained)
         self._distribute()
         seed_process(config.train.seed, self.processes.rank)
         self.progress = Progress()
@@ -94,10 +95,10 @@ class Trainer:
         self.steps_per_epoch = -(-len(self.order) // train.accumulate)
         self.total_steps = self.steps_per_epoch * train.epochs
 
-    def _build_model(self, pretrained: bool) -> None:
-        self.model = build_model(self.config, len(self.class_names))
-        if self.config.model.weights and pretrained:
-            self.display.say(load_backbone(self.model.backbone, self.config.model.weights).text())
+    def _build_network(self, pretrained: bool) -> None:
+        self.model = build_network(self.config, len(self.class_names))
+        if self.config.backbone.weights and pretrained:
+            self.display.say(load_backbone(self.model.backbone, self.config.backbone.weights).text())
         synchronise_norms(self.model, self.processes)
 
     def _distribute(self) -> None:
@@ -117,7 +118,7 @@ class Trainer:
             self.network, self.optimizer = self.processes.prepare(self.model, optimizer)
 
     @property
-    def final_model(self) -> RetinaNet:
+    def final_model(self) -> Network:
         """The weights to keep: the averaged ones where there are any."""
         return self.averaged.model if self.averaged else self.model  # type: ignore[return-value]
 
@@ -125,7 +126,7 @@ class Trainer:
         """Train to the end, or until interrupted; returns the last validation's report (to the first process)."""
         with self.processes.together():
             if self.processes.is_main:
-                text = json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n"
+                text = json.dumps(saved_values(self.config), indent=1) + "\n"
                 write_atomically(self.folder / "config.json", lambda path: path.write_text(text))
         scores = None
         with asked_to_stop(self._ask), self.display.training(self.total_steps, self.progress.step) as tick:
@@ -228,19 +229,20 @@ class Trainer:
         train, factor = self.config.train, rate_factor(self.progress.step, self.steps_per_epoch, self.config.train)
         lr = set_rate(self.optimizer, factor)
         self.network.train()
-        sums = torch.zeros(4, device=self.processes.device)
+        terms: dict[str, Tensor] = {}
+        sums = torch.zeros((), device=self.processes.device)
         for number, samples in enumerate(batches, 1):
             with self._gradients_shared(number == len(batches)):
-                classification, box, positives = self._losses(samples)
-                loss = classification + self.config.loss.weight * box
+                terms, positives = self._losses(samples)
+                loss = torch.stack(list(terms.values())).sum()
                 self.accelerator.backward(loss / len(batches))
-            sums[:3] += torch.stack([classification.detach(), box.detach(), positives]) / len(batches)
-        sums[3] = self._asked
+            sums = sums + torch.stack([*(term.detach() for term in terms.values()), positives]) / len(batches)
         norm = float(whole(self.accelerator.clip_grad_norm_(self.network.parameters(), train.clip_norm or float("inf"))))
-        classification, box, positives, asked = self.processes.mean(sums).tolist()  # all that is decided by is the same for all
+        asked_here = torch.tensor([float(self._asked)], device=self.processes.device)
+        *values, count, asked = self.processes.mean(torch.cat([sums, asked_here])).tolist()  # what decides is the same for all
         self.stop = self.stop or asked > 0
         scaled = self.accelerator.scaler is not None  # fp16: its scaler skips steps whose gradient overflows, as some do
-        finite = all(map(math.isfinite, (classification, box) if scaled else (norm, classification, box)))
+        finite = all(map(math.isfinite, values if scaled else (norm, *values)))
         if finite or scaled:
             self.optimizer.step()
         if finite:
@@ -251,16 +253,14 @@ class Trainer:
         self.progress.step += 1
         if self.averaged:
             self.averaged.update(self.model, self.progress.step)
-        weighted = self.config.loss.weight * box
         return {
             "step": self.progress.step,
             "epoch": self.progress.step / self.steps_per_epoch,
-            "loss": classification + weighted,
-            "loss_cls": classification,
-            "loss_box": weighted,
+            "loss": sum(values),
+            **{f"loss_{name}": value for name, value in zip(terms, values, strict=True)},
             "lr": lr,
             "grad_norm": norm,
-            "positives": positives * self.processes.count,
+            "positives": count * self.processes.count,
             "skipped": self.progress.skipped,
         }
 
@@ -268,26 +268,19 @@ class Trainer:
         """Within it, gradients are averaged over the processes; before a step's last batch that would be for nothing (DDP)."""
         return nullcontext() if now or self.sharded else self.accelerator.no_sync(self.network)
 
-    def _losses(self, samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Both losses of a batch (per positive anchor of all processes, times the processes) and the mean number of positives."""
+    def _losses(self, samples: list[Sample]) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms of a batch's loss, each as it counts: by the weight of all processes, times their number; mean positives."""
         device = self.processes.device
         batch = self.model.prepare([s.image for s in samples])
         with self.accelerator.autocast() if self.sharded else nullcontext():  # otherwise accelerate has put it into the network
-            logits, deltas = self.network(batch)
-        if samples:
-            sizes = [(x.shape[2], x.shape[3]) for x in logits]
-            boxes, labels = [s.boxes.to(device) for s in samples], [s.labels.to(device) for s in samples]
-            rule = self.config.assign
-            targets = make_targets(sizes, boxes, labels, self.config.model.anchor_rule, rule.positive_iou, rule.negative_iou)
-            losses = batch_losses(logits, deltas, targets, len(self.class_names), self.config.loss.regression)
-            classification, box, positives = losses.classification, losses.regression, losses.positives.float()
-        else:  # other processes have images: this one's gradients are zeros
-            classification, box = (torch.stack([x.sum() for x in maps]).sum().float() for maps in (logits, deltas))
-            positives = torch.zeros((), device=device)
-        # Gradients are averaged over the processes, so the mean number of positives gives the loss of the whole batch.
-        positives = self.processes.mean(positives)
-        normaliser = positives.clamp_min(1 / self.processes.count)
-        return classification / normaliser, box / normaliser, positives
+            raw = self.network(batch)
+        targets = Targets([s.boxes.to(device) for s in samples], [s.labels.to(device) for s in samples])
+        terms, positives = self.model.head.losses(raw, targets)
+        # Gradients are averaged over the processes, so mean weights give the loss of the whole batch.
+        *weights, positives = self.processes.mean(torch.stack([*(term.weight for term in terms.values()), positives]))
+        least = 1 / self.processes.count
+        counted = zip(terms.items(), weights, strict=True)
+        return {name: term.factor * (term.sum / weight.clamp_min(least)) for (name, term), weight in counted}, positives
 
     def _skip_bad_step(self) -> None:
         self.progress.bad_steps += 1
@@ -323,16 +316,16 @@ class Trainer:
         self.progress.validated = epoch
         return scores
 
-    def _plain_model(self) -> RetinaNet:
+    def _plain_model(self) -> Network:
         """The weights to keep, in one plain model."""
         if not self.sharded:
             return self.final_model
         with torch.random.fork_rng():
-            model = build_model(self.config, len(self.class_names)).to(self.processes.device)
+            model = build_network(self.config, len(self.class_names)).to(self.processes.device)
         model.load_state_dict(whole(self.final_model.state_dict()))
         return model
 
-    def _note_report(self, scores: Scores, epoch: int, model: RetinaNet) -> None:
+    def _note_report(self, scores: Scores, epoch: int, model: Network) -> None:
         """Log a validation's figures, and keep the model where it is the best so far."""
         figures = {name: value or 0.0 for name, value in scores.summary().items()}  # None: no object to find
         self._log({"step": self.progress.step, "epoch": epoch} | figures, always=True)
@@ -366,6 +359,7 @@ class Trainer:
             "images": self.order.length,
             "total_batch": self.order.batch_size * self.order.processes,
             "rows": self._rows,
+            "format": FORMAT,
         }
         state = whole_on_main(state, self.processes) if self.sharded else state
         with self.processes.together():
@@ -384,8 +378,7 @@ class Trainer:
         self._save_detector("last.safetensors", state["averaged"] or state["model"])
 
     def _save_detector(self, name: str, weights: dict[str, Tensor]) -> None:
-        config = self.config.model_dump(mode="json")
-        save_detector_file(self.folder / name, weights, config, self.class_names, self.config.model.anchors)
+        save_detector_file(self.folder / name, weights, self.config, self.class_names)
 
     def resume(self, state: State | None = None) -> None:
         """Take up a state, by default the newest in the run's folder; the log forgets what came after it."""

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from rotanext.checkpoints.layouts import FORMAT_1, map_keys
 from rotanext.checkpoints.tensor_files import read_tensors
+from rotanext.config.formats import FORMAT
 from rotanext.errors import UserError, explain, first_line, shortened
 from rotanext.system.files import write_atomically
 
@@ -29,7 +31,7 @@ class Progress:
 
 
 _CONTENTS = {
-    "progress", "model", "averaged", "optimizer", "random", "scaler", "class_names", "images", "total_batch", "rows",
+    "progress", "model", "averaged", "optimizer", "random", "scaler", "class_names", "images", "total_batch", "rows", "format",
 }  # fmt: skip
 
 
@@ -82,9 +84,20 @@ def _read(path: Path) -> State:
     if damaged:
         raise ValueError(f"the checksum of {damaged} is wrong")
     state: State = read_tensors(path)
+    if "format" not in state:
+        state = _from_format_1(state)
     if missing := _CONTENTS - state.keys():
         raise ValueError(f"it has no {', '.join(sorted(missing))}")
     return state
+
+
+def _from_format_1(state: State) -> State:
+    """A state of rotanext 0.1.0 under today's names; parameters are in the same order, so the optimiser's part stays."""
+    state = {"images" if key == "pictures" else key: value for key, value in state.items()}
+    for key in ("model", "averaged"):
+        if isinstance(state.get(key), dict):
+            state[key] = map_keys(FORMAT_1, state[key])
+    return state | {"format": FORMAT}
 
 
 def check_same_data(folder: Path, state: State, class_names: tuple[str, ...], images: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rotanext.config import Config, flat_values, of_any_version, validate, with_overrides
+from rotanext.config import Config, flat_values, validate_saved, with_overrides
 from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.evaluation.evaluate import write_scores
 from rotanext.evaluation.metrics import Scores
@@ -39,7 +39,7 @@ def read_run_config(folder: Path) -> Config:
     except (OSError, ValueError, RecursionError) as error:
         advice = "Restore the file; the checkpoints hold the configuration, too."
         raise UserError(explain(path, f"that it cannot be read ({error})", "the configuration of the run", advice)) from None
-    return validate(of_any_version(values), str(path))
+    return validate_saved(values, str(path))
 
 
 def reconfigured(saved: Config, overrides: Sequence[str] = (), wanted: Config | None = None) -> Config:
@@ -50,13 +50,14 @@ def reconfigured(saved: Config, overrides: Sequence[str] = (), wanted: Config | 
     new = wanted or with_overrides(saved, overrides)
     before, after = flat_values(saved), flat_values(new)
     # the batch of a process follows from the total; see _with_same_total
-    changed = [key for key in after if after[key] != before[key] and key not in (*CHANGEABLE, "train.batch_size")]
+    keys = dict.fromkeys((*before, *after))
+    changed = [key for key in keys if after.get(key) != before.get(key) and key not in (*CHANGEABLE, "train.batch_size")]
     if changed:
         advice = f"these may change: {', '.join(CHANGEABLE)}"
         first = changed[0]
         raise UserError(
-            f"--resume takes everything from the run's folder, and so does --go-on: {first} is {before[first]!r} there, not "
-            f"{after[first]!r}; {advice}. Start a new training in another --run folder."
+            f"--resume takes everything from the run's folder, and so does --go-on: {first} is {before.get(first)!r} there, not "
+            f"{after.get(first)!r}; {advice}. Start a new training in another --run folder."
         )
     return new
 

@@ -1,0 +1,105 @@
+"""Files of weights, each read and checked once: whole detectors of any known layout, or backbones."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rotanext.checkpoints import mmrotate
+from rotanext.checkpoints.layouts import DETECTORS, FORMAT_1, OURS, StateDict, detect_layout, find_state_dict, map_keys
+from rotanext.checkpoints.mmrotate import Anchors
+from rotanext.checkpoints.own import read_header
+from rotanext.checkpoints.tensor_files import read_checkpoint
+from rotanext.config import Config, load_config, validate, validate_saved
+from rotanext.config.formats import of_any_format
+from rotanext.errors import UserError, explain
+
+
+@dataclass
+class DetectorFile:
+    """A detector's checkpoint under our names, with what its file says about it."""
+
+    layout: str
+    weights: StateDict
+    config: Config
+    class_names: tuple[str, ...] | None  # None: the file does not tell
+    num_classes: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class BackboneFile:
+    """A backbone's weights under our names, a classifier's included."""
+
+    layout: str
+    weights: StateDict
+
+
+def read_weights(path: str | Path, anchors: Anchors | None = None) -> DetectorFile | BackboneFile:
+    """Read a detector of MMRotate 0.x or 1.x or of our own format, or a backbone of any known layout, under our names.
+
+    `anchors` overrides the convention that the file tells. Raises UserError for a file of any other kind, that is damaged,
+    contradicts itself or does not tell its anchors.
+    """
+    path = Path(path)
+    content, header = read_checkpoint(path)
+    weights = find_state_dict(content, path)
+    layout = OURS if "rotanext" in header else detect_layout(weights, path)
+    if layout not in DETECTORS:
+        return BackboneFile(layout, map_keys(layout, weights))
+    file = _of_mmrotate(content, weights, path, anchors) if layout == "mmrotate" else _own(header, weights, path, anchors)
+    broken = sum(value.is_floating_point() and not bool(value.isfinite().all()) for value in file.weights.values())
+    if broken:
+        advice = "The training it comes from diverged; use an earlier checkpoint."
+        raise UserError(explain(path, f"{broken} tensors with NaN or infinity", "finite weights", advice))
+    return file
+
+
+def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> DetectorFile:
+    """`read_weights` of a whole detector; UserError for a backbone's file."""
+    file = read_weights(path, anchors)
+    if isinstance(file, BackboneFile):
+        advice = "Give it as pretrained weights, or give a detector's checkpoint."
+        raise UserError(explain(path, f"backbone weights ({file.layout})", "a whole detector", advice))
+    return file
+
+
+def _own(header: dict[str, str], weights: StateDict, path: Path, anchors: Anchors | None) -> DetectorFile:
+    """A file in our own format."""
+    stated = read_header(header, path)
+    layout = FORMAT_1 if stated["format"] == 1 else OURS
+    values = stated["config"]
+    convention = anchors or (stated.get("anchors") if stated["format"] == 1 else None)
+    if convention is not None:
+        values = of_any_format(values)
+        head = values.get("head")
+        if not isinstance(head, dict) or "anchors" not in head:
+            raise UserError(
+                explain(path, "a head without anchors", "one with them where anchors are given", "Leave --anchors away.")
+            )
+        values = values | {"head": head | {"anchors": convention}}
+    config = validate_saved(values, f"{path} (configuration)")
+    weights = map_keys(layout, weights)
+    return _checked(DetectorFile(layout, weights, config, tuple(stated["class_names"]), 0), path)
+
+
+def _of_mmrotate(content: dict[str, Any], weights: StateDict, path: Path, anchors: Anchors | None) -> DetectorFile:
+    """A checkpoint of MMRotate: the published recipe with the architecture that its weights have."""
+    ignored = [key for key in weights if key.startswith(("data_preprocessor.", "ema_"))]
+    notes = [f"ignored: {', '.join(ignored[:4])}{' ...' * (len(ignored) > 4)}"] if ignored else []
+    weights = map_keys("mmrotate", {key: value for key, value in weights.items() if key not in ignored})
+    convention, reason = mmrotate.anchor_convention(content, path, anchors)
+    notes += [f"anchors {convention}: {reason}", mmrotate.check_angles(content, path)]
+    if not {"head.cls_out.weight", "head.reg_out.weight", "neck.output.0.weight"} <= weights.keys():
+        raise UserError(explain(path, "no head or no FPN", "a rotated RetinaNet", "Its weights are incomplete."))
+    recipe = load_config(mmrotate.PUBLISHED[any(".dwconv." in key for key in weights)]).model_dump()
+    config = validate(mmrotate.config_values(weights, convention, recipe, path), str(path))
+    return _checked(DetectorFile("mmrotate", weights, config, mmrotate.class_names(content), 0, notes), path)
+
+
+def _checked(file: DetectorFile, path: Path) -> DetectorFile:
+    """The file with the number of classes that its head has, which its names must have, too."""
+    file.num_classes = file.config.head.classes_of(file.weights)
+    if file.class_names is not None and len(file.class_names) != file.num_classes:
+        advice = "Its metadata and weights come from different runs; it cannot be used as it is."
+        raise UserError(explain(path, f"{len(file.class_names)} class names", f"{file.num_classes}, as its head has", advice))
+    return file

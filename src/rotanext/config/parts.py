@@ -1,0 +1,94 @@
+"""The sections that every detector has, whatever its parts: data, augmentation, training, prediction.
+
+Those of backbones, necks and heads stand beside them, in models/ and heads/.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rotanext.section import Count, Fraction, Natural, NotNegative, Positive, Section, Switch
+
+
+class DataConfig(Section):
+    """Which images, and how they come in."""
+
+    train: list[str]  # DOTA folders
+    val: list[str]  # DOTA folders; empty: no validation
+    classes: str  # "auto": the names found in the labels; dota1.0, dota1.5, dota2.0; or a text file with one name a line
+    image_size: Natural  # images are resized to fit this square; 0: as they are
+    background: Switch  # train on images without objects, too
+    workers: Natural
+    cache: Switch  # keep decoded images in memory
+
+
+class AugmentConfig(Section):
+    """Random changes of training images; all exact on corners."""
+
+    flip_horizontal: Fraction
+    flip_vertical: Fraction
+    flip_diagonal: Fraction  # both at once
+    quarter_turns: Fraction  # chance of a turn by 90, 180 or 270 degrees
+    rotate: Fraction  # chance of a turn by any angle
+    scale: tuple[Positive, Positive]  # range of a random zoom
+    translate: Fraction  # largest random shift, in image sizes
+    brightness: Fraction
+    contrast: Fraction
+    saturation: Fraction
+    hue: Annotated[float, Field(ge=0, le=0.5, strict=True)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AugmentConfig":
+        if self.flip_horizontal + self.flip_vertical + self.flip_diagonal > 1:
+            raise ValueError("the three flip chances add up to more than 1")
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale must be [smallest, largest]")
+        return self
+
+
+class TrainConfig(Section):
+    """Optimisation."""
+
+    epochs: Count
+    batch_size: Count  # per process
+    accumulate: Count  # batches per optimiser step
+    optimizer: Literal["sgd", "adamw"]
+    lr: Positive
+    scale_lr: Switch  # multiply lr by the total batch over 2
+    momentum: Fraction  # sgd
+    betas: tuple[Fraction, Fraction]  # adamw
+    weight_decay: NotNegative
+    no_decay: list[str]  # parameters whose name contains one of these have no weight decay
+    schedule: Literal["step", "cosine"]
+    milestones: list[Natural]  # step: epochs after which the rate falls to a tenth
+    warmup_steps: Natural
+    warmup_ratio: Fraction
+    clip_norm: NotNegative  # largest L2 norm of the gradient; 0: no clipping
+    ema: Annotated[float, Field(ge=0, lt=1, strict=True)]  # decay of the averaged weights; 0: none
+    precision: Literal["fp32", "bf16", "fp16"]
+    seed: Natural
+    validate_every: Natural  # epochs; 0: only at the end
+    save_every: Natural  # steps from one saved state to the next, besides those at the end of every epoch; 0: only those
+    keep: Count  # saved states that are kept, the newest ones
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]]  # where the figures go besides metrics.jsonl
+    shard: Switch  # several processes share the parameters (FSDP) instead of each having them all (DDP)
+    best_metric: Literal["map50", "map75", "map50_95"]
+
+
+class PredictConfig(Section):
+    """From logits to detections."""
+
+    image_size: Natural  # images are resized to fit this square; 0: their own resolution
+    tile: Count  # larger images are cut into tiles of this size ...
+    overlap: Natural  # ... that overlap by this much (only where image_size is 0)
+    score_threshold: Fraction
+    top_k: Count
+    iou_threshold: Fraction
+    max_detections: Count
+    merge_iou: Fraction
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PredictConfig":
+        if self.overlap >= self.tile:
+            raise ValueError(f"overlap {self.overlap} must be smaller than tile {self.tile}")
+        return self
