@@ -21,7 +21,7 @@ from measure import save, spelt
 from torch import Tensor, nn
 
 from rotanext.config import load_config
-from rotanext.inference.detector import build_model
+from rotanext.inference.detector import build_network
 from rotanext.models.fast import for_inference
 from rotanext.models.network import RetinaNet
 
@@ -44,7 +44,7 @@ class Flat(nn.Module):
 
 def network(folder: Path, backbone: str) -> RetinaNet:
     """The network with the weights in the folder."""
-    model = build_model(load_config(RECIPE, ["model.weights=", f"model.backbone={backbone}"]), 15).eval()
+    model = build_network(load_config(RECIPE, ["backbone.weights=", f"backbone.name={backbone}"]), 15).eval()
     if (folder / "weights.pt").exists():
         model.load_state_dict(torch.load(folder / "weights.pt"))
     return model

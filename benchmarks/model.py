@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rotanext.config import load_config
 from rotanext.data.split import windows
-from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_network
 from rotanext.models.fast import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models.network import RetinaNet
 
@@ -93,7 +93,7 @@ def matrix_rate(device: torch.device) -> float:
 def growth(device: torch.device) -> None:
     """The demo's small network, tile by tile, on images of 1 to 256 megapixels, with as many detections as crowded ones have."""
     config = load_config("demo", ["predict.tile=1024", "predict.overlap=128", "predict.max_detections=100000"])
-    detector = Detector(build_model(config, 6).to(device), config, tuple(f"class{k}" for k in range(6)))
+    detector = Detector(build_network(config, 6).to(device), config, tuple(f"class{k}" for k in range(6)))
     pattern = torch.randint(0, 255, (1024, 1024, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
     scores = detector.reconfigured(score_threshold=0.0, iou_threshold=1.0)(pattern).scores
     detector = detector.reconfigured(score_threshold=scores[CANDIDATES // 10].item(), iou_threshold=0.99, merge_iou=0.1)
@@ -125,9 +125,9 @@ def main() -> None:
     parser.add_argument("--backbone", default="convnext_tiny")
     options = parser.parse_args()
     device = torch.device(options.device)
-    overrides = ["model.weights=", f"model.backbone={options.backbone}", "predict.max_detections=100000"]
+    overrides = ["backbone.weights=", f"backbone.name={options.backbone}", "predict.max_detections=100000"]
     config = load_config(RECIPE, overrides)
-    model, plain = build_model(config, 15).to(device).eval(), build_model(config, 15).to(device).eval()
+    model, plain = build_network(config, 15).to(device).eval(), build_network(config, 15).to(device).eval()
     for values in model.head.parameters():
         torch.nn.init.normal_(values, std=0.03)  # so that scores differ from place to place
     plain.load_state_dict(model.state_dict())

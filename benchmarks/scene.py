@@ -19,7 +19,7 @@ from measure import median_seconds, save
 from rotanext.config import load_config
 from rotanext.images.raster import Raster, load_rasterio, settings
 from rotanext.images.reading import read_image
-from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_network
 from rotanext.inference.tiles import Tiling
 from rotanext.load import save_detector
 from rotanext.synthetic.scenes import CLASS_NAMES, make_dataset
@@ -33,8 +33,8 @@ LIMIT = 1.5  # GB
 def random_detector(backbone: str, device: str, precision: str) -> Detector:
     """A detector with random weights whose scores are spread."""
     torch.manual_seed(0)
-    config = load_config("demo", [f"model.backbone={backbone}", f"predict.tile={TILE}", f"predict.overlap={OVERLAP}"])
-    model = build_model(config, len(CLASS_NAMES))
+    config = load_config("demo", [f"backbone.name={backbone}", f"predict.tile={TILE}", f"predict.overlap={OVERLAP}"])
+    model = build_network(config, len(CLASS_NAMES))
     torch.nn.init.normal_(model.head.cls_out.weight, std=0.05)
     return Detector(model.to(device), config, CLASS_NAMES, precision=precision)
 

@@ -19,7 +19,7 @@ import uvicorn
 from measure import save, spelt
 
 from rotanext.config import load_config
-from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_network
 from rotanext.load import load_detector
 from rotanext.serve.app import create_app
 from rotanext.serve.limits import Limits
@@ -80,7 +80,7 @@ def a_detector(weights: str | None, device: str, tile: int) -> Detector:
         return load_detector(weights, device)
     config = load_config("demo", [f"predict.tile={tile}", f"predict.overlap={tile // 4}"])
     torch.manual_seed(0)
-    return Detector(build_model(config, 15).to(device), config, tuple(f"class {i}" for i in range(15)))
+    return Detector(build_network(config, 15).to(device), config, tuple(f"class {i}" for i in range(15)))
 
 
 def main() -> None:

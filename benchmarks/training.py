@@ -15,11 +15,11 @@ import torch
 from measure import RESULTS, median_seconds, save, spelt
 from operators import boxes
 from published import as_published
+from rotanext.heads.criterion import batch_losses, make_targets
 from torch.profiler import ProfilerActivity, profile
 
 from rotanext.config import load_config
-from rotanext.heads.criterion import batch_losses, make_targets
-from rotanext.inference.detector import build_model
+from rotanext.inference.detector import build_network
 from rotanext.system.allocator import keep_freed_memory
 from rotanext.training.optimizer import build_optimizer
 
@@ -33,9 +33,9 @@ class Work:
 
     def __init__(self, options: argparse.Namespace, plain: bool = False, *overrides: str) -> None:
         self.device = torch.device(options.device)
-        self.config = load_config(RECIPE, ["model.weights=", *overrides])
+        self.config = load_config(RECIPE, ["backbone.weights=", *overrides])
         layout = torch.contiguous_format if plain else torch.channels_last
-        self.model = build_model(self.config, CLASSES).to(self.device, memory_format=layout).train()
+        self.model = build_network(self.config, CLASSES).to(self.device, memory_format=layout).train()
         self.optimizer = build_optimizer(self.model, self.config.train, 1)
         self.batch = torch.randn(options.batch, 3, options.size, options.size, device=self.device).to(memory_format=layout)
         self.truth = [boxes(OBJECTS, options.size, self.device, seed)[0] for seed in range(options.batch)]
@@ -76,7 +76,7 @@ def memory_rows(options: argparse.Namespace) -> list[list[str]]:
     """The most a step allocates on the GPU, with and without recomputing blocks."""
     rows = []
     for name, override in (("", "false"), (", gradient checkpointing", "true")):
-        work = Work(options, False, f"model.gradient_checkpointing={override}")
+        work = Work(options, False, f"backbone.gradient_checkpointing={override}")
         work.step()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

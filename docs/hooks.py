@@ -1,14 +1,18 @@
 """What MkDocs does not do by itself: benchmarks and notebooks as pages, the table of settings, links that leave docs/."""
 
+import inspect
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from rotanext.config import Config, sections_of
 
 ROOT = Path(__file__).resolve().parents[1]
 LIGHT = re.compile(r"!\[([^\]]*)\]\(images/([\w-]+)-light\.svg\)")  # of such a drawing there is a dark one, too
@@ -52,20 +56,27 @@ def notebook_page(path: Path) -> str:
 
 
 def settings_table() -> str:
-    """Every key with its meaning (the comment beside it in config.py) and its value in two recipes."""
+    """Every key with its meaning (the comment beside it in its section's class) and its value in two recipes."""
     recipes = ROOT / "src/rotanext/recipes"
     names = ("small", "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota")
     values = [tomllib.loads((recipes / f"{name}.toml").read_text()) for name in names]
     rows = ["| key | `small` | ConvNeXt-T on DOTA | meaning |", "|---|---|---|---|"]
-    section: str | None = None
-    for line in (ROOT / "src/rotanext/config.py").read_text().splitlines():
-        if heading := re.match(r"class (\w+)Config\(_Section\)", line):
-            section = heading[1].lower()
-        field = re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line)
-        if section and field and field[1] in values[0].get(section, {}):
-            shown = [_shown(part[section][field[1]]) for part in values]
-            rows.append(f"| `{section}.{field[1]}` | {shown[0]} | {shown[1]} | {(field[2] or '').replace('|', '/')} |")
+    for name, info in Config.model_fields.items():
+        told: set[str] = set()
+        for kind in sections_of(info.annotation):
+            for key, meaning in _meanings(kind):
+                if key not in told:
+                    shown = [_shown(part[name][key]) if key in part[name] else "" for part in values]
+                    rows.append(f"| `{name}.{key}` | {shown[0]} | {shown[1]} | {meaning} |")
+                    told.add(key)
     return "\n".join(rows)
+
+
+def _meanings(section: type) -> Iterator[tuple[str, str]]:
+    """The keys of a section and the comment beside each."""
+    for line in inspect.getsource(section).splitlines():
+        if (field := re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line)) and field[1] in section.model_fields:  # type: ignore[attr-defined]
+            yield field[1], (field[2] or "").replace("|", "/")
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from rotanext.config import Config, keys_of, load_config, nearest_key, recipe_names, validate
+from rotanext.config import (
+    Config,
+    flat_values,
+    keys_of,
+    load_config,
+    nearest_key,
+    recipe_names,
+    saved_values,
+    validate,
+    validate_saved,
+)  # fmt: skip
+from rotanext.config.formats import RENAMED
 from rotanext.errors import UserError
 
 R50_SGD = "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota"
@@ -32,8 +43,8 @@ def test_every_recipe_loads(name: str) -> None:
 
 # REFERENCE.md, "The published systems": the facts of all three, then of each.
 SHARED_FACTS = {
-    "model.fpn_channels": 256, "model.stacked_convs": 4, "model.anchors": "v0", "data.classes": "dota1.0", "data.image_size": 1024,
-    "data.background": False, "loss.regression": "kld-stable", "loss.weight": 5.5, "train.epochs": 12, "train.batch_size": 2,
+    "neck.channels": 256, "head.stacked_convs": 4, "head.anchors": "v0", "data.classes": "dota1.0", "data.image_size": 1024,
+    "data.background": False, "head.box_loss": "kld-stable", "head.box_loss_weight": 5.5, "train.epochs": 12, "train.batch_size": 2,
     "train.accumulate": 1, "train.scale_lr": False, "train.schedule": "step", "train.milestones": [8, 11], "train.clip_norm": 35,
     "train.ema": 0, "train.precision": "fp32", "augment.flip_horizontal": 0.25, "augment.flip_vertical": 0.25,
     "augment.flip_diagonal": 0.25, "augment.quarter_turns": 0, "augment.rotate": 0, "augment.scale": (1, 1),
@@ -49,11 +60,11 @@ ADAMW_FACTS = {
     "train.no_decay": ["norm"],
 }  # fmt: skip
 R50_FACTS = {
-    "model.backbone": "timm:resnet50", "model.weights": "resnet50.tv_in1k", "model.frozen_stages": 1, "model.frozen_norm": True,
-    "model.drop_path": 0, "train.warmup_steps": 500,
+    "backbone.kind": "timm", "backbone.name": "resnet50", "backbone.weights": "resnet50.tv_in1k", "backbone.frozen_stages": 1,
+    "backbone.frozen_norm": True, "backbone.drop_path": 0, "train.warmup_steps": 500,
 }  # fmt: skip
 CONVNEXT_FACTS = {
-    "model.backbone": "convnext_tiny", "model.frozen_stages": 0, "model.drop_path": 0.4, "model.layer_scale": 1,
+    "backbone.kind": "convnext", "backbone.name": "convnext_tiny", "backbone.drop_path": 0.4, "backbone.layer_scale": 1,
     "train.warmup_steps": 1000,
 }  # fmt: skip
 FACTS = {R50_SGD: R50_FACTS | SGD_FACTS, R50_ADAMW: R50_FACTS | ADAMW_FACTS, CONVNEXT: CONVNEXT_FACTS | ADAMW_FACTS}
@@ -79,15 +90,15 @@ def test_published_facts(name: str) -> None:
         ("augment.scale=[0.5, 2]", "augment.scale", (0.5, 2.0)),
         ("data.train=folder/with=sign", "data.train", ["folder/with=sign"]),
         ('data.train=["a", "b"]', "data.train", ["a", "b"]),
-        ("model.weights=", "model.weights", ""),
+        ("backbone.weights=", "backbone.weights", ""),
         ("name=mine", "name", "mine"),
     ],
 )
 def test_overrides(override: str, key: str, expected: object) -> None:
     config = load_config("small", [override])
     assert value_of(config, key) == expected
-    others = [k for k in keys_of() if k != key]
-    assert all(value_of(config, k) == value_of(load_config("small"), k) for k in others)
+    plain_values = flat_values(load_config("small"))
+    assert {k: v for k, v in flat_values(config).items() if k != key} == {k: v for k, v in plain_values.items() if k != key}
 
 
 def test_the_last_override_counts() -> None:
@@ -99,7 +110,7 @@ def test_the_last_override_counts() -> None:
     [
         ("train.epoch=3", ["'train.epoch'", "'train.epochs'"]),
         ("epochs=3", ["'epochs'", "'train.epochs'"]),
-        ("model.lr=3", ["'model.lr'", "'train.lr'"]),
+        ("head.lr=3", ["'head.lr'", "'train.lr'"]),
         ("train.learning_rate=3", ["'train.learning_rate'", "nearest"]),
         ("train=3", ["'train'", "nearest"]),
         ("=3", ["nearest"]),
@@ -111,7 +122,7 @@ def test_the_last_override_counts() -> None:
         ("train.lr=nan", ["train.lr", "nan", "finite"]),
         ("train.lr=[1]", ["train.lr", "number"]),
         ("train.optimizer=adam", ["train.optimizer", "'adam'", "'sgd' or 'adamw'"]),
-        ("model.anchors=v2", ["model.anchors", "'v0' or 'v1'"]),
+        ("head.anchors=v2", ["head.anchors", "'v0' or 'v1'"]),
         ("augment.flip_horizontal=0.9", ["augment", "more than 1"]),
         ("augment.scale=[2.0, 1.0]", ["augment", "[smallest, largest]"]),
         ("augment.scale=[1.0]", ["augment.scale"]),
@@ -147,6 +158,8 @@ def test_json_round_trip(name: str, tmp_path: Path) -> None:
     path.write_text(config.model_dump_json(indent=2))
     assert load_config(str(path)) == config
     assert validate(json.loads(path.read_text()), "here") == config
+    path.write_text(json.dumps(saved_values(config)))
+    assert load_config(str(path)) == config == validate_saved(saved_values(config), "here")
 
 
 def write(path: Path, values: object) -> str:
@@ -157,7 +170,7 @@ def write(path: Path, values: object) -> str:
 def test_a_users_file_with_a_missing_and_an_unknown_key(tmp_path: Path) -> None:
     values = plain()
     del values["train"]["lr"], values["augment"]
-    values["train"]["learning_rate"] = values["model"]["epochs"] = 1
+    values["train"]["learning_rate"] = values["neck"]["epochs"] = 1
     path = write(tmp_path / "mine.json", values)
     with pytest.raises(UserError) as error:
         load_config(path)
@@ -166,16 +179,16 @@ def test_a_users_file_with_a_missing_and_an_unknown_key(tmp_path: Path) -> None:
     assert {line.removeprefix(f"{path}: ") for line in lines} >= {
         "key 'train.lr' is missing",
         "key 'augment' is missing",
-        "unknown key 'model.epochs'; nearest: 'train.epochs'",
+        "unknown key 'neck.epochs'; nearest: 'train.epochs'",
     }
     assert "unknown key 'train.learning_rate'; nearest: '" in str(error.value)
 
 
 def test_an_override_can_supply_what_a_users_file_lacks(tmp_path: Path) -> None:
     values = plain()
-    del values["train"]["lr"], values["loss"]
+    del values["train"]["lr"], values["head"]["box_loss"], values["head"]["box_loss_weight"]
     path = write(tmp_path / "mine.json", values)
-    assert load_config(path, ["train.lr=0.1", "loss.weight=2", "loss.regression=gwd"]).loss.weight == 2
+    assert load_config(path, ["train.lr=0.1", "head.box_loss_weight=2", "head.box_loss=gwd"]).head.box_loss_weight == 2
 
 
 @pytest.mark.parametrize(
@@ -223,3 +236,48 @@ def test_monstrous_recipes(name: str, text: str, found: str, tmp_path: Path) -> 
     assert found in str(error.value)
     assert name in str(error.value)
     assert len(str(error.value)) < 5000
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_keys_of_format_1_name_their_successor(old: str) -> None:
+    with pytest.raises(UserError, match=f"'{old}' is now '{RENAMED[old]}'"):
+        load_config("small", [f"{old}=1"])
+    assert RENAMED[old] in keys_of()
+
+
+def test_a_recipe_of_format_1_is_told_where_its_keys_went(tmp_path: Path) -> None:
+    (tmp_path / "old.toml").write_text(
+        'name = "old"\n[model]\nbackbone = "convnext_atto"\nfpn_channels = 64\n[loss]\nweight = 5.5\n'
+    )
+    with pytest.raises(UserError) as error:
+        load_config(str(tmp_path / "old.toml"))
+    for text in ("'model.backbone' is now 'backbone.name'", "'model.fpn_channels' is now 'neck.channels'", "'loss.weight' is now"):
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["backbone.kind=timm"], ["key 'backbone.frozen_stages' is missing", "key 'backbone.frozen_norm' is missing"]),
+        (["backbone.kind=swin"], ["backbone.kind", "found swin", "'convnext', 'timm'"]),
+        (["head.kind=other"], ["head.kind", "'other'", "'retina'"]),
+        (["backbone.frozen_stages=1"], ["no key 'backbone.frozen_stages' of kind 'convnext'"]),
+    ],
+)
+def test_kinds(overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        load_config("small", overrides)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_another_kind_leaves_the_values_of_the_first_behind() -> None:
+    config = load_config(
+        "small", ["backbone.kind=timm", "backbone.name=resnet18", "backbone.frozen_stages=0", "backbone.frozen_norm=false"]
+    )
+    assert (config.backbone.kind, config.backbone.drop_path) == ("timm", load_config("small").backbone.drop_path)
+
+
+def test_a_format_of_the_future_is_refused() -> None:
+    with pytest.raises(UserError, match="a configuration of format 3; expected format 2 or 1"):
+        validate_saved(saved_values(load_config("small")) | {"format": 3}, "here")

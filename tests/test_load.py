@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 import formula
 import rotanext
 from mmrotate_files import as_mmrotate
+from networks import backbone_overrides
+from places import TESTS
 from process_memory import forget_peak, status
 from rotanext.checkpoints.layouts import map_keys
 from rotanext.config import load_config
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.errors import UserError
-from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_network
 from rotanext.load import load_detector, read_detector, save_detector
 
 V0 = {"mmrotate_version": "0.1.0", "mmdet_version": "2.19.0"}
@@ -29,8 +31,8 @@ IMAGE = formula.image(3, 96, 128)
 
 def reference_weights(backbone: str, classes: int) -> dict[str, torch.Tensor]:
     """A small detector's weights under MMRotate's names, valued by name and shape as in the golden files."""
-    config = load_config("demo", [f"model.backbone={backbone}", "model.fpn_channels=8", "model.stacked_convs=1"])
-    names = as_mmrotate(build_model(config, classes).state_dict())
+    config = load_config("demo", [f"backbone.name={backbone}", "neck.channels=8", "head.stacked_convs=1"])
+    names = as_mmrotate(build_network(config, classes).state_dict())
     return {name: torch.from_numpy(formula.weight(name, tuple(value.shape))) for name, value in names.items()}
 
 
@@ -63,7 +65,7 @@ def same(a: rotanext.Detector, b: rotanext.Detector) -> None:
 def test_our_own_file(tiny_weights: Path, tmp_path: Path) -> None:
     detector = rotanext.load_detector(tiny_weights, device="cpu")
     assert detector.class_names == ("plane", "ship")
-    assert detector.config.model.fpn_channels == 8
+    assert detector.config.neck.channels == 8
     assert not detector.model.training
     save_detector(detector, tmp_path / "copy.safetensors")
     again = load_detector(tmp_path / "copy.safetensors", "cpu")
@@ -74,18 +76,18 @@ def test_our_own_file(tiny_weights: Path, tmp_path: Path) -> None:
 def test_names_can_be_replaced(tiny_weights: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("Flugzeug\nSchiff\n")
     assert load_detector(tiny_weights, "cpu", classes=str(tmp_path / "names.txt")).class_names == ("Flugzeug", "Schiff")
-    assert load_detector(tiny_weights, "cpu", anchors="v1").config.model.anchors == "v1"
+    assert load_detector(tiny_weights, "cpu", anchors="v1").config.head.anchors == "v1"
 
 
 @pytest.mark.parametrize(("meta", "anchors"), [(V0, "v0"), (V1, "v1")])
 def test_a_checkpoint_of_mmrotate(meta: dict[str, Any], anchors: str, mmrotate: Callable[..., Path]) -> None:
     path = mmrotate(f"{anchors}.pth", meta)
-    detector, file = read_detector(path, device="cpu")
-    assert detector.config.model.backbone == "convnext_atto"
-    assert detector.config.model.anchors == anchors
+    detector, notes_of_file = read_detector(path, device="cpu")
+    assert detector.config.backbone.name == "convnext_atto"
+    assert detector.config.head.anchors == anchors
     assert detector.config.predict.score_threshold == 0.05
     assert detector.class_names == CLASS_LISTS["dota1.0"]
-    notes = "\n".join(file.notes)
+    notes = "\n".join(notes_of_file)
     assert f"anchors {anchors}: " in notes
     assert ("taken to be those of dota1.0" in notes) == (anchors == "v0")
     weight = formula.weight("bbox_head.retina_cls.weight", (135, 8, 3, 3))
@@ -102,7 +104,7 @@ def test_a_checkpoint_of_mmrotate(meta: dict[str, Any], anchors: str, mmrotate: 
         (lambda m, t: m("a.pth", V0), {"classes": "dota-1.0"}, "Did you mean dota1.0"),
         (lambda m, t: m("a.pth", V0, 3), {}, "3 classes without names.*--classes FILE"),
         (lambda m, t: m("a.pth", V1, 3), {}, "15 class names; expected 3"),
-        (lambda m, t: m("a.pth", V0, drop="neck.fpn_convs.4"), {}, r"missing \(2\): fpn.extra.1"),
+        (lambda m, t: m("a.pth", V0, drop="neck.fpn_convs.4"), {}, r"missing \(2\): neck.extra.1"),
         (lambda m, t: m("a.pth", V0, add="bbox_head.extra"), {}, r"unexpected \(1\): bbox_head.extra"),
         (lambda m, t: m("a.pth", V0, drop="stages.0.1"), {}, "a ConvNeXt of"),
         (lambda m, t: m("a.pth", V0, drop="bbox_head"), {}, "a whole detector"),
@@ -149,8 +151,8 @@ def test_convert_a_detector(meta: dict[str, Any], mmrotate: Callable[..., Path],
 
 
 def test_convert_a_backbone(cli: Callable, tmp_path: Path) -> None:
-    config = load_config("demo", ["model.fpn_channels=8"])
-    backbone = build_model(config, 2).backbone
+    config = load_config("demo", ["neck.channels=8"])
+    backbone = build_network(config, 2).backbone
     pairs = ((".dwconv.", ".depthwise_conv."), (".pwconv", ".pointwise_conv"))
     theirs = {}
     for key, value in backbone.state_dict().items():
@@ -161,7 +163,7 @@ def test_convert_a_backbone(cli: Callable, tmp_path: Path) -> None:
     torch.save({"state_dict": theirs}, tmp_path / "theirs.pth")
     done = cli("convert", tmp_path / "theirs.pth", tmp_path / "ours.safetensors")
     assert done.code == 0, done.err
-    assert f"use them as model.weights={tmp_path / 'ours.safetensors'}" in done.err
+    assert f"use them as backbone.weights={tmp_path / 'ours.safetensors'}" in done.err
     assert map_keys("convnext", load_file(tmp_path / "ours.safetensors")).keys() > backbone.state_dict().keys() - {
         "norm3.weight",
         "norm3.bias",
@@ -189,43 +191,57 @@ def test_conversions_that_cannot_be(
 
 
 def test_a_detector_on_any_timm_backbone_loads_again(tmp_path: Path) -> None:
-    config = load_config("small", ["model.backbone=timm:regnety_002", "model.fpn_channels=8", "model.stacked_convs=1"])
-    detector = Detector(build_model(config, 2), config, ("plane", "ship"))
+    config = load_config("small", [*backbone_overrides("timm:regnety_002"), "neck.channels=8", "head.stacked_convs=1"])
+    detector = Detector(build_network(config, 2), config, ("plane", "ship"))
     save_detector(detector, tmp_path / "model.safetensors")
     again = load_detector(tmp_path / "model.safetensors", "cpu")
     assert again.config == config
     assert all(torch.equal(a, b) for a, b in zip(detector.model.parameters(), again.model.parameters(), strict=True))
 
 
-def test_a_configuration_from_before_there_were_its_newer_keys(tiny_weights: Path, tmp_path: Path) -> None:
-    path = tmp_path / "old.safetensors"
-    with safe_open(tiny_weights, "pt") as file:
+def test_a_configuration_from_before_there_were_its_newer_keys(tmp_path: Path) -> None:
+    path, written = tmp_path / "old.safetensors", TESTS / "files/format1/sgd-v1/last.safetensors"
+    with safe_open(written, "pt") as file:
         header = json.loads(file.metadata()["rotanext"])
     for key in ("save_every", "keep", "shard"):
         del header["config"]["train"][key]
-    save_file(load_file(tiny_weights), path, {"rotanext": json.dumps(header)})
+    save_file(load_file(written), path, {"rotanext": json.dumps(header)})
     assert load_detector(path, "cpu").config.train.save_every == 0
     del header["config"]["train"]["lr"]
-    save_file(load_file(tiny_weights), path, {"rotanext": json.dumps(header)})
+    save_file(load_file(written), path, {"rotanext": json.dumps(header)})
     with pytest.raises(UserError, match=r"'train\.lr' is missing"):
         load_detector(path, "cpu")
 
 
+RESNET = {
+    "kind": "timm",
+    "weights": "",
+    "drop_path": 0.0,
+    "frozen_stages": 0,
+    "frozen_norm": False,
+    "gradient_checkpointing": False,
+}
+
+
 @pytest.mark.parametrize(("change", "found"), [
-    ({"fpn_channels": 10**6}, "1000000 FPN channels"),  # would take terabytes
-    ({"stacked_convs": 10**6}, "1000000 head layers"),
-    ({"anchor_octaves": 8}, "mismatched shapes"),
-    ({"backbone": "timm:resnet152"}, "missing"),
-    ({"backbone": "timm:vit_giant_patch14_clip_224"}, None),
-    ({"backbone": "nothing"}, "no backbone 'nothing'"),
-    ({"backbone": None}, "without model.backbone"),
+    ({"neck": {"channels": 10**6}}, "neck.channels = 1000000"),  # would take terabytes
+    ({"head": {"stacked_convs": 10**6}}, "head.stacked_convs = 1000000"),
+    ({"head": {"anchor_octaves": 8}}, "2 class names; expected 0"),
+    ({"neck": {"channels": 16}}, "mismatched shapes"),
+    ({"backbone": RESNET | {"name": "resnet152"}}, "missing"),
+    ({"backbone": RESNET | {"name": "vit_giant_patch14_clip_224"}}, None),
+    ({"backbone": {"name": "nothing"}}, "no ConvNeXt 'nothing'"),
+    ({"backbone": {"name": None}}, "backbone.name = None"),
+    ({"backbone": {"kind": "swin"}}, "backbone.kind: found swin"),
 ])  # fmt: skip
 def test_a_configuration_of_another_network(tiny_weights: Path, tmp_path: Path, change: dict[str, Any], found: str | None) -> None:
     """Refused before a network of any size is built."""
     path = tmp_path / "w.safetensors"
     with safe_open(tiny_weights, "pt") as file:
         header = json.loads(file.metadata()["rotanext"])
-    header["config"]["model"] |= change
+    for part, values in change.items():
+        kept = {} if "kind" in values else header["config"][part]
+        header["config"][part] = kept | values
     save_file(load_file(tiny_weights), path, {"rotanext": json.dumps(header)})
     forget_peak()
     before = status("VmHWM")

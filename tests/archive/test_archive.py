@@ -25,7 +25,7 @@ from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.images.raster import Raster, RasterOptions
 from rotanext.images.reading import write_png
-from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_network
 from rotanext.inference.predict import PredictOptions, predict
 from rotanext.load import save_detector
 from rotanext.system.progress import Display
@@ -94,7 +94,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
     """A small network with random weights, wide enough that scores differ."""
     torch.manual_seed(0)
     config = tiny_config(Path("unread"), None, "predict.image_size=0", "predict.tile=64", "predict.overlap=16")
-    model = build_model(config, 2)
+    model = build_network(config, 2)
     for name, values in model.head.named_parameters():
         if name.endswith("weight"):
             torch.nn.init.normal_(values, std=0.1)

@@ -21,14 +21,19 @@ from torch import Tensor
 
 import formula
 from mmrotate_files import as_mmrotate
+from networks import small_config, small_network
 from places import GOLDEN
-from rotanext.checkpoints.detector_files import _check_angles, anchor_convention, read_detector_file, save_detector_file
-from rotanext.checkpoints.layouts import find_state_dict, load_backbone, load_strict, map_keys
+from rotanext.checkpoints.detectors import read_detector_file
+from rotanext.checkpoints.layouts import find_state_dict, load_strict, map_keys
+from rotanext.checkpoints.mmrotate import anchor_convention, check_angles
+from rotanext.checkpoints.own import save_detector_file
+from rotanext.checkpoints.pretrained import load_backbone
 from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.checkpoints.unpickle import Placeholder
 from rotanext.errors import UserError
+from rotanext.inference.detector import build_network
 from rotanext.models.convnext import ConvNeXt
-from rotanext.models.network import RetinaNet
+from rotanext.models.network import Network
 
 CLASSES = ("plane", "ship")
 
@@ -41,10 +46,10 @@ def golden_weights(file: str) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def small() -> RetinaNet:
+def small() -> Network:
     """A small detector of our own whose weights all differ."""
     torch.manual_seed(1)
-    model = RetinaNet("convnext_atto", 2, fpn_channels=8, stacked_convs=1)
+    model = small_network("convnext_atto", 2).to(memory_format=torch.contiguous_format)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     return model
@@ -105,13 +110,13 @@ def test_resnet(tmp_path: Path) -> None:
     theirs = timm.create_model("resnet18")
     weights = {k: v for k, v in theirs.state_dict().items() if "num_batches" not in k}  # as torchvision's first files
     torch.save(weights, tmp_path / "r.pth")
-    model = RetinaNet("timm:resnet18", 2, fpn_channels=8, stacked_convs=1)
+    model = small_network("timm:resnet18", 2)
     report = load_backbone(model.backbone, tmp_path / "r.pth")
     assert report.ignored == ["fc.weight", "fc.bias"]
     assert torch.equal(model.backbone.body.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
 
 
-def test_backbone_of_a_detector(small: RetinaNet, tmp_path: Path) -> None:
+def test_backbone_of_a_detector(small: Network, tmp_path: Path) -> None:
     torch.save({"meta": V0_META, "state_dict": as_mmrotate(small.state_dict())}, tmp_path / "d.pth")
     model = ConvNeXt("convnext_atto")
     load_backbone(model, tmp_path / "d.pth")
@@ -160,23 +165,26 @@ def test_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- detectors
 
 
-@pytest.mark.parametrize(("file", "backbone"), [("convnext-tiny.json", "convnext_tiny"), ("r50.json", "timm:resnet50")])
-def test_golden_detectors(file: str, backbone: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "backbone"), [("convnext-tiny.json", ("convnext", "convnext_tiny")), ("r50.json", ("timm", "resnet50"))]
+)
+def test_golden_detectors(file: str, backbone: tuple[str, str], tmp_path: Path) -> None:
     weights = golden_weights(file)
     torch.save({"meta": V0_META | {"CLASSES": [f"c{i}" for i in range(15)]}, "state_dict": weights}, tmp_path / "d.pth")
     found = read_detector_file(tmp_path / "d.pth")
-    assert (found.backbone, found.num_classes, found.fpn_channels, found.stacked_convs) == (backbone, 15, 256, 4)
-    assert found.anchors == "v0"
-    assert len(found.state_dict) == len(weights)
+    parts = found.config.backbone.kind, found.config.backbone.name, found.config.neck.channels, found.config.head.stacked_convs
+    assert (parts, found.num_classes) == ((*backbone, 256, 4), 15)
+    assert found.config.head.anchors == "v0"
+    assert len(found.weights) == len(weights)
     with torch.device("meta"):
-        model = RetinaNet(found.backbone, found.num_classes)
-    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in found.state_dict.items()}
-    assert torch.equal(found.state_dict["fpn.extra.1.weight"], weights["neck.fpn_convs.4.conv.weight"])
-    assert torch.equal(found.state_dict["head.cls_convs.3.bias"], weights["bbox_head.cls_convs.3.conv.bias"])
+        model = build_network(found.config, found.num_classes)
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in found.weights.items()}
+    assert torch.equal(found.weights["neck.extra.1.weight"], weights["neck.fpn_convs.4.conv.weight"])
+    assert torch.equal(found.weights["head.cls_convs.3.bias"], weights["bbox_head.cls_convs.3.conv.bias"])
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before-1.6"])
-def test_v0_training_checkpoint(small: RetinaNet, tmp_path: Path, legacy: bool) -> None:
+def test_v0_training_checkpoint(small: Network, tmp_path: Path, legacy: bool) -> None:
     weights = as_mmrotate(small.state_dict())
     weights["ema_backbone_norm0_weight"] = torch.zeros(40)
     weights._metadata = OrderedDict({"": {"version": 1}})  # type: ignore[attr-defined]
@@ -186,12 +194,12 @@ def test_v0_training_checkpoint(small: RetinaNet, tmp_path: Path, legacy: bool) 
     content = {"meta": V0_META, "state_dict": weights, "optimizer": optimizer.state_dict()}
     torch.save(content, tmp_path / "epoch_12.pth", _use_new_zipfile_serialization=not legacy)
     found = read_detector_file(tmp_path / "epoch_12.pth")
-    assert (found.anchors, found.class_names, found.backbone) == ("v0", CLASSES, "convnext_atto")
+    assert (found.config.head.anchors, found.class_names, found.backbone) == ("v0", CLASSES, "convnext_atto")
     assert any("ema_backbone_norm0_weight" in note for note in found.notes)
     assert any("anchors v0: mmrotate 0.1.0+" in note for note in found.notes)
-    report = load_strict(small, found.state_dict, "epoch_12.pth", found.layout)
+    report = load_strict(small, found.weights, "epoch_12.pth", found.layout)
     assert len(report.matched) == len(small.state_dict())
-    assert all(torch.equal(v, found.state_dict[k]) for k, v in small.state_dict().items())
+    assert all(torch.equal(v, found.weights[k]) for k, v in small.state_dict().items())
 
 
 @pytest.fixture
@@ -212,7 +220,7 @@ def mmengine_object() -> Iterator[Any]:
         sys.modules.pop(part, None)
 
 
-def test_v1_training_checkpoint(small: RetinaNet, tmp_path: Path, mmengine_object: Any) -> None:
+def test_v1_training_checkpoint(small: Network, tmp_path: Path, mmengine_object: Any) -> None:
     weights = as_mmrotate(small.state_dict())
     weights |= {"data_preprocessor.mean": torch.zeros(3, 1, 1), "data_preprocessor.std": torch.ones(3, 1, 1)}
     hub = {"log_scalars": OrderedDict({"train/loss": mmengine_object}), "runtime_info": {"iter": 5}}
@@ -221,7 +229,7 @@ def test_v1_training_checkpoint(small: RetinaNet, tmp_path: Path, mmengine_objec
     for name in [name for name in sys.modules if name.startswith("mmengine")]:
         del sys.modules[name]
     found = read_detector_file(tmp_path / "epoch_12.pth")
-    assert (found.anchors, found.class_names) == ("v1", CLASSES)
+    assert (found.config.head.anchors, found.class_names) == ("v1", CLASSES)
     assert any("data_preprocessor.mean" in note for note in found.notes)
     buffer = read_tensors(tmp_path / "epoch_12.pth")["message_hub"]["log_scalars"]["train/loss"]
     assert isinstance(buffer, Placeholder)
@@ -264,7 +272,7 @@ def test_anchor_convention(content: dict[str, Any], override: Any, expected: str
     (V0_META, lambda sd: [sd.pop(k) for k in list(sd) if "backbone.stages.2.5" in k], "a ConvNeXt of (2, 2, 5, 2)"),
 ], ids=["classes", "head", "fpn", "one-key", "block"])  # fmt: skip
 def test_detector_refused(
-    small: RetinaNet, tmp_path: Path, meta: dict[str, Any], change: Callable[..., Any], named: str | None
+    small: Network, tmp_path: Path, meta: dict[str, Any], change: Callable[..., Any], named: str | None
 ) -> None:
     weights = as_mmrotate(small.state_dict())
     change(weights)
@@ -272,7 +280,7 @@ def test_detector_refused(
     if named is None:
         found = read_detector_file(tmp_path / "d.pth")
         with pytest.raises(UserError, match=r"missing \(1\): backbone.stages.2.5.gamma"):
-            load_strict(small, found.state_dict, "d.pth", found.layout)
+            load_strict(small, found.weights, "d.pth", found.layout)
         return
     with pytest.raises(UserError) as error:
         read_detector_file(tmp_path / "d.pth")
@@ -282,30 +290,25 @@ def test_detector_refused(
 # --- our own format
 
 
-def test_own_format(small: RetinaNet, tmp_path: Path) -> None:
+def test_own_format(small: Network, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "best.safetensors"
-    config = {"model": {"backbone": "convnext_atto"}, "rate": 1e-4}
-    save_detector_file(path, small.state_dict(), config, CLASSES, "v1")
+    config = small_config("convnext_atto", "head.anchors=v1")
+    save_detector_file(path, small.state_dict(), config, CLASSES)
     found = read_detector_file(path)
-    assert (found.layout, found.anchors, found.class_names, found.config) == (
-        "rotanext detector",
-        "v1",
-        CLASSES,
-        config,
-    )
-    assert all(torch.equal(v, found.state_dict[k]) for k, v in small.state_dict().items())
+    assert (found.layout, found.class_names, found.config) == ("rotanext detector", CLASSES, config)
+    assert all(torch.equal(v, found.weights[k]) for k, v in small.state_dict().items())
     assert [p.name for p in path.parent.iterdir()] == ["best.safetensors"]
 
 
-def test_full_disk_keeps_the_last_file(small: RetinaNet, tmp_path: Path) -> None:
+def test_full_disk_keeps_the_last_file(small: Network, tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
-    save_detector_file(path, {"head.cls_out.weight": torch.ones(2)}, {}, CLASSES, "v0")
+    save_detector_file(path, {"head.cls_out.weight": torch.ones(2)}, small_config(), CLASSES)
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # every write beyond this fails, as on a full disk
     try:
         with pytest.raises(UserError, match=r"best\.safetensors"):
-            save_detector_file(path, small.state_dict(), {}, CLASSES, "v0")
+            save_detector_file(path, small.state_dict(), small_config(), CLASSES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
@@ -313,11 +316,11 @@ def test_full_disk_keeps_the_last_file(small: RetinaNet, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("change", [
-    {"format": 2}, {"box_convention": "le135"}, {"anchors": "v2"}, {"class_names": [1, 2]}, {"config": None},
+    {"format": 3}, {"box_convention": "le135"}, {"class_names": None}, {"class_names": [1, 2]}, {"config": None},
 ], ids=str)  # fmt: skip
-def test_own_format_checked(small: RetinaNet, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_own_format_checked(small: Network, tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "d.safetensors"
-    save_detector_file(path, small.state_dict(), {}, CLASSES, "v0")
+    save_detector_file(path, small.state_dict(), small_config(), CLASSES)
     with safe_open(path, "pt") as file:
         header = json.loads(file.metadata()["rotanext"])
     save_file(small.state_dict(), path, {"rotanext": json.dumps(header | change)})
@@ -350,10 +353,10 @@ def test_another_angle_version_is_refused(text: str, accepted: bool) -> None:
     """Detectors for other conventions have the same tensors; only the configuration in the metadata tells."""
     content = {"meta": {"config": text}}
     if accepted:
-        assert "le90" in _check_angles(content, "epoch_12.pth")
+        assert "le90" in check_angles(content, "epoch_12.pth")
     else:
         with pytest.raises(UserError, match="angle version oc"):
-            _check_angles(content, "epoch_12.pth")
+            check_angles(content, "epoch_12.pth")
 
 
 def test_odd_arrays(tmp_path: Path) -> None:
@@ -363,7 +366,7 @@ def test_odd_arrays(tmp_path: Path) -> None:
         find_state_dict({"a": np.array(["x"])}, "w.pkl")
 
 
-def test_a_bottomless_header(small: RetinaNet, tmp_path: Path) -> None:
+def test_a_bottomless_header(small: Network, tmp_path: Path) -> None:
     save_file(small.state_dict(), tmp_path / "d.safetensors", {"rotanext": "[" * 100_000})
     with pytest.raises(UserError, match="no readable header"):
         read_detector_file(tmp_path / "d.safetensors")

@@ -13,6 +13,7 @@ import pytest
 
 import rotanext.cli.main
 import rotanext.training.train
+from networks import TIMM
 from rotanext.errors import UserError
 from rotanext.training.state import state_files
 from tiny import TINY, draw_dataset
@@ -72,9 +73,9 @@ BAD_TRAININGS = [
     (("demo", "--data", "{data}", "train.epochs=many"), "train.epochs = 'many': Input should be a valid integer"),
     (("demo", "--data", "{data}", "train.epochs=0"), "train.epochs = 0: "),
     (("demo", "--data", "{data}", "epochs"), "expected KEY=VALUE"),
-    (("demo", "--data", "{data}", "model.backbone=convnext_tinny"), "nearest: 'convnext_tiny'"),
-    (("demo", "--data", "{data}", "model.backbone=timm:resnet5"), "timm has no model 'resnet5'"),
-    (("demo", "--data", "{data}", "model.weights={tmp}/none.pth"), "none.pth: found No such file"),
+    (("demo", "--data", "{data}", "backbone.name=convnext_tinny"), "nearest: 'convnext_tiny'"),
+    (("demo", "--data", "{data}", *TIMM, "backbone.name=resnet5"), "timm has no model 'resnet5'"),
+    (("demo", "--data", "{data}", "backbone.weights={tmp}/none.pth"), "none.pth: found No such file"),
     (("demo", "--data", "{data}", "data.classes=dota3.0"), "dota3.0: found no such class list"),
     (("demo", "--data", "{data}", "--device", "cuda:99"), "device 'cuda:99' cannot be used"),
     (("demo", "--data", "{tmp}/none"), "none: found no such folder"),
@@ -85,7 +86,7 @@ BAD_TRAININGS = [
     (("{tmp}/none.toml",), "none.toml: no such file"),
     (("{tmp}/bad.toml",), "bad.toml: not valid TOML"),
     (("{tmp}/list.json", "train.epochs=3"), "list.json: found a list; expected sections"),
-    (("{tmp}/part.toml", "train.epochs=3", "model.backbone=x"), "part.toml: key 'data' is missing"),
+    (("{tmp}/part.toml", "train.epochs=3", "backbone.name=x"), "part.toml: key 'data' is missing"),
     (("{tmp}/latin.toml",), "latin.toml: cannot be read as text"),
     (("--resume", "{run}", "train.epochs=9"), "train.epochs is 2 there, not 9"),
     (

@@ -38,7 +38,7 @@ def trained(tiny_dataset: Path, folder: Path, *overrides: str) -> Any:
 def test_a_backbone_of_timm(tiny_dataset: Path, tmp_path: Path) -> None:
     name = re.search(r"model\.backbone=(timm:\w+)", PAGE)
     assert name
-    detector = trained(tiny_dataset, tmp_path / "run", f"model.backbone={name[1]}")
+    detector = trained(tiny_dataset, tmp_path / "run", f"backbone.name={name[1]}")
     assert detector.config.model.backbone == name[1]
     assert type(detector.model.backbone).__name__ == "TimmBackbone"
 
@@ -52,7 +52,7 @@ def test_a_backbone_of_our_own(tiny_dataset: Path, tmp_path: Path, monkeypatch: 
 
     for module in (backbones, network):  # step 2, without editing the file
         monkeypatch.setattr(module, "build_backbone", build)
-    detector = trained(tiny_dataset, tmp_path / "run", "model.backbone=plain")
+    detector = trained(tiny_dataset, tmp_path / "run", "backbone.name=plain")
     assert type(detector.model.backbone).__name__ == "Plain"
     assert all(parameter.isfinite().all() for parameter in detector.model.parameters())
 
@@ -68,7 +68,7 @@ def test_a_loss(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert boxes.grad.isfinite().all()
     calls = []
     monkeypatch.setitem(REGRESSION_LOSSES, "gwd", lambda a, b: calls.append(len(a)) or loss(a, b))  # step 2, in another's place
-    trained(tiny_dataset, tmp_path / "run", "loss.regression=gwd")
+    trained(tiny_dataset, tmp_path / "run", "head.box_loss=gwd")
     assert sum(calls) > 0
 
 

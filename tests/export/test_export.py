@@ -17,17 +17,18 @@ import torch
 import rotanext
 from fuzz_checkpoints import TINY
 from places import ROOT
+from rotanext.config import saved_values
 from rotanext.detections import Detections
 from rotanext.errors import UserError
 from rotanext.export import job, onnx_file
-from rotanext.export.graph import DecodedNetwork, level_sizes
+from rotanext.export.graph import DecodedNetwork
 from rotanext.export.job import ExportOptions, evenly, export
 from rotanext.export.metadata import Metadata
 from rotanext.export.onnx_file import seal
 from rotanext.export.parity import TOLERANCES, Parity, compare, share_matched
 from rotanext.export.protobuf import CHECKSUM, inspect, text_entry
 from rotanext.images.reading import read_image
-from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_network
 from rotanext.load import load_detector, read_detector, save_detector
 from rotanext.system.progress import Display
 from tiny import Outcome, draw_dataset, tiny_config
@@ -39,10 +40,10 @@ Export = Callable[..., tuple[Parity, Path]]
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     """Random weights with scores far apart, so that no two candidates tie."""
-    overrides = (f"model.backbone={TINY}", "model.fpn_channels=4", "predict.image_size=0", "predict.tile=96", "predict.overlap=32")
+    overrides = (f"backbone.name={TINY}", "neck.channels=4", "predict.image_size=0", "predict.tile=96", "predict.overlap=32")
     config = tiny_config(Path("none"), None, *overrides)
     torch.manual_seed(3)
-    model = build_model(config, 2)
+    model = build_network(config, 2)
     for name, values in model.named_parameters():
         if name.startswith("head.") and name.endswith("weight"):
             torch.nn.init.normal_(values, std=0.25)
@@ -132,7 +133,7 @@ def test_onnx_file_has_standard_operators_metadata_and_free_sizes(written: Path,
     assert json.loads(texts["rotanext.class_names"]) == list(CLASSES)
     assert texts["rotanext.box_convention"].startswith("le90")
     assert json.loads(texts["rotanext.normalisation"])["mean"] == [123.675, 116.28, 103.53]
-    assert json.loads(texts["rotanext.config"]) == detector.config.model_dump(mode="json")
+    assert json.loads(texts["rotanext.config"]) == saved_values(detector.config)
     assert texts["rotanext.version"]
 
 
@@ -141,11 +142,11 @@ def test_level_sizes_are_the_networks(detector: Detector, size: tuple[int, int])
     with torch.no_grad():
         batch = detector.model.prepare([torch.zeros(*size, 3, dtype=torch.uint8)])
         logits, _ = detector.model(batch)
-    assert level_sizes(*size) == [tuple(level.shape[2:]) for level in logits]
+    assert detector.config.neck.level_sizes(*size) == [tuple(level.shape[2:]) for level in logits]
 
 
 def test_graph_keeps_centres_inside_as_the_detector_does(detector: Detector) -> None:
-    boxes = DecodedNetwork(detector.model, detector.config)(torch.from_numpy(image(50, 90))[None])[1].detach()
+    boxes = DecodedNetwork(detector.model)(torch.from_numpy(image(50, 90))[None])[1].detach()
     assert boxes[..., 0].min() >= 0
     assert boxes[..., 0].max() <= 89
     assert boxes[..., 1].max() <= 49
@@ -240,7 +241,7 @@ def test_differences_are_told_even_without_detections(detector: Detector, writte
     exported = load_detector(written / "model.onnx").reconfigured(score_threshold=1.0)
     parity = compare(quiet, exported, [image(96, 96)], "fp32", "ONNX Runtime")
     assert parity.detections == 0
-    assert parity.anchors >= 500
+    assert parity.priors >= 500
     assert 0 < parity.score_difference < 1e-4
 
 
@@ -274,8 +275,9 @@ def test_missing_runtimes_are_named_with_their_extra(
 
 
 def test_exported_detectors_only_detect(written: Path, tmp_path: Path) -> None:
-    exported, file = read_detector(written / "model.onnx")
-    assert file.class_names == CLASSES
+    exported, notes = read_detector(written / "model.onnx")
+    assert exported.class_names == CLASSES
+    assert "exported by rotanext" in notes[0]
     assert exported.reconfigured(tile=64, overlap=0).config.predict.tile == 64
     with pytest.raises(UserError, match="can only detect"):
         save_detector(exported, tmp_path / "x.safetensors")

@@ -16,13 +16,15 @@ from torch import Tensor
 
 import formula
 from places import GOLDEN
-from reference_models import own_name, reference_model
+from reference_models import RECIPES, own_name, reference_model
+from rotanext.config import load_config
 from rotanext.heads.anchors import AnchorRule
 from rotanext.heads.assign import assign
-from rotanext.heads.criterion import Targets, batch_losses, make_targets
+from rotanext.heads.contract import Raw, Targets, rows
+from rotanext.heads.retina import Assigned, assigned_losses
 from rotanext.inference.postprocess import detect
 from rotanext.models.fast import for_inference
-from rotanext.models.network import RetinaNet, flatten_levels
+from rotanext.models.network import Network
 from rotanext.ops import rotated_iou
 
 
@@ -32,13 +34,12 @@ class Run:
 
     figures: Any
     grad_norms: dict[str, float]
-    model: RetinaNet
+    model: Network
     maps: list[Tensor]
     pyramid: list[Tensor]
-    logits: list[Tensor]
-    deltas: list[Tensor]
+    raw: Raw
     batch: Tensor
-    targets: Targets
+    assigned: Assigned
     anchors: AnchorRule
 
 
@@ -47,18 +48,19 @@ def run(request: pytest.FixtureRequest) -> Run:
     figures = np.load(GOLDEN / f"{request.param}.npz")
     facts = json.loads((GOLDEN / f"{request.param}.json").read_text())
     anchors = "v0" if facts["v0"] else "v1"
-    overrides = ["model.drop_path=0.0", f"model.anchors={anchors}"]
+    overrides = ["backbone.drop_path=0.0", f"head.anchors={anchors}"]
     model = reference_model(facts["which"], facts["shapes"], facts["salt"], overrides).train()
     image = formula.image(int(facts["image"].removeprefix("formula:")), 512, 512)
     batch = model.prepare([torch.from_numpy(image)])
     maps = model.backbone(batch)
-    pyramid = model.fpn(maps[1:])
-    logits, deltas = model.head(pyramid)
+    pyramid = model.neck(maps[1:])
+    raw = model.head(pyramid)
     boxes, labels = (torch.from_numpy(values) for values in formula.ground_truth(7, 24, 512, 512))
-    targets = make_targets([tuple(x.shape[-2:]) for x in logits], [boxes], [labels], AnchorRule(anchors))
-    losses = batch_losses(logits, deltas, targets, 15, "kld-stable")
-    ((losses.classification + 5.5 * losses.regression) / losses.positives).backward()
-    return Run(figures, facts["grad_norms"], model, maps, pyramid, logits, deltas, batch, targets, AnchorRule(anchors))
+    targets = Targets([boxes], [labels])
+    terms = model.head.losses(raw, targets).terms.values()
+    sum(term.factor * term.sum / term.weight for term in terms).backward()
+    assigned = model.head.assign([tuple(x.shape[-2:]) for x in raw.logits], targets)
+    return Run(figures, facts["grad_norms"], model, maps, pyramid, raw, batch, assigned, AnchorRule(anchors))
 
 
 def assert_map(found: Tensor, expected: np.ndarray, name: str) -> None:
@@ -80,12 +82,12 @@ def test_backbone_maps(run: Run) -> None:
 def test_pyramid_and_head_maps(run: Run) -> None:
     for level in range(5):
         assert_map(run.pyramid[level][0, ::32, ::3, ::3], run.figures[f"p{level}"], f"p{level}")
-        assert_map(run.logits[level][0, :, ::4, ::4], run.figures[f"cls{level}"], f"cls{level}")
-        assert_map(run.deltas[level][0, :, ::4, ::4], run.figures[f"reg{level}"], f"reg{level}")
+        assert_map(run.raw.logits[level][0, :, ::4, ::4], run.figures[f"cls{level}"], f"cls{level}")
+        assert_map(run.raw.geometry[level][0, :, ::4, ::4], run.figures[f"reg{level}"], f"reg{level}")
 
 
 def test_anchors(run: Run) -> None:
-    anchors = torch.cat(run.anchors.grid([tuple(x.shape[-2:]) for x in run.logits]))
+    anchors = torch.cat(run.anchors.grid([tuple(x.shape[-2:]) for x in run.raw.logits]))
     assert len(anchors) == run.figures["num_anchors"]
     np.testing.assert_allclose(anchors[::997].numpy(), run.figures["anchors_sample"], atol=1e-6)
 
@@ -93,29 +95,30 @@ def test_anchors(run: Run) -> None:
 @pytest.mark.usefixtures("each_implementation")
 def test_assignment_of_every_anchor(run: Run) -> None:
     boxes = torch.from_numpy(run.figures["gt_boxes"])
-    np.testing.assert_array_equal(assign(run.targets.anchors, boxes).numpy(), run.figures["assign_gt_inds"])
-    np.testing.assert_array_equal(run.targets.assigned[0].numpy(), run.figures["assign_gt_inds"])
-    best = rotated_iou(run.targets.anchors, boxes).amax(1)[::97]
+    np.testing.assert_array_equal(assign(run.assigned.anchors, boxes).numpy(), run.figures["assign_gt_inds"])
+    np.testing.assert_array_equal(run.assigned.objects[0].numpy(), run.figures["assign_gt_inds"])
+    best = rotated_iou(run.assigned.anchors, boxes).amax(1)[::97]
     np.testing.assert_allclose(best.numpy(), run.figures["assign_max_iou"], atol=1e-5)
 
 
 def test_losses_in_total_and_per_level(run: Run) -> None:
-    positives = int((run.targets.assigned > 0).sum())
-    totals = batch_losses(run.logits, run.deltas, run.targets, 15, "kld-stable")
-    assert totals.classification.item() / positives == pytest.approx(float(run.figures["loss_cls"]), rel=1e-4)
-    assert 5.5 * totals.regression.item() / positives == pytest.approx(float(run.figures["loss_bbox"]), rel=1e-4)
+    positives = int((run.assigned.objects > 0).sum())
+    classification, box, _ = assigned_losses(run.raw, run.assigned, 15, "kld-stable")
+    assert classification.item() / positives == pytest.approx(float(run.figures["loss_cls"]), rel=1e-4)
+    assert 5.5 * box.item() / positives == pytest.approx(float(run.figures["loss_bbox"]), rel=1e-4)
 
-    counts = [x.shape[1] for x in flatten_levels(run.logits, run.deltas, 15)[0]]
+    counts = [x.shape[1] for x in rows(run.raw.logits, 15)]
     starts = np.cumsum([0, *counts])
     boxes, labels = torch.from_numpy(run.figures["gt_boxes"]), torch.from_numpy(run.figures["gt_labels"])
     for level, (start, count) in enumerate(zip(starts, counts, strict=False)):
-        assigned = run.targets.assigned[:, start : start + count]
+        assigned = run.assigned.objects[:, start : start + count]
         objects = assigned[assigned > 0] - 1
-        part = Targets(assigned, boxes[objects], labels[objects], run.targets.anchors[start : start + count])
-        losses = batch_losses([run.logits[level]], [run.deltas[level]], part, 15, "kld-stable")
+        part = Assigned(assigned, boxes[objects], labels[objects], run.assigned.anchors[start : start + count])
+        one_level = Raw([run.raw.logits[level]], [run.raw.geometry[level]])
+        classification, box, _ = assigned_losses(one_level, part, 15, "kld-stable")
         expected = float(run.figures["loss_cls_levels"][level]), float(run.figures["loss_bbox_levels"][level])
-        assert losses.classification.item() / positives == pytest.approx(expected[0], rel=1e-4)
-        assert 5.5 * losses.regression.item() / positives == pytest.approx(expected[1], rel=1e-4, abs=1e-7)
+        assert classification.item() / positives == pytest.approx(expected[0], rel=1e-4)
+        assert 5.5 * box.item() / positives == pytest.approx(expected[1], rel=1e-4, abs=1e-7)
 
 
 def test_gradient_of_every_parameter(run: Run) -> None:
@@ -137,11 +140,10 @@ def test_maps_of_the_network_rearranged_for_detecting(run: Run) -> None:
 @pytest.mark.usefixtures("each_implementation")
 def test_detections(run: Run) -> None:
     with torch.no_grad():
-        logits, deltas = [x.detach() for x in run.logits], [x.detach() for x in run.deltas]
-        ((boxes, scores, labels),) = detect(
-            logits, deltas, [(512, 512)], num_classes=15, anchors=run.anchors,
-            score_threshold=0.05, top_k=2000, iou_threshold=0.1, max_detections=2000,
-        )  # fmt: skip
+        raw = Raw(*([x.detach() for x in maps] for maps in run.raw))
+        options = load_config(RECIPES["convnext-tiny"]).predict
+        assert (options.score_threshold, options.top_k, options.iou_threshold, options.max_detections) == (0.05, 2000, 0.1, 2000)
+        ((boxes, scores, labels),) = detect(raw, run.model.head, [(512, 512)], options, options.score_threshold)
     expected = {name: torch.from_numpy(run.figures[f"det_{name}"]) for name in ("boxes", "scores", "labels")}
     wanted = expected["scores"] > 0.35
     assert int(wanted.sum()) > 200

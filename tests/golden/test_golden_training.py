@@ -42,16 +42,16 @@ def test_six_steps(which: str, optimizer: str, tmp_path: Path) -> None:
     overrides = [
         f"data.train={tmp_path / 'data'}",
         f"data.classes={tmp_path / 'classes.txt'}",
-        "model.weights=",
-        "model.drop_path=0.0",
+        "backbone.weights=",
+        "backbone.drop_path=0.0",
     ]
     config = load_config(RECIPES[which], [*overrides, "data.workers=0", "data.image_size=0"])
 
     trainer = Trainer(config, tmp_path, "cpu", Problems(strict=True), Display(Console(quiet=True)))
-    trainer.model.load_state_dict(reference_model(which, shapes, facts["salt"], ["model.drop_path=0.0"]).state_dict())
+    trainer.model.load_state_dict(reference_model(which, shapes, facts["salt"], ["backbone.drop_path=0.0"]).state_dict())
     trainer.steps_per_epoch = 10_000  # the reference's epochs are long: no decay within these six steps
     frozen = {name for name, p in trainer.model.named_parameters() if not p.requires_grad} - {
-        "backbone.norm0.weight",  # never used, see RetinaNet
+        "backbone.norm0.weight",  # never used, see Network
         "backbone.norm0.bias",
     }
     assert frozen == {own_name(name) for name in facts["frozen"]}

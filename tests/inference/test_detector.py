@@ -11,7 +11,7 @@ import torch
 
 from rotanext.detections import Detections
 from rotanext.errors import UserError
-from rotanext.inference.detector import Detector, build_model
+from rotanext.inference.detector import Detector, build_network
 from rotanext.load import load_detector
 from rotanext.models.fast import CompiledNetwork
 from rotanext.system.devices import find_device
@@ -34,7 +34,7 @@ def knowing(objects: np.ndarray, tile: int, overlap: int, **predict: Any) -> Det
         *(f"predict.{k}={v}" for k, v in predict.items()),
     ]
     config = tiny_config(Path("unused"), None, *overrides)
-    made = Detector(build_model(config, 2), config, CLASSES)
+    made = Detector(build_network(config, 2), config, CLASSES)
 
     def detect(crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
         results = []

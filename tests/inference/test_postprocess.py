@@ -6,14 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from rotanext.config import load_config
 from rotanext.heads.anchors import STRIDES, V0
 from rotanext.heads.coding import encode
+from rotanext.heads.contract import Raw
 from rotanext.inference.postprocess import best_candidates, detect
 from rotanext.ops import rotated_iou
 
 CLASSES = 2
 SIDE = 128
 SIZES = [(SIDE // s, SIDE // s) for s in STRIDES]
+CONFIG = load_config("small")
+OPTIONS = CONFIG.predict.model_copy(update={"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000})
+HEAD = CONFIG.head.build(8, STRIDES, CLASSES)
 Found = tuple[Tensor, Tensor, Tensor]
 Said = list[tuple[list[float], float, int]]  # box, score, label
 
@@ -35,8 +40,8 @@ def logit(score: float) -> float:
 )
 def test_best_candidates(scores: list[list[float]], threshold: float, top_k: int, expected: list[tuple[int, int]]) -> None:
     logits = torch.tensor([[[logit(s) for s in row] for row in scores]])
-    _, _, anchors, labels, found = best_candidates([logits], threshold, top_k)
-    assert list(zip(anchors.tolist(), labels.tolist(), strict=True)) == expected
+    chosen, labels, found = best_candidates([logits], threshold, top_k)
+    assert list(zip(chosen.prior.tolist(), labels.tolist(), strict=True)) == expected
     assert found.tolist() == pytest.approx([scores[a][c] for a, c in expected])
 
 
@@ -47,18 +52,16 @@ def test_best_candidates_of_a_batch_are_those_of_each_level() -> None:
     levels = [torch.randint(-30, 10, (3, count, CLASSES), generator=generator) / 5 for count in (50, 20, 9, 4, 1)]
     expected = []
     for image in range(3):
-        first = 0
         for number, level in enumerate(levels):
             scores = level[image].flatten().sigmoid().tolist()
             best = sorted((k for k in range(len(scores)) if scores[k] > 0.2), key=lambda k: (-scores[k], k))[:7]
-            expected += [(image, number, first + k // CLASSES, k % CLASSES, scores[k]) for k in best]
-            first += level.shape[1]
-    found = best_candidates(levels, 0.2, 7)
-    assert list(zip(*(values.tolist() for values in found), strict=True)) == expected
+            expected += [(image, number, k // CLASSES, k % CLASSES, scores[k]) for k in best]
+    chosen, labels, scores = best_candidates(levels, 0.2, 7)
+    assert list(zip(*(values.tolist() for values in (*chosen, labels, scores)), strict=True)) == expected
     assert len(expected) > 60
 
 
-def maps(*images: Said) -> tuple[list[Tensor], list[Tensor]]:
+def maps(*images: Said) -> Raw:
     """Head outputs that say this, each at the free anchor with the best IoU."""
     anchors = torch.cat(V0.grid(SIZES))
     logits = torch.full((len(images), len(anchors), CLASSES), -20.0)
@@ -77,13 +80,12 @@ def maps(*images: Said) -> tuple[list[Tensor], list[Tensor]]:
             part.reshape(len(flat), h, w, -1).permute(0, 3, 1, 2) for part, (h, w) in zip(flat.split(counts, 1), SIZES, strict=True)
         ]
 
-    return as_maps(logits), as_maps(deltas)
+    return Raw(as_maps(logits), as_maps(deltas))
 
 
 def run(*images: Said, sizes: list[tuple[int, int]] | None = None, **changes: float) -> list[Found]:
-    options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000} | changes
-    logits, deltas = maps(*images)
-    return detect(logits, deltas, sizes or [(SIDE, SIDE)] * len(images), num_classes=CLASSES, anchors=V0, **options)
+    options = OPTIONS.model_copy(update=changes)
+    return detect(maps(*images), HEAD, sizes or [(SIDE, SIDE)] * len(images), options, options.score_threshold)
 
 
 A, B = [40.0, 40, 50, 20, 0.4], [90.0, 90, 30, 16, -0.8]
@@ -133,10 +135,9 @@ def test_images_of_a_batch_are_independent() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_not_detected(value: float) -> None:
     logits, deltas = maps([(A, 0.9, 1), (B, 0.8, 0)])
-    options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000}
     for spoilt in range(len(deltas)):
         changed = [torch.full_like(x, value) if k == spoilt else x for k, x in enumerate(deltas)]
-        [(boxes, scores, labels)] = detect(logits, changed, [(SIDE, SIDE)], num_classes=CLASSES, anchors=V0, **options)
+        [(boxes, scores, labels)] = detect(Raw(logits, changed), HEAD, [(SIDE, SIDE)], OPTIONS, 0.05)
         assert boxes.isfinite().all()
         assert len(boxes) == len(scores) == len(labels)
         lost = sum(bool((x[0] > -10).any()) for x in logits[spoilt : spoilt + 1])
@@ -144,5 +145,4 @@ def test_what_is_no_number_is_not_detected(value: float) -> None:
 
 
 def test_no_images() -> None:
-    options = {"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000}
-    assert detect(*maps([]), [], num_classes=CLASSES, anchors=V0, **options) == []
+    assert detect(maps([]), HEAD, [], OPTIONS, 0.05) == []

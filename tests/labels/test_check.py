@@ -15,10 +15,10 @@ import torch
 
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.heads.anchors import AnchorRule
+from rotanext.heads.reach import best_iou
 from rotanext.images.reading import write_png
 from rotanext.labels import leaks
 from rotanext.labels.check import check_labels
-from rotanext.labels.coverage import best_iou
 from rotanext.labels.findings import KINDS
 from rotanext.labels.leaks import scene_of
 from rotanext.ops import rotated_iou
@@ -230,7 +230,7 @@ def test_exit_codes(tmp_path: Path, cli: Callable) -> None:
 
 def test_a_detector_s_classes_and_anchors(tiny_dataset: Path, tiny_weights: Path, cli: Callable) -> None:
     done = cli("labels", "check", tiny_dataset / "train", "--val", tiny_dataset / "val", "--weights", tiny_weights, "--json")
-    assert json.loads(done.out)["anchors"]["recipe"] == "demo"
+    assert json.loads(done.out)["priors"]["recipe"] == "demo"
     assert "unknown class" not in json.loads(done.out)["counts"]
 
 

@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from networks import small_network
 from rotanext.errors import UserError
 from rotanext.images.reading import read_image, write_png
 from rotanext.load import load_detector
-from rotanext.models.backbones import BackboneOptions
 from rotanext.models.convnext import Block
 from rotanext.models.fast import PRECISIONS, CompiledNetwork, WinogradConv, for_inference
-from rotanext.models.network import RetinaNet
+from rotanext.models.network import Network
 from rotanext.ops.cpu_winograd import convolve, transform_weight
 from rotanext.system.readahead import read_ahead
 
@@ -40,18 +40,16 @@ def test_winograd_without_bias() -> None:
 
 
 @pytest.fixture(params=["convnext_atto", "convnextv2_atto", "timm:resnet18"])
-def model(request: pytest.FixtureRequest) -> RetinaNet:
-    options = BackboneOptions(drop_path=0.1, layer_scale=0.3)
-    made = (
-        RetinaNet(request.param, 3, fpn_channels=32, stacked_convs=1, options=options).to(memory_format=torch.channels_last).eval()
-    )
+def model(request: pytest.FixtureRequest) -> Network:
+    scale = ["backbone.layer_scale=0.3"] if "convnext" in request.param else []
+    made = small_network(request.param, 3, "backbone.drop_path=0.1", *scale, channels=32).eval()
     for block in made.modules():
         if isinstance(block, Block) and block.grn is not None:
             nn.init.normal_(block.grn.gamma)
     return made
 
 
-def test_equal_outputs(model: RetinaNet) -> None:
+def test_equal_outputs(model: Network) -> None:
     before = copy.deepcopy(model.state_dict())
     batch = torch.randn(2, 3, 96, 160)
     expected = model(batch)
@@ -77,7 +75,7 @@ def test_the_scale_is_folded_once() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_is_near(precision: str) -> None:
-    model = RetinaNet("convnext_atto", 3, fpn_channels=32, stacked_convs=1, options=BackboneOptions(layer_scale=1.0)).eval()
+    model = small_network("convnext_atto", 3, "backbone.layer_scale=1.0", channels=32).eval()
     nn.init.normal_(model.head.cls_out.weight, std=1.0)
     batch = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
@@ -95,7 +93,7 @@ def test_compile_falls_back_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> N
 
         return fail
 
-    model = RetinaNet("convnext_atto", 1, fpn_channels=8, stacked_convs=1).eval()
+    model = small_network("convnext_atto", 1).eval()
     monkeypatch.setattr(torch, "compile", broken)
     network = CompiledNetwork(model)
     batch = torch.randn(1, 3, 64, 64)
@@ -114,7 +112,7 @@ def test_a_network_that_trains_in_low_precision_detects_in_full() -> None:
     """accelerate's autocast, which it hangs on the model that it trains, does not come along."""
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
-    model = RetinaNet("convnext_atto", 1, fpn_channels=32, stacked_convs=1).eval()
+    model = small_network("convnext_atto", 1, channels=32).eval()
     batch = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(batch)
@@ -124,7 +122,7 @@ def test_a_network_that_trains_in_low_precision_detects_in_full() -> None:
     torch.testing.assert_close(found[0][0], expected[0][0], rtol=1e-4, atol=1e-4)
 
 
-def test_compiled_is_the_same(model: RetinaNet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_is_the_same(model: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module, mode: compiler(module, backend="aot_eager", fullgraph=True))
     network, batch = CompiledNetwork(for_inference(model, winograd=False)), torch.randn(1, 3, 64, 64)

@@ -11,18 +11,17 @@ import sys
 from pathlib import Path
 
 import torch.utils.tensorboard  # noqa: F401 (a second to import)
-from torch import Tensor, tensor
+from torch import cat, tensor
 
 import rotanext.training.train  # noqa: F401
 from rotanext.cli import main as cli
 from rotanext.heads.anchors import V0
-from rotanext.heads.criterion import make_targets
+from rotanext.heads.assign import assign
 
 
 def warm_up() -> None:
     """Load the kernels that a training needs; no thread must run here, as none is in a forked child."""
-    boxes: list[Tensor] = [tensor([[20.0, 20.0, 30.0, 10.0, 0.1]])]
-    make_targets([(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)], boxes, [tensor([0])], V0)
+    assign(cat(V0.grid([(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)])), tensor([[20.0, 20.0, 30.0, 10.0, 0.1]]))
 
 
 def run(request: dict) -> None:

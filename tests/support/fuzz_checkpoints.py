@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from fuzz_inputs import NUMBERS, change_bytes, change_value, mutate_bytes, noise
 from fuzz_pickles import change_program
+from networks import small_network
 from rotanext.boxes import CONVENTION
-from rotanext.config import load_config
+from rotanext.config import load_config, saved_values
+from rotanext.config.formats import FORMAT
 from rotanext.models.convnext import VARIANTS, ConvNeXt, Variant
-from rotanext.models.network import RetinaNet
+from rotanext.models.network import Network
 
 TINY = "convnext_fuzz"
 VARIANTS.setdefault(TINY, Variant((1, 1, 1, 1), (4, 4, 8, 8), 1))  # small enough for a thousand loads a minute
@@ -43,8 +45,8 @@ V1 = {
     "cfg": "model = dict()",
 }
 THEIRS = (
-    ("fpn.lateral.", "neck.lateral_convs."), ("fpn.output.", "neck.fpn_convs."), ("fpn.extra.0", "neck.fpn_convs.3"),
-    ("fpn.extra.1", "neck.fpn_convs.4"), ("head.cls_convs.", "bbox_head.cls_convs."), ("head.reg_convs.", "bbox_head.reg_convs."),
+    ("neck.lateral.", "neck.lateral_convs."), ("neck.output.", "neck.fpn_convs."), ("neck.extra.0", "neck.fpn_convs.3"),
+    ("neck.extra.1", "neck.fpn_convs.4"), ("head.cls_convs.", "bbox_head.cls_convs."), ("head.reg_convs.", "bbox_head.reg_convs."),
     ("head.cls_out", "bbox_head.retina_cls"), ("head.reg_out", "bbox_head.retina_reg"),
 )  # fmt: skip
 MM = ((".dwconv.", ".depthwise_conv."), (".pwconv", ".pointwise_conv"))
@@ -58,10 +60,10 @@ def _rename(key: str, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 @cache
-def tiny_detector() -> RetinaNet:
+def tiny_detector() -> Network:
     """A detector of 20,000 weights."""
     torch.manual_seed(0)
-    return RetinaNet(TINY, len(CLASSES), fpn_channels=4, stacked_convs=1).eval()
+    return small_network(TINY, len(CLASSES), channels=4).eval()
 
 
 @cache
@@ -130,15 +132,9 @@ def _saved(content: Any, legacy: bool = False) -> bytes:
 
 def own_header() -> dict[str, Any]:
     """What our own files say about themselves."""
-    overrides = [f"model.backbone={TINY}", "model.fpn_channels=4", "model.stacked_convs=1"]
-    config = load_config("demo", overrides).model_dump(mode="json")
-    return {
-        "format": 1,
-        "config": config,
-        "class_names": list(CLASSES),
-        "box_convention": CONVENTION,
-        "anchors": config["model"]["anchors"],
-    }
+    overrides = [f"backbone.name={TINY}", "neck.channels=4", "head.stacked_convs=1"]
+    config = saved_values(load_config("demo", overrides))
+    return {"format": FORMAT, "config": config, "class_names": list(CLASSES), "box_convention": CONVENTION}
 
 
 def own_file(header: Any, weights: dict[str, Tensor] | None = None) -> bytes:
@@ -147,10 +143,9 @@ def own_file(header: Any, weights: dict[str, Tensor] | None = None) -> bytes:
 
 
 @cache
-def tiny_detector_for_demo() -> RetinaNet:
-    """As many anchors a place as the demo's recipe has."""
-    rule = load_config("demo").model.anchor_rule
-    return RetinaNet(TINY, len(CLASSES), fpn_channels=4, stacked_convs=1, anchors_per_position=rule.per_position)
+def tiny_detector_for_demo() -> Network:
+    """The one that `own_header` describes."""
+    return small_network(TINY, len(CLASSES), channels=4)
 
 
 def _whole(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -253,10 +248,11 @@ def change_safetensors(rng: Random, data: bytes) -> bytes:
         metadata = header["__metadata__"]
         own = json.loads(metadata["rotanext"])
         if rng.random() < 0.3:
-            model = own["config"]["model"]
+            part = own["config"][rng.choice(("backbone", "neck", "head"))]
             odd = (
-                "timm:vit_giant_patch14_clip_224",
-                "timm:resnet18",
+                "timm",
+                "vit_giant_patch14_clip_224",
+                "resnet18",
                 "convnext_atto",
                 "x",
                 10**9,
@@ -267,7 +263,7 @@ def change_safetensors(rng: Random, data: bytes) -> bytes:
                 None,
                 [1.0] * 16,
             )
-            model[rng.choice(sorted(model))] = rng.choice(odd)
+            part[rng.choice(sorted(part))] = rng.choice(odd)
         metadata["rotanext"] = json.dumps(change_value(rng, own) if rng.random() < 0.8 else own)
         if rng.random() < 0.05:
             metadata["rotanext"] = "[" * 100_000
@@ -330,7 +326,7 @@ def _change_weights(rng: Random, weights: dict[str, Any]) -> None:
     elif what == 2:
         weights[rng.choice(list(weights))] = weights[key]  # the same data under two names
     else:
-        outer = [k for k in weights if isinstance(k, str) and ("out" in k or "retina" in k or "fpn" in k)]
+        outer = [k for k in weights if isinstance(k, str) and ("out" in k or "retina" in k or "neck" in k)]
         key = rng.choice(outer) if outer and rng.random() < 0.4 else key
         weights[key] = _odd_tensor(rng, weights[key])
 

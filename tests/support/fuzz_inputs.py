@@ -166,7 +166,7 @@ def _odd_value(rng: Random) -> Any:
     return rng.choice((
         None, True, False, "", "x", "\0", "é" * 1000, "\ud800", [], {}, [[]], {"": {}}, [None], many, float(many), 1e308, -1e308,
         1e-320,
-        float("nan"), float("inf"), 10**400, "1", "nan", [1, "a", None], {"type": "x"}, "timm:resnet18", "convnext_atto", "../x",
+        float("nan"), float("inf"), 10**400, "1", "nan", [1, "a", None], {"type": "x"}, "resnet18", "convnext_atto", "../x",
         [0.5] * 1000,
     ))  # fmt: skip
 
@@ -243,7 +243,7 @@ def mutate_toml(rng: Random, seeds: Sequence[bytes]) -> bytes:
             lines[at] = rng.choice((key, key, key, b"a." * rng.choice((1, 1, 500, 2000)) + b"b", b'""')) + b"= " + value
         else:
             lines[at] = rng.choice(
-                (b"[model]", b"[[model]]", b"[" * 1000, b"[model.backbone]", b"x", b"[a." + b"b." * 1000 + b"c]", b"[]")
+                (b"[model]", b"[[model]]", b"[" * 1000, b"[backbone.name]", b"x", b"[a." + b"b." * 1000 + b"c]", b"[]")
             )
     return b"\n".join(lines)
 

@@ -31,8 +31,8 @@ from fuzz import Reader
 from fuzz_inputs import mutate_bytes, mutate_image, mutate_json, mutate_text, mutate_toml
 from places import ROOT
 from rotanext.boxes import corners_to_boxes
-from rotanext.checkpoints.detector_files import read_detector_file
-from rotanext.checkpoints.layouts import load_backbone
+from rotanext.checkpoints.detectors import read_detector_file
+from rotanext.checkpoints.pretrained import load_backbone
 from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.config import Config, load_config
 from rotanext.data.dota import CLASS_LISTS, find_class_names, list_items, read_objects, read_task1, write_objects
@@ -358,8 +358,8 @@ def read_footprints_checked(path: Path) -> object:
 def read_detector_checked(path: Path) -> object:
     found = read_detector_file(path)
     assert found.num_classes >= 0
-    assert found.anchors in ("v0", "v1")
-    assert all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.state_dict.items())
+    assert found.config.head.anchors in ("v0", "v1")
+    assert all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.weights.items())
     detector = load_detector(path, "cpu")
     assert all(value.isfinite().all() for value in detector.model.state_dict().values())
     assert len(detector.class_names) == detector.model.num_classes
@@ -382,7 +382,7 @@ def read_any_tensors(path: Path) -> object:
 def state_seeds() -> tuple[bytes, ...]:
     """The state of a training of two images after no step."""
     root = Path(mkdtemp(prefix="fuzz-run-"))
-    overrides = (f"model.backbone={checkpoints.TINY}", "train.optimizer=adamw")
+    overrides = (f"backbone.name={checkpoints.TINY}", "train.optimizer=adamw")
     config = tiny_config(draw_dataset(root / "data", 2), None, *overrides)
     trainer = Trainer(config, root, "cpu", Problems(strict=True), Display(Console(quiet=True)), pretrained=False)
     trainer.run()

@@ -5,8 +5,8 @@ import torch
 import formula
 from rotanext.checkpoints.layouts import load_strict, map_keys
 from rotanext.config import load_config
-from rotanext.inference.detector import build_model
-from rotanext.models.network import RetinaNet
+from rotanext.inference.detector import build_network
+from rotanext.models.network import Network
 
 RECIPES = {
     "convnext-tiny": "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota",
@@ -14,10 +14,10 @@ RECIPES = {
 }
 
 
-def reference_model(which: str, shapes: dict[str, list[int]], salt: str, overrides: list[str]) -> RetinaNet:
+def reference_model(which: str, shapes: dict[str, list[int]], salt: str, overrides: list[str]) -> Network:
     """The recipe's model with the reference's weights, loaded strictly from the reference's layout."""
     config = load_config(RECIPES[which], overrides)
-    model = build_model(config, 15)
+    model = build_network(config, 15)
     weights = {name: torch.from_numpy(value) for name, value in formula.state_dict(shapes, salt).items()}
     load_strict(model, map_keys("mmrotate", weights), which, "mmrotate")
     return model

@@ -14,7 +14,7 @@ from rotanext.objects import Objects
 from rotanext.training.state import State, newest_state
 
 TINY = (
-    "model.fpn_channels=8", "model.stacked_convs=1", "data.image_size=64", "predict.image_size=64", "data.workers=0",
+    "neck.channels=8", "head.stacked_convs=1", "data.image_size=64", "predict.image_size=64", "data.workers=0",
     "train.batch_size=2", "train.epochs=1", "train.warmup_steps=0",
 )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from networks import backbone_overrides
 from rotanext.config import Config
 from rotanext.data.dataset import Sample
 from rotanext.errors import Problems, UserError
@@ -35,7 +36,7 @@ EQUAL: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "one-damaged": ("damaged", 1, ("data.cache=false",)),
     "bf16": ("uneven", 2, ("train.precision=bf16",)),
     "sharded-bf16": ("uneven", 2, ("train.precision=bf16", "train.shard=true")),
-    "checkpointing": ("uneven", 2, ("model.gradient_checkpointing=true",)),
+    "checkpointing": ("uneven", 2, ("backbone.gradient_checkpointing=true",)),
 }
 
 
@@ -90,7 +91,7 @@ def equal_to_one(root: Path, processes: int) -> dict[str, Any]:
 
 def resumed(root: Path, name: str, *overrides: str) -> dict[str, bool]:
     """Whether a training that was stopped and resumed ends as the uninterrupted one, bit for bit; drop path is on."""
-    config = config_of(root, "uneven", 1, "model.drop_path=0.5", "train.epochs=2", "train.precision=bf16", *overrides)
+    config = config_of(root, "uneven", 1, "backbone.drop_path=0.5", "train.epochs=2", "train.precision=bf16", *overrides)
     straight, halved = make(config, root / f"{name}-straight"), make(config, root / f"{name}-halved")
     rows_of(straight)
     assert len(rows_of(make(config, halved.folder), 4)) == 4  # in the middle of the second epoch
@@ -151,7 +152,7 @@ def failures(root: Path) -> dict[str, tuple[str, str]]:
         "gone": outcome(gone.run),
         "strict": outcome(strict.run),
         "data": outcome(lambda: make(config_of(root, "none" if strict.processes.rank else "even", 1), root / "data")),
-        "norms": outcome(lambda: make(config_of(root, "even", 1, "model.backbone=timm:resnet18"), root / "norms")),
+        "norms": outcome(lambda: make(config_of(root, "even", 1, *backbone_overrides("timm:resnet18")), root / "norms")),
     }
 
 

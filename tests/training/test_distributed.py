@@ -154,7 +154,7 @@ def test_one_process_that_is_asked_to_stop_stops_both(found: list[dict[str, Any]
         ("gone", "none/images: found that the folder is gone"),
         ("strict", "p2.png: found a file that does not decode"),
         ("data", "none: found no such folder"),
-        ("norms", "set model.frozen_norm=true"),
+        ("norms", "set backbone.frozen_norm=true"),
     ],
 )
 def test_an_error_in_one_process_ends_both_with_one_message(name: str, message: str, found: list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from networks import backbone_overrides
 from places import ROOT, SUPPORT
 from rotanext.errors import Problems, UserError
 from rotanext.system.progress import Display
@@ -32,7 +33,7 @@ KILLS = 50
 EPOCHS = 36  # of two steps
 SHORT = 8  # epochs, where one failure is enough
 SETTINGS = (
-    *TINY, "model.backbone=timm:test_convnext", "model.drop_path=0.3", "augment.brightness=0.2", "train.validate_every=9",
+    *TINY, *backbone_overrides("timm:test_convnext"), "backbone.drop_path=0.3", "augment.brightness=0.2", "train.validate_every=9",
     "train.save_every=1", "train.keep=2", "train.ema=0.9",
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rotanext.config import load_config
-from rotanext.inference.detector import build_model
+from rotanext.inference.detector import build_network
 from rotanext.models.convnext import Block, LayerNorm
 
 RECIPE = "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota"
@@ -21,7 +21,7 @@ GOAL = 4.0e9  # bytes of a whole step with a batch of 2 at 1024 x 1024; 6.12e9 i
 
 def step_bytes(*overrides: str) -> int:
     """Weights, their gradients, AdamW's two moments, and all tensors that the forward pass in bf16 leaves to the backward one."""
-    model = build_model(load_config(RECIPE, ["model.weights=", *overrides]), 15).train()
+    model = build_network(load_config(RECIPE, ["backbone.weights=", *overrides]), 15).train()
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}
@@ -57,7 +57,7 @@ def test_norms_in_float32_would_keep_more(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_checkpointing_saves_most_of_it() -> None:
-    assert step_bytes("model.gradient_checkpointing=true") < 0.55 * step_bytes()
+    assert step_bytes("backbone.gradient_checkpointing=true") < 0.55 * step_bytes()
 
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])

@@ -82,7 +82,7 @@ def test_a_run_leaves_its_files(tiny_run: Path) -> None:
 @pytest.mark.parametrize("stop", [2, 3], ids=["between-epochs", "mid-epoch"])
 def test_resume_continues_bit_for_bit(stop: int, tiny_dataset: Path, tmp_path: Path) -> None:
     config = tiny_config(
-        tiny_dataset / "train", None, "train.epochs=2", "model.drop_path=0.5", "train.ema=0.9", "augment.brightness=0.2"
+        tiny_dataset / "train", None, "train.epochs=2", "backbone.drop_path=0.5", "train.ema=0.9", "augment.brightness=0.2"
     )
     train(config, tmp_path / "straight")
     with stopping_after(stop), pytest.raises(KeyboardInterrupt):
@@ -97,7 +97,7 @@ def test_resume_continues_bit_for_bit(stop: int, tiny_dataset: Path, tmp_path: P
     for index, moments in one["optimizer"]["state"].items():
         assert all(torch.equal(value, two["optimizer"]["state"][index][key]) for key, value in moments.items())
     assert torch.equal(one["random"][0]["cpu"], two["random"][0]["cpu"])
-    assert not torch.equal(one["model"]["fpn.lateral.0.weight"], one["averaged"]["fpn.lateral.0.weight"])
+    assert not torch.equal(one["model"]["neck.lateral.0.weight"], one["averaged"]["neck.lateral.0.weight"])
     rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("straight", "halved")]
     assert rows[0] == rows[1]
     last = [load_file(tmp_path / name / "last.safetensors") for name in ("straight", "halved")]

@@ -119,14 +119,19 @@ def validate(values: dict[str, Any], origin: str) -> Config:
         raise UserError(_explain(error, values, origin)) from None
 
 
-def validate_saved(values: Any, origin: str) -> Config:
-    """A `Config` from a saved configuration of any format; raises UserError like `validate`."""
+def _of_today(values: Any, origin: str) -> Any:
+    """A saved configuration's values in today's format; UserError for one that is not known."""
     if isinstance(values, dict) and format_of(values) not in (1, FORMAT):
         found = f"a configuration of format {shortened(repr(values['format']))}"
         raise UserError(
             explain(origin, found, f"format {FORMAT} or 1", "Use the version of rotanext that wrote it, or a newer one.")
         )
-    return validate(of_any_format(values) if isinstance(values, dict) else values, origin)
+    return of_any_format(values) if isinstance(values, dict) else values
+
+
+def validate_saved(values: Any, origin: str) -> Config:
+    """A `Config` from a saved configuration of any format; raises UserError like `validate`."""
+    return validate(_of_today(values, origin), origin)
 
 
 def saved_values(config: Config) -> dict[str, Any]:
@@ -170,8 +175,8 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
         near = difflib.get_close_matches(recipe, recipe_names(), 1, 0)
         raise UserError(f"no recipe '{recipe}'; nearest: '{near[0]}'; all: {', '.join(recipe_names())}")
     values = _parse(text, is_json, recipe)
-    if is_json:  # what a run saved
-        values = validate_saved(values, recipe).model_dump(mode="json")
+    if is_json:  # what runs save, of any format
+        values = _of_today(values, recipe)
     for override in overrides or []:
         _apply(values, override)
     return validate(values, recipe)

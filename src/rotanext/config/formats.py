@@ -40,7 +40,7 @@ def to_save(values: dict[str, Any]) -> dict[str, Any]:
 
 def format_of(values: dict[str, Any]) -> Any:
     """The number of a saved configuration's format; of a recipe, which has none, today's."""
-    return values.get("format", FORMAT if "backbone" in values else 1)
+    return values.get("format", 1 if "model" in values else FORMAT)
 
 
 def of_any_format(values: dict[str, Any]) -> dict[str, Any]:

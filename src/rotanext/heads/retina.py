@@ -137,15 +137,22 @@ class RetinaHead(nn.Module):
             zero, none = nothing_to_learn(raw), raw.logits[0].new_zeros((), dtype=torch.float32)
             return Losses({"cls": Term(zero, none), "box": Term(zero, none, factor)}, none)
         assigned = self.assign([(level.shape[2], level.shape[3]) for level in raw.logits], targets)
-        logits = torch.cat(rows(raw.logits, self.num_classes), 1).float()
-        deltas = torch.cat(rows(raw.geometry, NUMBERS), 1).float()
-        positive = assigned.objects > 0
-        wanted = torch.zeros_like(logits)
-        image, anchor = positive.nonzero(as_tuple=True)
-        wanted[image, anchor, assigned.labels] = 1
-        used = (assigned.objects >= 0).unsqueeze(-1)
-        classification = (focal_loss(logits, wanted) * used).sum()
-        predicted = decode(assigned.anchors[anchor], deltas[image, anchor])
-        box = REGRESSION_LOSSES[self.config.box_loss](predicted, assigned.boxes).sum()
-        count = positive.sum().float()
-        return Losses({"cls": Term(classification, count), "box": Term(box, count, factor)}, count)
+        classification, box, positives = assigned_losses(raw, assigned, self.num_classes, self.config.box_loss)
+        return Losses({"cls": Term(classification, positives), "box": Term(box, positives, factor)}, positives)
+
+
+def assigned_losses(raw: Raw, assigned: Assigned, num_classes: int, box_loss: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the focal and the box loss over a batch, and the number of positive anchors, in float32.
+
+    A batch without objects gives a box loss of zero that still depends on the deltas: each parameter has a (zero) gradient.
+    """
+    logits = torch.cat(rows(raw.logits, num_classes), 1).float()
+    deltas = torch.cat(rows(raw.geometry, NUMBERS), 1).float()
+    positive = assigned.objects > 0
+    wanted = torch.zeros_like(logits)
+    image, anchor = positive.nonzero(as_tuple=True)
+    wanted[image, anchor, assigned.labels] = 1
+    used = (assigned.objects >= 0).unsqueeze(-1)
+    classification = (focal_loss(logits, wanted) * used).sum()
+    predicted = decode(assigned.anchors[anchor], deltas[image, anchor])
+    return classification, REGRESSION_LOSSES[box_loss](predicted, assigned.boxes).sum(), positive.sum().float()

@@ -63,7 +63,7 @@ class Trainer:
         pretrained: bool = True,
         processes: Processes | None = None,
     ) -> None:
-        """`pretrained=False` leaves model.weights alone: a resumed training has its own."""
+        """`pretrained=False` leaves backbone.weights alone: a resumed training has its own."""
         self.config, self.folder, self.problems, self.display = config, folder, problems, display
         self.processes = processes or Processes(device, config.train.precision)
         self.accelerator = self.processes.accelerator

@@ -58,7 +58,7 @@ def synchronise_norms(model: nn.Module, processes: Processes) -> nn.Module:
     if processes.device.type == "cpu":
         raise UserError(
             "on CPUs several processes cannot train batch norms, whose statistics would have to be those of all of them; "
-            "set model.frozen_norm=true, or start one process"
+            "set backbone.frozen_norm=true, or start one process"
         )
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
