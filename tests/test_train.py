@@ -210,6 +210,18 @@ def test_steps_without_finite_loss_are_skipped_until_too_many(tiny_dataset: Path
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
+def test_a_skipped_step_leaves_the_statistics_of_batch_norms(tiny_dataset: Path, tmp_path: Path) -> None:
+    overrides = ("model.backbone=timm:resnet18", "model.drop_path=0.0", "train.ema=0.9")
+    trainer = make_trainer(tiny_config(tiny_dataset / "train", None, *overrides), tmp_path)
+    batch = samples(trainer, 0)
+    networks = (trainer.model, trainer.averaged.model)  # type: ignore[union-attr]
+    before = [value.clone() for network in networks for value in network.state_dict().values()]
+    with torch.no_grad():
+        trainer.model.mean.fill_(float("nan"))  # as a picture whose activations overflow
+    assert trainer.train_step([batch])["skipped"] == 1
+    assert all(map(torch.equal, before, [value for network in networks for value in network.state_dict().values()]))
+
+
 @pytest.fixture
 def background(tmp_path: Path) -> Path:
     root = draw_dataset(tmp_path / "background", 2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rotanext.config import Config
 from rotanext.criterion import batch_losses, make_targets
@@ -106,6 +107,8 @@ class Trainer:
             self.network, self.optimizer = self.model, self.processes.prepare(optimizer)
         else:
             self.network, self.optimizer = self.processes.prepare(self.model, optimizer)
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training]
+        self._running = [buffer for norm in norms for buffer in norm.buffers()]  # statistics, which the forward pass changes
 
     @property
     def final_model(self) -> RetinaNet:
@@ -219,7 +222,8 @@ class Trainer:
         train, factor = self.config.train, rate_factor(self.progress.step, self.steps_per_epoch, self.config.train)
         lr = set_rate(self.optimizer, factor)
         self.network.train()
-        sums = torch.zeros(4, device=self.processes.device)
+        sums = torch.zeros(5, device=self.processes.device)
+        statistics = [(buffer, buffer.clone()) for buffer in self._running]
         for number, samples in enumerate(batches, 1):
             with self._gradients_shared(number == len(batches)):
                 classification, box, positives = self._losses(samples)
@@ -227,20 +231,20 @@ class Trainer:
                 self.accelerator.backward(loss / len(batches))
             sums[:3] += torch.stack([classification.detach(), box.detach(), positives]) / len(batches)
         sums[3] = self._asked
-        norm = float(whole(self.accelerator.clip_grad_norm_(self.network.parameters(), train.clip_norm or float("inf"))))
-        classification, box, positives, asked = self.processes.mean(sums).tolist()  # all that is decided by is the same for all
+        norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), train.clip_norm or float("inf")))
+        sums[4] = norm  # of equal gradients, if all is well; where one process's are not finite, no process may take the step
+        *figures, asked, norms = self.processes.mean(sums).tolist()  # all that is decided by is the same for all
+        classification, box, positives = figures
         self.stop = self.stop or asked > 0
-        scaled = self.accelerator.scaler is not None  # fp16: its scaler skips steps whose gradient overflows, as some do
-        finite = all(map(math.isfinite, (classification, box) if scaled else (norm, classification, box)))
-        if finite or scaled:
-            self.optimizer.step()
+        finite = all(map(math.isfinite, (classification, box, norms)))
         if finite:
+            self.optimizer.step()
             self.progress.bad_steps = 0
         else:
-            self._skip_bad_step()
+            self._skip_bad_step(statistics)
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        if self.averaged:
+        if self.averaged and finite:
             self.averaged.update(self.model, self.progress.step)
         weighted = self.config.loss.weight * box
         return {
@@ -250,7 +254,7 @@ class Trainer:
             "loss_cls": classification,
             "loss_box": weighted,
             "lr": lr,
-            "grad_norm": norm,
+            "grad_norm": float(norm),
             "positives": positives * self.processes.count,
             "skipped": self.progress.skipped,
         }
@@ -280,7 +284,12 @@ class Trainer:
         normaliser = positives.clamp_min(1 / self.processes.count)
         return classification / normaliser, box / normaliser, positives
 
-    def _skip_bad_step(self) -> None:
+    def _skip_bad_step(self, statistics: list[tuple[Tensor, Tensor]]) -> None:
+        """Leave all as before the step; with fp16 the next losses are scaled less, in all processes alike."""
+        for buffer, before in statistics:
+            buffer.copy_(before)
+        if scaler := self.accelerator.scaler:
+            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
         self.progress.bad_steps += 1
         self.progress.skipped += 1
         self.report.say(f"step {self.progress.step}: loss or gradient is not finite; this step is skipped")

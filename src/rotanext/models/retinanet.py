@@ -10,6 +10,7 @@ from rotanext.anchors import V0
 from rotanext.models.backbones import BackboneOptions, build_backbone
 from rotanext.models.convnext import ConvNeXt
 from rotanext.models.fpn import FPN
+from rotanext.models.small_maps import guard_small_maps
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -70,6 +71,7 @@ class RetinaNet(nn.Module):
         self.fpn = FPN(list(self.backbone.channels)[1:], fpn_channels)  # type: ignore[arg-type]
         self.head = RetinaHead(fpn_channels, tower_depth, num_classes, anchors_per_position)
         self.num_classes = num_classes
+        guard_small_maps(self)
         if isinstance(self.backbone, ConvNeXt):
             # The pyramid starts at stride 8: the finest map, and so its norm, is not used.
             self.backbone.norm0.requires_grad_(False)
