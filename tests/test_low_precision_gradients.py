@@ -123,7 +123,7 @@ def test_every_layer_of_neck_and_head(channels: int, classes: int, precision: to
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("size", [(32, 32), (64, 160), (128, 32)], ids=str)
 def test_a_whole_network(size: tuple[int, int], precision: torch.dtype) -> None:
-    """Every parameter's gradient is near float32's: on one position a ReLU that rounding turns is a quarter of a gradient's norm."""
+    """Every parameter's gradient is near float32's: one ReLU that rounding turns is a quarter of some norms."""
     options = BackboneOptions(layer_scale=1.0)
     network = RetinaNet("convnext_atto", 2, fpn_channels=16, tower_depth=1, options=options).train()
     batch, directions, found = torch.randn(2, 3, *size), None, []
