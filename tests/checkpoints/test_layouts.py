@@ -194,7 +194,7 @@ def test_v0_training_checkpoint(small: Network, tmp_path: Path, legacy: bool) ->
     content = {"meta": V0_META, "state_dict": weights, "optimizer": optimizer.state_dict()}
     torch.save(content, tmp_path / "epoch_12.pth", _use_new_zipfile_serialization=not legacy)
     found = read_detector_file(tmp_path / "epoch_12.pth")
-    assert (found.config.head.anchors, found.class_names, found.backbone) == ("v0", CLASSES, "convnext_atto")
+    assert (found.config.head.anchors, found.class_names, found.config.backbone.name) == ("v0", CLASSES, "convnext_atto")
     assert any("ema_backbone_norm0_weight" in note for note in found.notes)
     assert any("anchors v0: mmrotate 0.1.0+" in note for note in found.notes)
     report = load_strict(small, found.weights, "epoch_12.pth", found.layout)

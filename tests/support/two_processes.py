@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 
 from networks import backbone_overrides
@@ -19,8 +21,11 @@ from rotanext.data.dataset import Sample
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.evaluate import detect_shared
 from rotanext.inference.detector import Detector
+from rotanext.system import processes
+from rotanext.system.processes import _accelerator as processes_accelerator
 from rotanext.system.progress import Display
 from rotanext.training.loop import Trainer
+from rotanext.training.sharding import local
 from rotanext.training.state import newest_state, state_files
 from tiny import tiny_config
 
@@ -118,14 +123,84 @@ def bad_steps(root: Path) -> dict[str, Any]:
     plain = trainer._losses
 
     def losses(samples: list[Sample]) -> Any:
-        classification, box, positives = plain(samples)
-        return classification * (float("nan") if trainer.processes.rank == 1 else 1.0), box, positives
+        terms, positives = plain(samples)
+        return terms | {"cls": terms["cls"] * (float("nan") if trainer.processes.rank == 1 else 1.0)}, positives
 
     trainer._losses = losses  # type: ignore[method-assign]
     row = trainer.train_step([batch])
     same = all(map(torch.equal, before, trainer.model.state_dict().values()))
     ends = [outcome(lambda: trainer.train_step([batch])) for _ in range(19)]
     return {"skipped": row["skipped"], "same": same, "ends": ends}
+
+
+def not_finite(root: Path, name: str, precision: str, *overrides: str) -> list[dict[str, Any]]:
+    """What steps leave behind whose gradient is not finite, or too large to have a norm, in the last process alone.
+
+    One position of one layer's output gets such a gradient before gradients are shared; or one weight does, in this process's own
+    gradients (its shard), after that. fp16 has a scaler as on GPUs.
+    """
+    config = config_of(root, "even", 1, f"train.precision={precision}", "train.ema=0.9", "train.accumulate=2", *overrides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "_accelerator", _scaled_on_the_cpu if precision == "fp16" else processes._accelerator)
+        trainer = make(config, root / f"not-finite-{name}")
+    mine = trainer.processes.rank == trainer.processes.count - 1
+    window = [[trainer.loader.dataset[0, i]] for i in (trainer.processes.rank, 2 + trainer.processes.rank)]
+    values = {"output": 0.0, "weight": 0.0}
+    parameter = trainer.model.backbone.downsample_layers[0][0].weight  # type: ignore[index, union-attr]
+    clip = trainer.accelerator.clip_grad_norm_
+
+    def spoil_output(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        if value := values["output"]:
+            output.register_hook(lambda gradient: (gradient.float() + value).to(gradient.dtype))
+
+    def spoil_weight(*arguments: Any) -> Any:
+        if values["weight"]:
+            local([parameter.grad])[0][0, 0, 0, 0] = values["weight"]
+        return clip(*arguments)
+
+    def kept() -> list[torch.Tensor]:
+        moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
+        networks = [trainer.model, trainer.averaged.model]  # type: ignore[union-attr]
+        return [v.clone() for v in local([*(v for network in networks for v in network.state_dict().values()), *moments])]
+
+    if mine:
+        trainer.model.head.cls_out.register_forward_hook(spoil_output)
+        trainer.accelerator.clip_grad_norm_ = spoil_weight
+    found = []
+    for place, value in [("", 0.0), *((p, v) for p in values for v in (float("nan"), float("inf"), 1e30)), ("", 0.0)]:
+        values.update({"output": 0.0, "weight": 0.0} | ({place: value} if place else {}))
+        before, scaler = kept(), trainer.accelerator.scaler
+        scale = scaler.get_scale() if scaler else 1.0
+        row = trainer.train_step(window)
+        found.append({
+            "place": place, "value": value, "skipped": row["skipped"],
+            "change of scale": scaler.get_scale() / scale if scaler else 1.0,
+            "same": len(before) == len(after := kept()) and all(map(torch.equal, before, after)),
+            "finite": all(v.isfinite().all() for v in after),
+        })  # fmt: skip
+    return found
+
+
+def _scaled_on_the_cpu(device: str, precision: str) -> Accelerator:
+    """accelerate's view of a GPU in fp16, on a CPU, where it has neither autocast nor scaler."""
+    accelerator = processes_accelerator(device, precision)
+    accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu", init_scale=256.0)
+    return accelerator
+
+
+NOT_FINITE: dict[str, tuple[str, ...]] = {
+    f"{precision}{'-sharded' * sharded}{'-unclipped' * unclipped}": (
+        precision, f"train.shard={str(sharded).lower()}", f"train.clip_norm={0.0 if unclipped else 0.5}",
+    )
+    for precision in ("fp32", "bf16", "fp16")
+    for sharded in (False, True)
+    for unclipped in (False, True)
+}  # fmt: skip
+
+
+def all_not_finite(root: Path, count: int) -> dict[str, list[dict[str, Any]]]:
+    """`not_finite` in every precision, with and without shards and clipping."""
+    return {name: not_finite(root, f"{name}-{count}", *settings) for name, settings in NOT_FINITE.items()}
 
 
 def failures(root: Path) -> dict[str, tuple[str, str]]:
@@ -194,6 +269,7 @@ def main(root: Path) -> None:
         "resumed": resumed(root, "resumed"),
         "resumed sharded": resumed(root, "resumed-sharded", "train.shard=true"),
         "bad steps": bad_steps(root),
+        "not finite": all_not_finite(root, 2),
         "stopped": stopped_by_one(root),
         "validated": validated(root),
         "failures": failures(root),

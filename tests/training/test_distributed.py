@@ -17,7 +17,7 @@ import two_processes
 from places import ROOT, SUPPORT
 from rotanext.training.state import newest_state, state_files
 from tiny import draw_dataset
-from two_processes import EQUAL, SIX_STEPS, config_of, equal_to_one, make, rows_of, validated
+from two_processes import EQUAL, NOT_FINITE, SIX_STEPS, config_of, equal_to_one, make, not_finite, rows_of, validated
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -140,6 +140,29 @@ def test_a_loss_that_one_process_cannot_compute_is_skipped_by_both(found: list[d
         kind, message = bad["ends"][18]
         assert kind == ("UserError", "SystemExit")[rank]
         assert rank == 1 or "20 steps in a row had no finite loss" in message
+
+
+def check_not_finite(steps: list[dict[str, Any]], name: str) -> None:
+    assert not steps[0]["same"]
+    assert steps[0]["skipped"] == 0
+    for number, step in enumerate(steps[1:-1], 1):
+        assert step["same"], (name, step)
+        assert step["skipped"] == number
+        assert step["change of scale"] == (0.5 if "fp16" in name else 1.0)
+    assert not steps[-1]["same"]
+    assert steps[-1]["skipped"] == len(steps) - 2
+    assert all(step["finite"] for step in steps)
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_a_gradient_that_is_not_finite_in_one_process_reaches_no_weights(name: str, found: list[dict[str, Any]]) -> None:
+    for process in found:
+        check_not_finite(process["not finite"][name], name)
+
+
+@pytest.mark.parametrize("name", [name for name in NOT_FINITE if "sharded" not in name])
+def test_a_gradient_that_is_not_finite_reaches_no_weights_of_one_process(name: str, root: Path) -> None:
+    check_not_finite(not_finite(root, f"{name}-1", *NOT_FINITE[name]), name)
 
 
 def test_one_process_that_is_asked_to_stop_stops_both(found: list[dict[str, Any]]) -> None:

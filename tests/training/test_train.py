@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import rotanext.training.loop
 import rotanext.training.train
+from networks import backbone_overrides
 from rotanext.config import Config
 from rotanext.data.dataset import Sample
 from rotanext.errors import Problems, UserError
@@ -122,13 +123,13 @@ def test_the_best_of_the_validations_is_kept(tiny_dataset: Path, tmp_path: Path,
     plain = Evidence.score
 
     def scored(evidence: Evidence) -> Any:
-        report, value = plain(evidence), next(values)
+        scores, value = plain(evidence), next(values)
         summary = {"map50": value, "map75": value, "map50_95": None}
-        return SimpleNamespace(summary=lambda: summary, table=report.table, to_json=report.to_json, report=report)
+        return SimpleNamespace(summary=lambda: summary, table=scores.table, to_json=scores.to_json, scores=scores)
 
     monkeypatch.setattr(Evidence, "score", scored)
-    monkeypatch.setattr(rotanext.training.train, "write_report", lambda report, out: None)
-    monkeypatch.setattr(rotanext.training.train, "_write_page", lambda trainer, report: None)
+    monkeypatch.setattr(rotanext.training.train, "write_scores", lambda scores, out: None)
+    monkeypatch.setattr(rotanext.training.train, "_write_page", lambda trainer, scores: None)
     config = tiny_config(tiny_dataset / "train", tiny_dataset / "val", "train.epochs=2", "train.validate_every=1")
     kept: list[bytes] = []
     plain_save = Trainer._save_detector
@@ -193,7 +194,7 @@ def test_steps_without_finite_loss_are_skipped_until_too_many(tiny_dataset: Path
 
     def bad_step() -> None:
         nan = trainer.model.head.cls_out.bias.sum() * float("nan")
-        trainer._losses = lambda _: (nan, nan, torch.tensor(1.0))  # type: ignore[method-assign]
+        trainer._losses = lambda _: ({"cls": nan, "box": nan}, torch.tensor(1.0))  # type: ignore[method-assign]
         trainer.train_step([batch])
 
     for _ in range(19):
@@ -208,6 +209,18 @@ def test_steps_without_finite_loss_are_skipped_until_too_many(tiny_dataset: Path
     with pytest.raises(UserError, match=r"20 steps in a row had no finite loss.*lower train\.lr"):
         bad_step()
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_a_skipped_step_leaves_the_statistics_of_batch_norms(tiny_dataset: Path, tmp_path: Path) -> None:
+    overrides = (*backbone_overrides("timm:resnet18"), "backbone.drop_path=0.0", "train.ema=0.9")
+    trainer = make_trainer(tiny_config(tiny_dataset / "train", None, *overrides), tmp_path)
+    batch = samples(trainer, 0)
+    networks = (trainer.model, trainer.averaged.model)  # type: ignore[union-attr]
+    before = [value.clone() for network in networks for value in network.state_dict().values()]
+    with torch.no_grad():
+        trainer.model.mean.fill_(float("nan"))  # as an image whose activations overflow
+    assert trainer.train_step([batch])["skipped"] == 1
+    assert all(map(torch.equal, before, [value for network in networks for value in network.state_dict().values()]))
 
 
 @pytest.fixture
@@ -327,8 +340,8 @@ def test_skipped_steps_are_counted_in_the_log_and_at_the_end(
     plain = Trainer._losses
 
     def losses(self: Trainer, batch: list[Sample]) -> Any:
-        classification, box, positives = plain(self, batch)
-        return classification * (float("nan") if self.progress.step == 2 else 1.0), box, positives
+        terms, positives = plain(self, batch)
+        return terms | {"cls": terms["cls"] * (float("nan") if self.progress.step == 2 else 1.0)}, positives
 
     monkeypatch.setattr(Trainer, "_losses", losses)
     console = Console(stderr=True, soft_wrap=True)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from rotanext.heads.contract import HeadSection, Raw
 from rotanext.models.backbones import ConvNeXtConfig, TimmConfig
 from rotanext.models.necks import SIZE_DIVISOR, FPNConfig
+from rotanext.models.small_maps import guard_small_maps
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -28,6 +29,7 @@ class Network(nn.Module):
         self.neck = neck.build(list(self.backbone.channels))
         self.head: Any = head.build(neck.channels, neck.strides, num_classes)  # a heads.contract.Head
         self.backbone.leave_out(self.neck.first)
+        guard_small_maps(self)
 
     @property
     def num_classes(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rotanext.checkpoints.own import save_detector_file
 from rotanext.checkpoints.pretrained import load_backbone
@@ -116,6 +117,8 @@ class Trainer:
             self.network, self.optimizer = self.model, self.processes.prepare(optimizer)
         else:
             self.network, self.optimizer = self.processes.prepare(self.model, optimizer)
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training]
+        self._running = [buffer for norm in norms for buffer in norm.buffers()]  # statistics, which the forward pass changes
 
     @property
     def final_model(self) -> Network:
@@ -231,27 +234,27 @@ class Trainer:
         self.network.train()
         terms: dict[str, Tensor] = {}
         sums = torch.zeros((), device=self.processes.device)
+        statistics = [(buffer, buffer.clone()) for buffer in self._running]
         for number, samples in enumerate(batches, 1):
             with self._gradients_shared(number == len(batches)):
                 terms, positives = self._losses(samples)
                 loss = torch.stack(list(terms.values())).sum()
                 self.accelerator.backward(loss / len(batches))
             sums = sums + torch.stack([*(term.detach() for term in terms.values()), positives]) / len(batches)
-        norm = float(whole(self.accelerator.clip_grad_norm_(self.network.parameters(), train.clip_norm or float("inf"))))
-        asked_here = torch.tensor([float(self._asked)], device=self.processes.device)
-        *values, count, asked = self.processes.mean(torch.cat([sums, asked_here])).tolist()  # what decides is the same for all
+        norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), train.clip_norm or float("inf")))
+        # The norm of equal gradients, if all is well; where one process's are not finite, no process may take the step.
+        mine = torch.tensor([float(norm), float(self._asked)], device=self.processes.device)
+        *values, count, norms, asked = self.processes.mean(torch.cat([sums, mine])).tolist()  # what decides is the same for all
         self.stop = self.stop or asked > 0
-        scaled = self.accelerator.scaler is not None  # fp16: its scaler skips steps whose gradient overflows, as some do
-        finite = all(map(math.isfinite, values if scaled else (norm, *values)))
-        if finite or scaled:
-            self.optimizer.step()
+        finite = all(map(math.isfinite, (*values, norms)))
         if finite:
+            self.optimizer.step()
             self.progress.bad_steps = 0
         else:
-            self._skip_bad_step()
+            self._skip_bad_step(statistics)
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        if self.averaged:
+        if self.averaged and finite:
             self.averaged.update(self.model, self.progress.step)
         return {
             "step": self.progress.step,
@@ -259,7 +262,7 @@ class Trainer:
             "loss": sum(values),
             **{f"loss_{name}": value for name, value in zip(terms, values, strict=True)},
             "lr": lr,
-            "grad_norm": norm,
+            "grad_norm": float(norm),
             "positives": count * self.processes.count,
             "skipped": self.progress.skipped,
         }
@@ -282,7 +285,12 @@ class Trainer:
         counted = zip(terms.items(), weights, strict=True)
         return {name: term.factor * (term.sum / weight.clamp_min(least)) for (name, term), weight in counted}, positives
 
-    def _skip_bad_step(self) -> None:
+    def _skip_bad_step(self, statistics: list[tuple[Tensor, Tensor]]) -> None:
+        """Leave all as before the step; with fp16 the next losses are scaled less, in all processes alike."""
+        for buffer, before in statistics:
+            buffer.copy_(before)
+        if scaler := self.accelerator.scaler:
+            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
         self.progress.bad_steps += 1
         self.progress.skipped += 1
         self.display.say(f"step {self.progress.step}: loss or gradient is not finite; this step is skipped")
