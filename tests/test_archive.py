@@ -619,6 +619,7 @@ def test_a_merger_that_is_lost_is_asked_for_again(
     assert not merging
 
 
+@pytest.mark.slow
 def test_clusters_that_are_not_there(cli: Callable, detector: Detector, scenes: Path, tmp_path: Path) -> None:
     if ray.is_initialized():
         ray.shutdown()

@@ -18,6 +18,8 @@ from conftest import draw_dataset
 from rotanext.state import newest_state, state_files
 from two_processes import EQUAL, SIX_STEPS, config_of, equal_to_one, make, rows_of, validated
 
+pytestmark = pytest.mark.slow  # each waits for the two processes, which run once for all
+
 HERE = Path(__file__).resolve().parent
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 

@@ -138,6 +138,7 @@ def assert_same_run(run: Path, straight: Path) -> None:
     assert not parts(run)
 
 
+@pytest.mark.slow
 def test_fifty_kills_change_nothing(start: Start, data: Path, tmp_path: Path) -> None:
     """SIGKILL at seeded random moments: while starting, while computing, while a file is half written, while validating."""
     run, straight, rng = tmp_path / "run", tmp_path / "straight", np.random.default_rng(0)

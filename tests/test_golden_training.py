@@ -24,6 +24,7 @@ from test_golden_models import GOLDEN, RECIPES, own_name, reference_model
 CLASSES = [f"class-{i:02d}" for i in range(15)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "optimizer"), [("convnext-tiny", "adamw"), ("r50", "sgd")])
 def test_six_steps(which: str, optimizer: str, tmp_path: Path) -> None:
     facts = json.loads((GOLDEN / f"train_{which}_{optimizer}.json").read_text())
