@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 from rotanext import ops, train
@@ -23,6 +24,10 @@ from rotanext.errors import Problems
 from rotanext.ops import cpu_iou, reference
 from rotanext.state import State, newest_state
 from rotanext.train import start_training
+
+# Other programs may be at work beside the tests: how long an example takes says nothing about the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 TINY = (
     "model.fpn_channels=8", "model.tower_depth=1", "data.image_size=64", "predict.image_size=64", "data.workers=0",

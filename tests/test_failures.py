@@ -89,7 +89,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     yield lambda *arguments, limit=None: Command(server, [str(a) for a in arguments], log, limit)
     assert server.stdin
     server.stdin.close()
-    server.wait(30)
+    server.wait(120)
 
 
 @pytest.fixture(scope="module")
