@@ -4,16 +4,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
-.PHONY: demo test lint docs bench bench-gpu install clean
+.PHONY: demo test test-slow fresh lint docs bench bench-gpu install clean
 
 demo: $(STAMP)
 	$(BIN)/rotanext demo --run runs/demo
 
-test: lint
+test: lint fresh
+	$(PYTEST) -m "not slow"
+
+test-slow: fresh
+	$(PYTEST) -m slow
+
+fresh: $(STAMP)
 	@# numba's cache does not see changes of kernels that others call
 	@find src/rotanext/ops -name '*.nbi' ! -newer "$$(ls -t src/rotanext/ops/*.py | head -1)" -delete
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks docs

@@ -5,21 +5,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from places import ROOT
-from tiny import Outcome, draw_dataset, tiny_config
-
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU; read when triton is imported, which torch may do
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 
+from places import ROOT
 from rotanext import ops
 from rotanext.errors import Problems
 from rotanext.ops import cpu_iou, reference
 from rotanext.training import train
 from rotanext.training.train import start_training
+from tiny import Outcome, draw_dataset, tiny_config
+
+# Other programs may be at work beside the tests: how long an example takes says nothing about the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

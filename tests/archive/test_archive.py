@@ -1,5 +1,6 @@
 """Archives through Ray: the same detections as plain prediction, whatever fails, wherever scenes lie."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -16,11 +17,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from rotanext.archive import cluster
+from rotanext.archive import cluster, work
 from rotanext.archive.addresses import Ranges, list_scenes, open_address
 from rotanext.archive.cluster import ClusterOptions, Gathering, Summary, predict_archive
 from rotanext.archive.results import Journal, Record, Target, result_name, to_parquet
-from rotanext.archive.work import Job, load_weights
+from rotanext.archive.work import Gate, Job, Worker, finish, load_weights, plan
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.images.raster import Raster, RasterOptions
@@ -76,15 +77,15 @@ def storage() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def machines(storage: str) -> Iterator[Any]:
-    """Two machines of one core each, as far as Ray can tell; the last test kills the second one."""
+    """A cluster whose head computes nothing, and two machines of one core each, as far as Ray can tell; the last test kills one."""
     from ray.cluster_utils import Cluster
 
-    few = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+    few = {"object_store_memory": 100 << 20, "include_dashboard": False}
     soon = {"health_check_initial_delay_ms": 2000, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
-    cluster = Cluster(initialize_head=True, head_node_args={**few, "_system_config": soon})
-    second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **few, "_system_config": soon})
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    yield cluster, second
+    yield cluster, nodes
     ray.shutdown()
     cluster.shutdown()
 
@@ -179,35 +180,40 @@ def manifest(target: Path) -> dict[str, dict[str, Any]]:
     return {Path(row["address"]).name: row for row in rows}
 
 
+@pytest.mark.slow
 def test_an_archive_is_what_plain_prediction_finds(
     machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nothing here depends on when Ray starts a second worker: each chunk is a task of its own, which any worker may take."""
     import ray.data
 
     for name in ("_PLANNERS", "_PLANNED", "_AHEAD"):  # at most two scenes are planned and not finished
         monkeypatch.setattr(cluster, name, 1)
-    # On a busy machine the first worker would be through before the second has started.
-    monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 120)
+    asked: list[tuple[Any, Any]] = []
+    data_map = ray.data.Dataset.map
 
-    here = tmp_path / "workers"
-    here.mkdir()
-    log = str(here)
+    def spied(*arguments: Any, **how: Any) -> Any:
+        dataset = data_map(*arguments, **how)
+        asked.append((dataset, how["compute"]))
+        return dataset
 
-    def together(weights: bytes, job: Job) -> Detector:
+    monkeypatch.setattr(ray.data.Dataset, "map", spied)
+    diary = tmp_path / "diary"
+    diary.mkdir()
+    log = str(diary)
+
+    def noting(weights: bytes, job: Job) -> Detector:
         found = load_weights(weights, job)
         on_tiles = found.on_tiles
-        (Path(log) / str(os.getpid())).touch()
 
-        def waiting(scene: Any, part: range, **how: Any) -> Any:
-            end = time.monotonic() + 100  # otherwise one worker may be through with all before the other has started
-            while len(list(Path(log).iterdir())) < 2 and time.monotonic() < end:
-                time.sleep(0.05)
+        def noted(scene: Any, part: range, **how: Any) -> Any:
+            (Path(log) / f"{Path(scene.path).stem} {part.start} {part.stop} {time.time_ns()}").touch()
             return on_tiles(scene, part, **how)
 
-        found.on_tiles = waiting  # type: ignore[method-assign]
+        found.on_tiles = noted  # type: ignore[method-assign]
         return found
 
-    done = run(detector, scenes, tmp_path / "out", load=together)
+    done = run(detector, scenes, tmp_path / "out", load=noting)
     assert (done.scenes, done.skipped, done.done, done.failed) == (6, 0, 6, 0)
     assert done.detections == sum(map(len, plain.values()))
     files = results(tmp_path / "out")
@@ -221,7 +227,18 @@ def test_an_archive_is_what_plain_prediction_finds(
         assert tmp_path / "out" / row["file"] == files[Path(name).stem]
     assert (rows["a.tif"]["width"], rows["a.tif"]["height"], rows["a.tif"]["tiles"]) == (300, 250, 6 * 5)
     assert done.tiles == sum(row["tiles"] for row in rows.values())
-    assert max(row["workers"] for row in rows.values()) == 2  # tiles of one scene were spread
+    computed = [path.name.split()[:3] for path in diary.iterdir()]
+    chunks = [
+        [Path(name).stem, str(first), str(min(first + TWO.chunk, row["tiles"]))]
+        for name, row in rows.items()
+        for first in range(0, row["tiles"], TWO.chunk)
+        if name.endswith(".tif")
+    ]
+    assert sorted(computed) == sorted(chunks)  # each once
+    ((dataset, pool),) = asked
+    assert (pool.initial_size, pool.max_size, pool.max_tasks_in_flight_per_actor) == (2, 2, 2)
+    # a task each, images being one chunk: Ray is free to give it to whichever worker has time
+    assert f"Map(Worker): {len(chunks) + 2} tasks executed" in dataset.stats()
     frame = geopandas.read_parquet(files["a"])
     assert frame.crs.to_epsg() == 32633
     assert frame.geometry.centroid.x.to_numpy() == pytest.approx(5e5 + 0.5 * frame["cx"].to_numpy(), abs=1e-3)
@@ -229,6 +246,75 @@ def test_an_archive_is_what_plain_prediction_finds(
     assert not list((tmp_path / "out/journal").iterdir())
 
 
+class Answer:
+    """A method of a fake actor: `ray.get` of what `remote` gives is what the method gives."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.remote = method
+
+
+class FakeGate:
+    """A gate in this process."""
+
+    def __init__(self, gate: Gate) -> None:
+        for name in ("begin", "end", "weights", "finish", "finished"):
+            setattr(self, name, Answer(getattr(gate, name)))
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Actors are objects in this process; each asks once, when it is made, who it is."""
+    numbers, threads = itertools.count(), torch.get_num_threads()
+
+    class Context:
+        def __init__(self) -> None:
+            self.get_node_id = lambda: "node"
+            self.get_worker_id = lambda: f"worker{next(numbers)}"
+
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(ray, "get_runtime_context", Context)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_scene_spread_over_workers_is_the_same_scene(
+    no_cluster: None, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
+) -> None:
+    """However its chunks are dealt out, and in whatever order they come back."""
+    options = replace(TWO, device="cpu")
+    job = cluster._job(detector, Target(str(tmp_path)), OPTIONS, options, load_weights)
+    gate = FakeGate(Gate(cluster._weights(detector)))
+    workers = [Worker(job, gate) for _ in range(3)]
+    turns = itertools.cycle(workers)
+    for stem in "ab":
+        chunks = plan({"index": 0, "address": str(scenes / f"{stem}.tif")}, job, gate, ahead=1)
+        assert len(chunks) == chunks[0]["chunks"] == -(-chunks[0]["tiles"] // TWO.chunk) > 3
+        rows = [next(turns)(row) for row in chunks]
+        record = finish(job, [rows[k] for k in np.random.default_rng(0).permutation(len(rows))])
+        assert (record.status, record.error, record.workers, record.tiles) == ("done", "", 3, chunks[0]["tiles"])
+        assert sum(row["computed"] for row in rows) == record.tiles
+        check_result(tmp_path / record.file, plain[stem])
+
+
+def test_planning_waits_for_its_turn(
+    no_cluster: None, detector: Detector, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until fewer than `ahead` scenes before it are unfinished."""
+    job = cluster._job(detector, Target(str(tmp_path)), OPTIONS, TWO, load_weights)
+    gate, waited = Gate(b""), list[int]()
+
+    def one_is_finished(_: float) -> None:
+        waited.append(gate.finished())
+        gate.finish()
+
+    monkeypatch.setattr(work.time, "sleep", one_is_finished)
+    for index, expected in ((0, []), (1, []), (2, [0]), (5, [1, 2, 3])):
+        waited.clear()
+        assert plan({"index": index, "address": str(scenes / "d.png")}, job, FakeGate(gate), ahead=2)
+        assert waited == expected
+
+
+@pytest.mark.slow
 def test_bad_files_are_recorded_and_a_restart_goes_on(
     machines: Any, cli: Callable, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
 ) -> None:
@@ -275,6 +361,7 @@ def test_bad_files_are_recorded_and_a_restart_goes_on(
     assert "run.json: found results with another score; expected those of this run" in other.err
 
 
+@pytest.mark.slow
 def test_object_storage_in_and_out(
     machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
 ) -> None:
@@ -402,6 +489,7 @@ def test_the_manifest_is_whole_whatever_happened(tmp_path: Path) -> None:
     assert Journal(target).compact() == 3
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_its_workers_is_recorded(
     machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
 ) -> None:
@@ -429,6 +517,7 @@ def test_a_file_that_kills_its_workers_is_recorded(
     check_result(results(tmp_path / "out")["a"], plain["a"])
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_is_one_message(machines: Any, detector: Detector, scenes: Path, tmp_path: Path) -> None:
     def broken(weights: bytes, job: Job) -> Detector:
         raise ImportError("no rotanext here")
@@ -437,11 +526,13 @@ def test_a_worker_that_cannot_start_is_one_message(machines: Any, detector: Dete
         run(detector, scenes / "a.tif", tmp_path / "out", load=broken)
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_takes_nothing_with_it(
     machines: Any, detector: Detector, scenes: Path, plain: dict[str, Detections], tmp_path: Path
 ) -> None:
-    nodes, second = machines
-    victim = second.node_id[:8]
+    """The first machine to begin a third chunk dies; no machine goes beyond its third before that."""
+    cluster_, nodes = machines
+    by_name = {node.node_id[:8]: node for node in nodes}
     source, diary, target = tmp_path / "in", tmp_path / "diary", tmp_path / "out"
     source.mkdir()
     diary.mkdir()
@@ -450,36 +541,39 @@ def test_a_node_that_dies_takes_nothing_with_it(
             shutil.copy(scenes / f"{name}.tif", source / f"{name}_{copy}.tif")
     log = str(diary)
 
-    def slowly(weights: bytes, job: Job) -> Detector:
+    def noting(weights: bytes, job: Job) -> Detector:
         found = load_weights(weights, job)
         node, on_tiles = ray.get_runtime_context().get_node_id()[:8], found.on_tiles
 
-        def slow(scene: Any, part: range, **how: Any) -> Any:
+        def noted(scene: Any, part: range, **how: Any) -> Any:
             mark = Path(log) / f"{node}-{time.time_ns()}"
             mark.with_suffix(".begun").touch()
-            time.sleep(0.5)
+            if len(list(Path(log).glob(f"{node}-*.begun"))) >= 3:
+                while not (Path(log) / "killed").exists():
+                    time.sleep(0.02)
             result = on_tiles(scene, part, **how)
             mark.with_suffix(".ended").touch()
             return result
 
-        found.on_tiles = slow  # type: ignore[method-assign]
+        found.on_tiles = noted  # type: ignore[method-assign]
         return found
 
-    seen: list[int] = []
+    victims: list[str] = []
 
     def kill() -> None:
-        while len(list(diary.glob(f"{victim}-*.begun"))) < 3:
+        while not victims:
             time.sleep(0.02)
-        nodes.remove_node(second, allow_graceful=False)
-        seen.append(len(list((target / "scenes").glob("*.parquet"))) if (target / "scenes").exists() else 0)
+            victims.extend(name for name in by_name if len(list(diary.glob(f"{name}-*.begun"))) == 3)
+        cluster_.remove_node(by_name[victims[0]], allow_graceful=False)
+        (diary / "killed").touch()
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    done = run(detector, source, target, load=slowly, cluster=replace(TWO, chunk=3))
+    done = run(detector, source, target, load=noting, cluster=replace(TWO, chunk=3))
     killer.join(1)
-    assert seen
-    assert seen[0] < 6, "it was killed too late to matter"
-    assert len(list(diary.glob(f"{victim}-*.ended"))) < len(list(diary.glob("*.ended"))) / 2
+    assert not killer.is_alive()
+    assert len(list(diary.glob(f"{victims[0]}-*.begun"))) == 3
+    assert len(list(diary.glob(f"{victims[0]}-*.ended"))) == 2
     assert (done.scenes, done.done, done.failed) == (6, 6, 0)
     rows = manifest(target)
     assert len(rows) == 6
@@ -525,6 +619,7 @@ def test_a_merger_that_is_lost_is_asked_for_again(
     assert not merging
 
 
+@pytest.mark.slow
 def test_clusters_that_are_not_there(cli: Callable, detector: Detector, scenes: Path, tmp_path: Path) -> None:
     if ray.is_initialized():
         ray.shutdown()

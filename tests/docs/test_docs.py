@@ -136,7 +136,11 @@ def sandbox(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-@pytest.mark.parametrize("page", sorted({command.page for command in commands_for("page")}))
+RUN = sorted({command.page for command in commands_for("page")})
+SLOW = ("README.md", "docs/export.md")  # the demo; several exports
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in RUN])
 def test_the_commands_of_a_page_run(page: str, sandbox: Path, cli: Callable, tiny_run: Path) -> None:
     commands = [command.text for command in commands_for("page") if command.page == page]
     if any("epoch_12.pth" in c for c in commands):
@@ -272,6 +276,7 @@ def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")

@@ -74,6 +74,7 @@ def test_what_pip_is_asked_for_can_be_installed(command: Command) -> None:
     assert installed <= {"rotanext"}, "make install does not install all that the pages' commands want"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted({command.page for command in DATA}))
 def test_commands_on_real_images(page: str, shared: Path, tmp_path: Path) -> None:
     """Trainings are an epoch of a small network on small images."""
@@ -94,6 +95,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_the_server_and_what_curl_is_told_to_ask_it(sandbox: Path, free_port: int) -> None:
     """On a free port instead of 8000."""
     assert shutil.which("curl"), "the pages use curl: apt-get install curl"
@@ -148,6 +150,7 @@ def machine(storage: dict[str, str]) -> Iterator[str]:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", RAY, ids=lambda command: command.name)
 def test_archives(command: Command, sandbox: Path, storage: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """In a bucket of a local S3 server; on a cluster of one machine; with two workers instead of 100; folders in the sandbox."""
@@ -185,6 +188,7 @@ def test_archives(command: Command, sandbox: Path, storage: dict[str, str], tmp_
 # --- launchers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", LAUNCHERS, ids=lambda command: command.name)
 def test_trainings_in_several_processes(command: Command, sandbox: Path, free_port: int) -> None:
     """Two processes for eight GPUs, on the CPU; two launchers on this machine for two machines; the smallest recipe for RECIPE."""

@@ -26,6 +26,7 @@ from rotanext.training.train import Trainer
 CLASSES = [f"class-{i:02d}" for i in range(15)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "optimizer"), [("convnext-tiny", "adamw"), ("r50", "sgd")])
 def test_six_steps(which: str, optimizer: str, tmp_path: Path) -> None:
     facts = json.loads((GOLDEN / f"train_{which}_{optimizer}.json").read_text())

@@ -90,6 +90,7 @@ def test_many_boxes_go_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(cuda.rotated_nms(boxes, scores, None, 0.2), reference.rotated_nms(boxes, scores, None, 0.2))
 
 
+@pytest.mark.slow
 def test_assign() -> None:
     anchors = torch.cat(V0.grid([(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)], DEVICE))
     for seed in range(4):
@@ -149,6 +150,7 @@ print(compiled)
 """
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
     """To machine code for an H100, without one: the interpreter accepts what the compiler does not."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {

@@ -20,6 +20,7 @@ from serving import LIMITS, Server, encoded, geotiff, noise, spread_detector
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is missing: apt-get install chromium chromium-driver")
+expect.set_options(timeout=60_000)  # milliseconds until what is waited for counts as missing, on a busy machine
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",

@@ -19,6 +19,8 @@ from rotanext.training.state import newest_state, state_files
 from tiny import draw_dataset
 from two_processes import EQUAL, NOT_FINITE, SIX_STEPS, config_of, equal_to_one, make, not_finite, rows_of, validated
 
+pytestmark = pytest.mark.slow  # each waits for the two processes, which run once for all
+
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 

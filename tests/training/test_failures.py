@@ -90,7 +90,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     yield lambda *arguments, limit=None: Command(server, [str(a) for a in arguments], log, limit)
     assert server.stdin
     server.stdin.close()
-    server.wait(30)
+    server.wait(120)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,7 @@ def assert_same_run(run: Path, straight: Path) -> None:
     assert not parts(run)
 
 
+@pytest.mark.slow
 def test_fifty_kills_change_nothing(start: Start, data: Path, tmp_path: Path) -> None:
     """SIGKILL at seeded random moments: while starting, while computing, while a file is half written, while validating."""
     run, straight, rng = tmp_path / "run", tmp_path / "straight", np.random.default_rng(0)
