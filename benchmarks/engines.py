@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rotanext.config import load_config
 from rotanext.inference.detector import build_network
 from rotanext.models.fast import for_inference
-from rotanext.models.network import RetinaNet
+from rotanext.models.network import Network
 
 RECIPE = "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota"
 RUNS, ROUNDS = 5, 3
@@ -42,7 +42,7 @@ class Flat(nn.Module):
         return (*logits, *deltas)
 
 
-def network(folder: Path, backbone: str) -> RetinaNet:
+def network(folder: Path, backbone: str) -> Network:
     """The network with the weights in the folder."""
     model = build_network(load_config(RECIPE, ["backbone.weights=", f"backbone.name={backbone}"]), 15).eval()
     if (folder / "weights.pt").exists():

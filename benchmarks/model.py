@@ -22,7 +22,7 @@ from rotanext.config import load_config
 from rotanext.data.split import windows
 from rotanext.inference.detector import Detector, build_network
 from rotanext.models.fast import PRECISIONS, CompiledNetwork, for_inference
-from rotanext.models.network import RetinaNet
+from rotanext.models.network import Network
 
 CANDIDATES = 2000
 RECIPE = "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota"
@@ -35,7 +35,7 @@ def run(network: Callable[[Tensor], Any], batch: Tensor) -> None:
         network(batch)
 
 
-def variants(model: RetinaNet, plain: RetinaNet) -> dict[str, tuple[str, Callable[[Tensor], Any]]]:
+def variants(model: Network, plain: Network) -> dict[str, tuple[str, Callable[[Tensor], Any]]]:
     """Precision and network of all that is compared: ours in what the device computes in, compiled on a GPU."""
     cuda = model.mean.is_cuda
     compared: dict[str, tuple[str, Callable[[Tensor], Any]]] = {BASE: ("fp32", partial(published, plain))}

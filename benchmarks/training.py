@@ -15,10 +15,10 @@ import torch
 from measure import RESULTS, median_seconds, save, spelt
 from operators import boxes
 from published import as_published
-from rotanext.heads.criterion import batch_losses, make_targets
 from torch.profiler import ProfilerActivity, profile
 
 from rotanext.config import load_config
+from rotanext.heads.contract import Losses, Raw, Targets
 from rotanext.inference.detector import build_network
 from rotanext.system.allocator import keep_freed_memory
 from rotanext.training.optimizer import build_optimizer
@@ -38,10 +38,9 @@ class Work:
         self.model = build_network(self.config, CLASSES).to(self.device, memory_format=layout).train()
         self.optimizer = build_optimizer(self.model, self.config.train, 1)
         self.batch = torch.randn(options.batch, 3, options.size, options.size, device=self.device).to(memory_format=layout)
-        self.truth = [boxes(OBJECTS, options.size, self.device, seed)[0] for seed in range(options.batch)]
-        self.labels = [torch.arange(OBJECTS, device=self.device) % CLASSES for _ in self.truth]
-        self.sizes = [(-(-options.size // stride),) * 2 for stride in (8, 16, 32, 64, 128)]
-        self.rule = self.config.model.anchor_rule
+        truth = [boxes(OBJECTS, options.size, self.device, seed)[0] for seed in range(options.batch)]
+        self.targets = Targets(truth, [torch.arange(OBJECTS, device=self.device) % CLASSES for _ in truth])
+        self.sizes = self.config.neck.level_sizes(options.size, options.size)
         low = options.precision != "fp32" and not plain
         self.mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=low)
         self.style = as_published if plain else nullcontext
@@ -49,11 +48,8 @@ class Work:
     def step(self) -> None:
         """Forward, targets, losses, backward, optimiser."""
         with self.mixed, self.style():
-            logits, deltas = self.model(self.batch)
-        targets = make_targets(self.sizes, self.truth, self.labels, self.rule)
-        losses = batch_losses(logits, deltas, targets, CLASSES, self.config.loss.regression)
-        loss = losses.classification + self.config.loss.weight * losses.regression
-        (loss / losses.positives.clamp_min(1)).backward()
+            raw = self.model(self.batch)
+        total(self.model.head.losses(raw, self.targets)).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -61,15 +57,18 @@ class Work:
         """Targets alone; losses alone, forward and backward."""
         with torch.no_grad(), self.mixed:
             outputs = [[x.float() for x in values] for values in self.model(self.batch)]
-        logits, deltas = ([x.requires_grad_() for x in values] for values in outputs)
-        targets = make_targets(self.sizes, self.truth, self.labels, self.rule)
+        raw = Raw(*([x.requires_grad_() for x in values] for values in outputs))
+        head = self.model.head
 
         def losses() -> None:
-            parts = batch_losses(logits, deltas, targets, CLASSES, self.config.loss.regression)
-            (parts.classification + parts.regression).backward()
+            total(head.losses(raw, self.targets)).backward()
 
-        make = partial(make_targets, self.sizes, self.truth, self.labels, self.rule)
-        return {"targets": make, "losses, forward and backward": losses}
+        return {"targets": partial(head.assign, self.sizes, self.targets), "targets and losses, forward and backward": losses}
+
+
+def total(losses: Losses) -> torch.Tensor:
+    """The loss of one process."""
+    return torch.stack([term.factor * term.sum / term.weight.clamp_min(1) for term in losses.terms.values()]).sum()
 
 
 def memory_rows(options: argparse.Namespace) -> list[list[str]]:
