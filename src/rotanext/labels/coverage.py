@@ -10,9 +10,8 @@ from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config
 from rotanext.heads.anchors import STRIDES, AnchorRule
 from rotanext.labels.dataset import LabelSet
-from rotanext.labels.findings import crosses
-from rotanext.labels.geometry import signed_area
 from rotanext.ops import rotated_iou_pairs
+from rotanext.polygons import crosses, signed_area
 
 _NEAR = 3  # positions of a level looked at either side of an object's centre
 _AT_ONCE = 256
