@@ -56,8 +56,12 @@ def _columns(boxes: ArrayLike) -> tuple[Array, Array, Array, Array, Array]:
 
 def upright(low: ArrayLike, high: ArrayLike) -> Array:
     """Corners `[..., 4, 2]`, clockwise from the top left, of upright boxes from their points `low` and `high` `[..., 2]`."""
-    (left, top), (right, bottom) = np.moveaxis(np.asarray(low, np.float64), -1, 0), np.moveaxis(np.asarray(high, np.float64), -1, 0)
-    return np.stack([np.stack([left, right, right, left], -1), np.stack([top, top, bottom, bottom], -1)], -1)
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    corners = np.empty((*low.shape[:-1], 4, 2))
+    corners[..., 0, :], corners[..., 2, :] = low, high
+    corners[..., 1, 0], corners[..., 1, 1] = high[..., 0], low[..., 1]
+    corners[..., 3, 0], corners[..., 3, 1] = low[..., 0], high[..., 1]
+    return corners
 
 
 def as_rectangles(corners: Array) -> Array:
@@ -95,9 +99,9 @@ def corners_to_boxes(corners: ArrayLike) -> Array:
     points = points - centre
     along, length = _directions(points[:, _SECOND] - points[:, _FIRST])
     low, high = _extents(points, along)
-    area = np.where(length > 0, (high - low).prod(2), np.inf)
-    best = np.arange(len(points)), _first_least(area)
-    along, middle, sides = along[best], ((low + high) / 2)[best], (high - low)[best]
+    sides = high - low
+    best = np.arange(len(points)), _first_least(np.where(length > 0, sides[..., 0] * sides[..., 1], np.inf))
+    along, middle, sides = along[best], (low[best] + high[best]) / 2, sides[best]
     across = np.stack([-along[:, 1], along[:, 0]], 1)
     centres = middle[:, :1] * along + middle[:, 1:] * across + centre[:, 0]
     return regularize(np.concatenate([centres, sides, np.arctan2(along[:, 1:], along[:, :1])], 1))
@@ -157,8 +161,8 @@ def _directions(steps: Array) -> tuple[Array, Array]:
 
 def _extents(points: Array, along: Array) -> tuple[Array, Array]:
     """Least and greatest coordinates `[N, D, 2]` of points `[N, P, 2]` in frames whose x axes are the unit vectors `[N, D, 2]`."""
-    x, y = np.moveaxis(points, 1, 0)[:, :, None].transpose(3, 0, 1, 2)  # [P, N, 1] each: minima over the first axis are fast
-    ax, ay = along[..., 0], along[..., 1]
+    x, y = np.ascontiguousarray(points.transpose(2, 1, 0))[..., None]  # [P, N, 1] each: minima over a first axis are fast
+    ax, ay = np.ascontiguousarray(np.moveaxis(along, -1, 0))
     u, v = ax * x + ay * y, ax * y - ay * x  # written out: a matrix product rounds as it likes
     return np.stack([u.min(0), v.min(0)], 2), np.stack([u.max(0), v.max(0)], 2)
 
