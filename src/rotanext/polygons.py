@@ -188,16 +188,13 @@ def signed_area(outlines: ArrayLike) -> Array:
 
 def crosses(corners: Array) -> Array:
     """Whether `[N]` the outline of each quadrilateral `[N, 4, 2]` crosses itself: two opposite sides, in a point inside both."""
-
-    def turn(a: Array, b: Array, c: Array) -> Array:
-        result: Array = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
-        return result
-
-    def cross(a: Array, b: Array, c: Array, d: Array) -> Array:
-        return np.asarray((turn(a, b, c) * turn(a, b, d) < 0) & (turn(c, d, a) * turn(c, d, b) < 0))
-
-    a, b, c, d = np.moveaxis(corners, 1, 0)
-    return cross(a, b, c, d) | cross(b, c, d, a)
+    points = np.concatenate([corners, corners[:, :3]], 1)
+    side, third, fourth = (points[:, step : step + 4] - corners for step in (1, 2, 3))  # [N, 4, 2]: seen from each corner
+    x, y = side[..., 0], side[..., 1]
+    # The line through a side has the other two corners on its two sides: the triangles with them differ in sign.
+    parts = (x * third[..., 1] - y * third[..., 0]) * (x * fourth[..., 1] - y * fourth[..., 0]) < 0
+    both: Array = parts[:, :2] & parts[:, 2:]
+    return both[:, 0] | both[:, 1]
 
 
 def area_inside(corners: Array, width: float, height: float) -> Array:

@@ -336,7 +336,9 @@ def _identity(item: Labelled) -> tuple[object, ...]:
 
 
 def _shape_faults(found: Sequence[Labelled]) -> list[Fault | None]:
-    """What is wrong with the corners of well-formed lines, or None; all at once, since one by one takes ten times as long."""
+    """What is wrong with the corners of well-formed lines, or None; all at once, since NumPy is slow on one."""
+    if not found:
+        return []
     corners = np.array([item.corners for item in found], np.float64).reshape(-1, 4, 2)
     crossed = Fault("crossed corners", "four corners in order around the object")
     empty = Fault("corners that enclose no area", "four corners around the object")
