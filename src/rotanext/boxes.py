@@ -2,7 +2,7 @@
 
 A box is `[cx, cy, w, h, angle]`: pixels, x right, y down, angle in radians, positive turns clockwise on the screen, `w >= h`,
 `angle in [-pi/2, pi/2)`: the long-edge convention "le90". The corner order is top-left, top-right, bottom-right, bottom-left in
-the box's own frame, where the long edge points along +x before the turn.
+the box's own frame, where the long edge points along +x before the turn. `polygons.py` does the same for NumPy arrays.
 """
 
 import math

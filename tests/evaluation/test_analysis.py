@@ -14,7 +14,6 @@ from rotanext.evaluation.analysis import (
     aspect,
     match,
     reasons,
-    rectangles,
     side,
     slices,
     spread,
@@ -24,6 +23,7 @@ from rotanext.evaluation.analysis import (
     worst_misses,
 )
 from rotanext.evaluation.metrics import Evidence, Predictions, Truths
+from rotanext.polygons import corners_to_boxes
 
 
 def corners(*boxes: tuple[float, float, float, float, float]) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_a_detection_belongs_to_its_object() -> None:
     """One that is itself of another size counts where its object lies, whatever the limits."""
     of = evidence([((100, 100, 100, 100, 0), 0, 0)], [((100, 100, 100, 80, 0), 0.9, 0)])
     parts = slices(match(of), match(of), "size", SIZES)
-    assert side(rectangles(of.predictions.corners))[0] < 96
+    assert side(corners_to_boxes(of.predictions.corners))[0] < 96
     assert [part.ndet for part in parts] == [0, 0, 0, 1]
     assert parts[3].ap == 1
 

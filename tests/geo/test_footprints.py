@@ -22,10 +22,10 @@ from rotanext.data.split import split_dataset
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.metrics import dota_map
-from rotanext.geo.footprints import least_rectangle
 from rotanext.geo.georeference import Georeference
 from rotanext.geo.vectors import write_vectors
 from rotanext.objects import Objects
+from rotanext.polygons import least_rectangle
 
 X, Y, PIXEL = 500000.0, 5000000.0, 0.5
 

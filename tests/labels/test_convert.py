@@ -14,8 +14,8 @@ from rotanext.errors import Problems, UserError
 from rotanext.images.reading import write_png
 from rotanext.labels.convert import FORMATS, convert_labels, fit
 from rotanext.labels.dataset import LabelSet, Shapes
-from rotanext.labels.geometry import turned
 from rotanext.objects import Objects
+from rotanext.polygons import boxes_to_corners
 
 NAMES = ("plane", "ship yard", "é<&>\"'", "0", "small-vehicle")
 _coordinate = st.floats(-50, 500, allow_nan=False).map(lambda value: round(value, 3))
@@ -29,7 +29,7 @@ def _corners(draw: Callable) -> np.ndarray:
     if kind == "any":
         return np.array(draw(st.lists(_coordinate, min_size=8, max_size=8))).reshape(4, 2)
     angle = draw(st.floats(-math.pi, math.pi)) if kind == "turned" else 0.0
-    return turned(draw(_coordinate), draw(_coordinate), draw(_side), draw(_side), angle)
+    return boxes_to_corners([draw(_coordinate), draw(_coordinate), draw(_side), draw(_side), angle])
 
 
 @st.composite

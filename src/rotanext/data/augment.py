@@ -3,11 +3,14 @@
 Coordinates are continuous: an image of width W spans [0, W], pixel i covers [i, i + 1].
 """
 
+import math
+
 import cv2
 import numpy as np
 
 from rotanext.config import AugmentConfig
 from rotanext.images.reading import FILL
+from rotanext.polygons import rotation
 
 
 def flip(image: np.ndarray, corners: np.ndarray, horizontal: bool, vertical: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -33,8 +36,7 @@ def affine(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn (clockwise on the screen, about the centre), zoom and shift (pixels) an image and its corners; its size stays."""
     height, width = image.shape[:2]
-    angle = np.deg2rad(degrees)
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = scale * rotation(math.radians(degrees))
     centre = np.array([width / 2, height / 2])
     offset = centre + np.asarray(shift) - turn @ centre
     # OpenCV counts from the middle of the first pixel, half a pixel from our origin.

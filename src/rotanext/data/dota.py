@@ -14,6 +14,7 @@ from rotanext.data.folder_advice import folder_advice
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import IMAGE_SUFFIXES, write_file
 from rotanext.objects import Fault, Labelled, Objects
+from rotanext.polygons import crosses, signed_area
 
 if TYPE_CHECKING:  # torch stays out of the splitter's worker processes
     from rotanext.detections import Detections
@@ -67,8 +68,10 @@ def read_objects(
     unit = "feature" if path.suffix.lower() in LABEL_SUFFIXES[1:] else "line"
     seen: dict[tuple[object, ...], str] = {}
     found: list[Labelled] = []
-    for number, parsed in read_label_entries(path, problems, image):
-        fault = parsed if isinstance(parsed, Fault) else _fault(parsed, class_names, seen)
+    entries = list(read_label_entries(path, image))
+    shapes = iter(_shape_faults([parsed for _, parsed in entries if isinstance(parsed, Labelled)]))
+    for number, parsed in entries:
+        fault = parsed if isinstance(parsed, Fault) else _fault(parsed, next(shapes), class_names, seen)
         if fault and unit == "line":
             problems.add(path, fault.found, fault.expected, fault.advice, number)
         elif fault:
@@ -261,6 +264,15 @@ def zip_task1(directory: str | Path) -> Path:
 
 def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
     """Numbered lines with something on them; one that is not UTF-8 goes to `problems`."""
+    for number, line in _decoded(path):
+        if isinstance(line, Fault):
+            problems.add(path, line.found, line.expected, line.advice, number)
+        else:
+            yield number, line
+
+
+def _decoded(path: Path) -> Iterator[tuple[int, str | Fault]]:
+    """Numbered lines with something on them, or a `Fault` for one that is not UTF-8."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -270,7 +282,7 @@ def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
         try:
             text = line.decode().strip()
         except UnicodeDecodeError:
-            problems.add(path, f"bytes that are not UTF-8 ({line[:20]!r})", "UTF-8 text", "Save the file as UTF-8.", number)
+            yield number, Fault(f"bytes that are not UTF-8 ({line[:20]!r})", "UTF-8 text", "Save the file as UTF-8.")
             continue
         if text:
             yield number, text
@@ -292,14 +304,16 @@ def _numbers(fields: Sequence[str]) -> list[float] | Fault:
     return values
 
 
-def read_label_entries(path: Path, problems: Problems, image: Path | None = None) -> Iterator[tuple[int, Labelled | Fault]]:
+def read_label_entries(path: Path, image: Path | None = None) -> Iterator[tuple[int, Labelled | Fault]]:
     """Every line or feature of a label file with its number, unjudged but for its form; raises like `read_objects`."""
     if path.suffix.lower() in LABEL_SUFFIXES[1:]:
         from rotanext.geo.footprints import read_footprints
 
         return (yield from read_footprints(path, image))
-    for number, line in _lines(path, problems):
-        if not line.lower().startswith(("imagesource:", "gsd:")):
+    for number, line in _decoded(path):
+        if isinstance(line, Fault):
+            yield number, line
+        elif not line.lower().startswith(("imagesource:", "gsd:")):
             yield number, _parse_object(line)
 
 
@@ -321,30 +335,30 @@ def _identity(item: Labelled) -> tuple[object, ...]:
     return (item.name, *sorted(item.corners))
 
 
-def _fault(item: Labelled, class_names: Sequence[str] | None, seen: Mapping[tuple[object, ...], str]) -> Fault | None:
-    """What makes a well-formed line no object, or None."""
+def _shape_faults(found: Sequence[Labelled]) -> list[Fault | None]:
+    """What is wrong with the corners of well-formed lines, or None; all at once, since NumPy is slow on one."""
+    if not found:
+        return []
+    corners = np.array([item.corners for item in found], np.float64).reshape(-1, 4, 2)
+    crossed = Fault("crossed corners", "four corners in order around the object")
+    empty = Fault("corners that enclose no area", "four corners around the object")
+    areas = zip(crosses(corners).tolist(), np.abs(signed_area(corners)).tolist(), strict=True)
+    return [crossed if crossing else empty if area < _LEAST_AREA else None for crossing, area in areas]
+
+
+def _fault(
+    item: Labelled, shape: Fault | None, class_names: Sequence[str] | None, seen: Mapping[tuple[object, ...], str]
+) -> Fault | None:
+    """What makes a well-formed line no object, or None; shape: what is wrong with its corners."""
     if class_names is not None and item.name not in class_names:
         near = difflib.get_close_matches(item.name, class_names, 1)
         advice = f"Did you mean {near[0]}?" if near else "Correct the name or the list of classes."
         return Fault(f"the unknown class {item.name!r}", f"one of {', '.join(class_names)}", advice)
-    a, b, c, d = item.corners
-    if _cross(a, b, c, d) or _cross(b, c, d, a):
-        return Fault("crossed corners", "four corners in order around the object")
-    if abs(_turn(a, b, c) + _turn(a, c, d)) < 2 * _LEAST_AREA:
-        return Fault("corners that enclose no area", "four corners around the object")
+    if shape:
+        return shape
     if _identity(item) in seen:
         return Fault(f"the object of {seen[_identity(item)]} again", "each object once", "Remove the line.")
     return None
-
-
-def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
-    """Twice the signed area of a triangle."""
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-
-
-def _cross(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float], d: tuple[float, float]) -> bool:
-    """Whether the segments ab and cd cross in a point inside both."""
-    return _turn(a, b, c) * _turn(a, b, d) < 0 and _turn(c, d, a) * _turn(c, d, b) < 0
 
 
 def _folder(root: Path, name: str, suffixes: Sequence[str]) -> list[Path]:

@@ -16,6 +16,7 @@ from rotanext.data.dota import Item, inside, list_items, read_objects, write_obj
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import FILL, read_image, write_png
 from rotanext.objects import Objects
+from rotanext.polygons import area_inside, signed_area
 
 _MIN_IMAGE = 0.6  # of a window, by area
 _MIN_OBJECT = 0.7  # of an object, by area
@@ -62,7 +63,7 @@ def objects_in_window(objects: Objects, x: int, y: int, size: int) -> Objects:
     objects = objects.take(near)
     corners = objects.corners - (x, y)
     # Sums of rounded products: without the margin exactly 70 % would be a matter of luck.
-    enough = _area_inside(corners, size) >= (_MIN_OBJECT - 1e-9) * _area_inside(corners, None)
+    enough = area_inside(corners, size, size) >= (_MIN_OBJECT - 1e-9) * np.abs(signed_area(corners))
     cut = ((corners < -1e-6) | (corners > size + 1e-6)).any((1, 2))
     return Objects(corners, objects.names, np.where(cut, _TRUNCATED, objects.difficult)).take(enough)
 
@@ -125,27 +126,6 @@ def starts(length: int, size: int, overlap: int) -> list[int]:
         return [0]
     step = size - overlap
     return [*range(0, length - size, step), length - size]
-
-
-def _area_inside(corners: np.ndarray, size: int | None) -> np.ndarray:
-    """Area `[N]` of quadrilaterals `[N, 4, 2]`, convex or not, inside the window [0, size]^2 (None: the whole).
-
-    Clamping to the window maps everything outside onto its border, so the clamped outline encloses the area inside. An
-    edge's clamped image bends where the edge crosses the window's four lines.
-    """
-    edges = np.roll(corners, -1, 1) - corners
-    outline = corners
-    if size is not None:
-        limits = np.array([0.0, size])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            at = (limits - corners[..., None]) / edges[..., None]  # [N, 4, xy, low and high]
-        at = np.nan_to_num(at.reshape(len(corners), 4, 4), nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
-        at = np.sort(np.concatenate([np.zeros_like(at[..., :1]), at], -1), -1)
-        points = corners[:, :, None] + at[..., None] * edges[:, :, None]
-        outline = points.reshape(len(corners), 20, 2).clip(0, size)
-    origin = outline[:, :1]  # small numbers keep their digits
-    x, y = np.moveaxis(outline - origin, -1, 0)
-    return np.abs((x * np.roll(y, -1, 1) - y * np.roll(x, -1, 1)).sum(1)) / 2
 
 
 def _scales(size: int, overlap: int, rates: Sequence[float]) -> tuple[list[int], list[int]]:

@@ -10,12 +10,11 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from rotanext.boxes import corners_to_boxes
 from rotanext.evaluation.metrics import Evidence, best_objects, hits_at
 from rotanext.evaluation.scores import ClassResult, Floats, Ints
+from rotanext.polygons import corners_to_boxes
 
 Mask = NDArray[np.bool_]
 Reason = Literal["duplicate", "wrong class", "badly placed", "nothing there"]
@@ -80,13 +79,8 @@ def match(evidence: Evidence, iou: float = 0.5) -> Matching:
     other_iou[rows], other_object[rows] = value[by_best][first], j[by_best][first]
     order = np.lexsort((-predictions.scores, predictions.labels))
     hits = hits_at(order, best_iou, best_object, truths.difficult, iou)
-    boxes, truth_boxes = rectangles(predictions.corners), rectangles(truths.corners)
+    boxes, truth_boxes = corners_to_boxes(predictions.corners), corners_to_boxes(truths.corners)
     return Matching(evidence, iou, best_iou, best_object, other_iou, other_object, order, hits, boxes, truth_boxes)
-
-
-def rectangles(corners: Floats) -> Floats:
-    """Boxes `[N, 5]` (le90, float64) of the rectangles of least area around quadrilaterals `[N, 4, 2]`."""
-    return corners_to_boxes(torch.from_numpy(np.ascontiguousarray(corners, np.float64))).numpy()
 
 
 def side(boxes: Floats) -> Floats:

@@ -10,6 +10,7 @@ import numpy as np
 from rotanext.errors import UserError, explain, extra
 from rotanext.geo.georeference import Georeference
 from rotanext.objects import Fault, Labelled
+from rotanext.polygons import least_rectangle
 
 if TYPE_CHECKING:
     from pyproj import CRS
@@ -18,7 +19,6 @@ CLASS_FIELDS = ("class", "class_name", "label", "category", "type")  # not "name
 DEFAULT_CLASS = "object"
 _LONGEST_NAME = 100
 _CORRECT = "Correct or remove the feature."
-_AT_ONCE = 1 << 20  # products of edges and points held at once
 
 # Number, properties, and the outlines' points [K, 2] in the file's CRS or what is wrong with them.
 Feature = tuple[int, Mapping[str, object], "np.ndarray | Fault"]
@@ -49,7 +49,7 @@ def read_footprints(path: Path, image: Path | None) -> Iterator[tuple[int, Label
         to_ground = _to_ground(path, crs, georeference)
         for number, properties, points in features:
             name = _class_name(properties)
-            corners = points if isinstance(points, Fault) else least_rectangle(georeference.to_pixels(to_ground(points)))
+            corners = points if isinstance(points, Fault) else _corners(georeference.to_pixels(to_ground(points)))
             if isinstance(corners, Fault):
                 yield number, corners
             elif isinstance(name, Fault):
@@ -58,28 +58,12 @@ def read_footprints(path: Path, image: Path | None) -> Iterator[tuple[int, Label
                 yield number, Labelled([(x, y) for x, y in corners.tolist()], name, 0)
 
 
-def least_rectangle(points: np.ndarray) -> np.ndarray | Fault:
-    """Corners `[4, 2]` float64, clockwise on the screen, of the rectangle of least area around points `[K, 2]` (pixels).
-
-    It has a side along an edge of the convex hull (Freeman and Shapira, 1975); of equal ones the first counts.
-    """
+def _corners(points: np.ndarray) -> np.ndarray | Fault:
+    """Corners `[4, 2]` float64, clockwise on the screen, of the rectangle of least area around points `[K, 2]` (pixels)."""
     if not np.isfinite(points).all():
         return Fault("coordinates that have no place in the image's coordinate system", "a polygon near the image", _CORRECT)
-    with extra("geo", "footprints"):
-        import shapely
-    origin = points.mean(0)
-    hull = shapely.convex_hull(shapely.multipoints(points - origin))
-    if hull.geom_type != "Polygon":
-        return Fault("an outline that encloses no area", "a polygon", _CORRECT)
-    outline = np.array(hull.exterior.coords)[:-1]
-    edges = np.roll(outline, -1, 0) - outline
-    along = edges / np.linalg.norm(edges, axis=1, keepdims=True)
-    axes = np.stack([along, np.stack([-along[:, 1], along[:, 0]], 1)], 1)  # [E, 2, 2]
-    parts = np.array_split(axes, -(-(len(axes) ** 2) // _AT_ONCE))
-    areas = np.concatenate([np.ptp(part @ outline.T, axis=2).prod(1) for part in parts])
-    best = axes[np.flatnonzero(areas <= areas.min() * (1 + 1e-9))[0]]
-    (left, top), (right, bottom) = (best @ outline.T).min(1), (best @ outline.T).max(1)
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) @ best + origin
+    found = least_rectangle(points)
+    return Fault("an outline that encloses no area", "a polygon", _CORRECT) if found is None else found
 
 
 def _class_name(properties: Mapping[str, object]) -> str | Fault:

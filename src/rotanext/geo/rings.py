@@ -3,6 +3,7 @@
 import numpy as np
 
 from rotanext.errors import extra
+from rotanext.polygons import signed_area
 
 
 def close(rings: np.ndarray) -> np.ndarray:
@@ -12,9 +13,7 @@ def close(rings: np.ndarray) -> np.ndarray:
 
 def wind(rings: np.ndarray) -> np.ndarray:
     """Open rings `[N, K, 2]` (x right, y up), turned where needed so that all run counter-clockwise."""
-    x, y = np.moveaxis(rings - rings[:, :1], -1, 0)  # small numbers keep their digits
-    clockwise = (x * np.roll(y, -1, 1) - y * np.roll(x, -1, 1)).sum(1) < 0
-    return np.where(clockwise[:, None, None], rings[:, ::-1], rings)
+    return np.where((signed_area(rings) < 0)[:, None, None], rings[:, ::-1], rings)
 
 
 def unroll(rings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

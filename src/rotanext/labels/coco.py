@@ -15,8 +15,21 @@ import numpy as np
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import write_file
 from rotanext.labels.dataset import ImageFiles, LabelSet, Shapes, existing, finished, nothing_read, size_of
-from rotanext.labels.geometry import as_rectangles, four_corners, signed_area, turned
-from rotanext.labels.values import Invalid, class_name, flag, image_name, items, level, number, points, read_json, record, side
+from rotanext.labels.values import (
+    Invalid,
+    class_name,
+    flag,
+    four_corners,
+    image_name,
+    items,
+    level,
+    number,
+    points,
+    read_json,
+    record,
+    side,
+)
+from rotanext.polygons import as_rectangles, boxes_to_corners, signed_area
 
 _ANGLE = "bbox is [cx, cy, w, h, angle]: pixels, degrees, counter-clockwise on the screen"
 
@@ -130,8 +143,8 @@ def _corners(entry: dict[str, Any]) -> tuple[np.ndarray, bool]:
     if w < 0 or h < 0:
         raise Invalid(f"sides of {w:g} x {h:g}", "sides from 0")
     if len(values) == 5:
-        return turned(x, y, w, h, -math.radians(values[4])), True
-    return turned(x + w / 2, y + h / 2, w, h, 0.0), True
+        return boxes_to_corners([x, y, w, h, -math.radians(values[4])]), True
+    return boxes_to_corners([x + w / 2, y + h / 2, w, h, 0.0]), True
 
 
 def write(target: Path, data: LabelSet) -> None:

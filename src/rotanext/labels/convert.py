@@ -14,7 +14,8 @@ import numpy as np
 from rotanext.errors import Problems, UserError, explain
 from rotanext.labels import coco, cvat, dior, dota_text, hrsc, label_studio, labelme, rolabelimg, voc, yolo
 from rotanext.labels.dataset import LabelledImage, LabelSet
-from rotanext.labels.geometry import as_rectangles, half_turn, least_rectangles, off_rectangle, turned
+from rotanext.labels.values import half_turn
+from rotanext.polygons import as_rectangles, boxes_to_corners, corner_distance, least_rectangles, off_rectangle, upright
 
 _NO_RECTANGLE = 0.01  # pixels a corner may be off before it is told
 Placing = Literal["link", "copy", "none"]
@@ -184,15 +185,15 @@ def _fit_shapes(data: LabelSet, form: Format) -> list[str]:
         corners = image.objects.corners
         if form.shape == "upright":
             low, high = corners.min(1), corners.max(1)
-            new = np.stack([low, np.stack([high[:, 0], low[:, 1]], 1), high, np.stack([low[:, 0], high[:, 1]], 1)], 1)
-            far = _set_distance(corners, new)
+            new = upright(low, high)
+            far = corner_distance(corners, new)
             angles, worst = angles + int((far > _NO_RECTANGLE).sum()), max(worst, float(far.max(initial=0)))
             far = np.zeros(len(corners))
         else:
             exact = off_rectangle(corners) < _NO_RECTANGLE
-            new = np.where(exact[:, None, None], turned(*as_rectangles(corners).T), least_rectangles(corners))
+            new = np.where(exact[:, None, None], boxes_to_corners(as_rectangles(corners)), least_rectangles(corners))
             new = new if form.half_turn is None else _half(new, form.half_turn)
-            far = _set_distance(corners, new)
+            far = corner_distance(corners, new)
             worst = max(worst, float(far.max(initial=0)))
         odd += int((far > _NO_RECTANGLE).sum())
         order += int(((far <= _NO_RECTANGLE) & (np.linalg.norm(new - corners, axis=2).max(1, initial=0) > 2 * _NO_RECTANGLE)).sum())
@@ -215,11 +216,6 @@ def _half(corners: np.ndarray, start: float) -> np.ndarray:
     angle = as_rectangles(corners)[:, 4]
     flip = np.cos(half_turn(angle, start) - angle) < 0
     return np.where(flip[:, None, None], np.roll(corners, 2, 1), corners)
-
-
-def _set_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How far `[N]` (pixels) the corners of a `[N, 4, 2]` lie from the nearest corners of b, at most, whatever their order."""
-    return np.linalg.norm(a[:, :, None] - b[:, None], axis=3).min(2).max(1, initial=0.0)
 
 
 def _fit_marks(data: LabelSet, form: Format) -> list[str]:

@@ -10,8 +10,7 @@ from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config
 from rotanext.heads.contract import Reach
 from rotanext.labels.dataset import LabelSet
-from rotanext.labels.findings import crosses
-from rotanext.labels.geometry import signed_area
+from rotanext.polygons import crosses, signed_area
 
 _MOST = 20_000
 

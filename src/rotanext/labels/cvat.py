@@ -13,11 +13,11 @@ import numpy as np
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import write_file
 from rotanext.labels.dataset import ImageFiles, LabelledImage, LabelSet, Shapes, existing, finished, nothing_read, size_of
-from rotanext.labels.geometry import as_rectangles, four_corners, off_rectangle, turned
 from rotanext.labels.values import (
     Element,
     Invalid,
     class_name,
+    four_corners,
     image_name,
     level,
     number,
@@ -25,9 +25,11 @@ from rotanext.labels.values import (
     read_xml,
     side,
     tell,
+    upright_box,
     xml_attribute,
     xml_text,
 )
+from rotanext.polygons import as_rectangles, boxes_to_corners, off_rectangle
 
 EXACT = 1e-4  # pixels by which a rectangle may be none
 _OTHERS = ("polyline", "points", "ellipse", "cuboid", "mask", "skeleton")
@@ -109,10 +111,9 @@ def _corners(shape: Element) -> tuple[np.ndarray, bool]:
         pairs = [pair.split(",") for pair in shape.attribute("points").split(";") if pair.strip()]
         return four_corners(points(pairs))
     left, top, right, bottom = (number(shape.attribute(key), f"a number as {key}") for key in ("xtl", "ytl", "xbr", "ybr"))
-    if right < left or bottom < top:
-        raise Invalid(f"a box from ({left:g}, {top:g}) to ({right:g}, {bottom:g})", "left before right and top before bottom")
+    upright_box(left, top, right, bottom)  # refuses ends that are the wrong way round
     angle = math.radians(number(shape.attributes.get("rotation", "0"), "an angle in degrees", 3600))
-    return turned((left + right) / 2, (top + bottom) / 2, right - left, bottom - top, angle), True
+    return boxes_to_corners([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top, angle]), True
 
 
 def write(target: Path, data: LabelSet) -> None:

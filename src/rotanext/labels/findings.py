@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rotanext.boxes import corners_to_boxes
 from rotanext.errors import counted
 from rotanext.labels.dataset import LabelledImage, LabelSet
-from rotanext.labels.geometry import least_rectangles, signed_area
 from rotanext.ops import overlapping_polygons
+from rotanext.polygons import corner_distance, corners_to_boxes, crosses, signed_area
 
 # kind: (whether it is a problem, else a notice; what it means and what to do)
 KINDS: dict[str, tuple[bool, str]] = {
@@ -52,7 +51,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "same image twice": (False, "Identical files under two names in one data set."),
     "copy of an image": (False, "Saved anew (another format, quality, size), or the next shot of a still scene."),
 }
-_LEAST_AREA, _TINY, _ODD_SHAPE, _SAME, _RARE = 1e-3, 3.0, 0.15, 0.9, 20
+_LEAST_AREA, _EXACT, _TINY, _ODD_SHAPE, _SAME, _RARE = 1e-3, 1e-3, 3.0, 0.15, 0.9, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +94,8 @@ def _of_objects(image: LabelledImage, class_names: Sequence[str] | None) -> Iter
     if not len(corners):
         return
     area, crossed = signed_area(corners), crosses(corners)
-    least = np.abs(signed_area(least_rectangles(corners)))
-    sides = corners_to_boxes(torch.from_numpy(corners)).numpy()[:, 2:4]
+    sides = corners_to_boxes(corners)[:, 2:4]
+    least = sides.prod(1)
     low, high = corners.min(1), corners.max(1)
     size = np.array([image.width, image.height])
     outside = ((high < 0) | (low > size)).any(1) & (image.width > 0)
@@ -138,28 +137,10 @@ def _alike(image: LabelledImage, whole: np.ndarray, tell) -> Iterator[Finding]: 
         other = f"that of {'line' if image.label and image.label.suffix == '.txt' else 'item'} {image.places[a]}"
         if names[a] != names[b]:
             yield tell(b, "two classes in one place", f"{other} is a {names[a]} (IoU {value:.2f})")
-        elif _same_corners(image.objects.corners[a], image.objects.corners[b]):
+        elif corner_distance(image.objects.corners[[a]], image.objects.corners[[b]])[0] < _EXACT:
             yield tell(b, "duplicate", f"{other} again")
         else:
             yield tell(b, "nearly a duplicate", f"{other}, IoU {value:.2f}")
-
-
-def _same_corners(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.linalg.norm(a[:, None] - b[None], axis=2).min(1).max() < 1e-3)
-
-
-def crosses(corners: np.ndarray) -> np.ndarray:
-    """Whether `[N]` the outline of each quadrilateral `[N, 4, 2]` crosses itself."""
-
-    def turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-        result: np.ndarray = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
-        return result
-
-    def cross(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-        return np.asarray((turn(a, b, c) * turn(a, b, d) < 0) & (turn(c, d, a) * turn(c, d, b) < 0))
-
-    a, b, c, d = np.moveaxis(corners, 1, 0)
-    return cross(a, b, c, d) | cross(b, c, d, a)
 
 
 def find_rare(data: LabelSet, val: LabelSet | None) -> Iterator[Finding]:

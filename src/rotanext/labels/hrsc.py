@@ -21,8 +21,8 @@ from rotanext.labels.dataset import (
     size_of,
     subset_folders,
 )
-from rotanext.labels.geometry import as_rectangles, half_turn, turned
-from rotanext.labels.values import Invalid, class_name, flag, image_name, read_xml, side, tell, xml_text
+from rotanext.labels.values import Invalid, class_name, flag, half_turn, image_name, read_xml, side, tell, xml_text
+from rotanext.polygons import as_rectangles, boxes_to_corners
 
 _FIELDS = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
 _FIRST_ID = 100_000_001
@@ -68,7 +68,7 @@ def _read_one(path: Path, files: ImageFiles, subset: str, problems: Problems) ->
             if w < 0 or h < 0:
                 raise Invalid(f"sides of {w:g} x {h:g}", "sides from 0")
             kind = class_name(element.value("Class_Name", "") or element.value("Class_ID"))
-            shapes.add(turned(cx, cy, w, h, angle), kind, element.line, int(flag(element.value("difficult", "0"))))
+            shapes.add(boxes_to_corners([cx, cy, w, h, angle]), kind, element.line, int(flag(element.value("difficult", "0"))))
         except Invalid as fault:
             problems.add(path, fault.found, fault.expected, fault.advice, element.line)
     full = f"{name}.{suffix}" if suffix.isalnum() and len(suffix) < 5 else name

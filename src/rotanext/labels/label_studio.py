@@ -17,8 +17,8 @@ from rotanext.errors import Problems
 from rotanext.images.reading import write_file
 from rotanext.labels.cvat import EXACT
 from rotanext.labels.dataset import ImageFiles, LabelledImage, LabelSet, Shapes, existing, finished, nothing_read, size_of
-from rotanext.labels.geometry import as_rectangles, four_corners, off_rectangle, turned
-from rotanext.labels.values import Invalid, class_name, image_name, items, number, points, read_json, record, side
+from rotanext.labels.values import Invalid, class_name, four_corners, image_name, items, number, points, read_json, record, side
+from rotanext.polygons import as_rectangles, boxes_to_corners, off_rectangle, rotation, upright
 
 _MOST = 1e5  # percent
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's own, before the name of an uploaded file
@@ -129,9 +129,8 @@ def _shape(entry: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, bo
     angle = math.radians(number(value.get("rotation", 0), "an angle in degrees", 3600))
     if w < 0 or h < 0:
         raise Invalid(f"sides of {w:g} x {h:g}", "sides from 0")
-    upright = np.array([[0, 0], [w, 0], [w, h], [0, h]]) * scale
-    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    return upright @ turn + np.array([x, y]) * scale, True, label
+    box = upright((0.0, 0.0), np.array([w, h]) * scale)
+    return box @ rotation(angle).T + np.array([x, y]) * scale, True, label
 
 
 def write(target: Path, data: LabelSet) -> None:
@@ -162,7 +161,7 @@ def _task(number_: int, image: LabelledImage) -> dict[str, Any]:
     for at, name in enumerate(image.objects.names):
         value: dict[str, Any]
         if plain[at]:
-            origin = turned(*boxes[at])[0] / size * 100
+            origin = boxes_to_corners(boxes[at])[0] / size * 100
             sides = boxes[at, 2:4] / size * 100
             keys = zip(("x", "y", "width", "height"), map(_digits, [*origin, *sides]), strict=True)
             value = {**dict(keys), "rotation": _digits(math.degrees(boxes[at, 4]) % 360), "rectanglelabels": [name]}

@@ -14,8 +14,20 @@ import numpy as np
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import write_file
 from rotanext.labels.dataset import ImageFiles, LabelledImage, LabelSet, Shapes, existing, finished, nothing_read, size_of
-from rotanext.labels.geometry import four_corners, upright
-from rotanext.labels.values import Invalid, class_name, flag, image_name, items, number, points, read_json, record, side
+from rotanext.labels.values import (
+    Invalid,
+    class_name,
+    flag,
+    four_corners,
+    image_name,
+    items,
+    number,
+    points,
+    read_json,
+    record,
+    side,
+    upright_box,
+)
 
 _OUTLINES = ("polygon", "rotation", "oriented_rectangle", "quad", "quadrilateral")
 
@@ -87,7 +99,7 @@ def _corners(entry: dict[str, Any]) -> tuple[np.ndarray, bool]:
         if len(ends) == 2:
             pairs = [items(pair, "points") for pair in ends]
             (ax, ay), (bx, by) = points([*pairs, pairs[0]])[:2]
-            return upright(min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)), True
+            return upright_box(min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)), True
     elif kind not in _OUTLINES:
         expected = f"one of rectangle, {', '.join(_OUTLINES)}"
         raise Invalid(f"a shape of the type {str(kind)[:30]!r}", expected, "Draw it as one of these.")

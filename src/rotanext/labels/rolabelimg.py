@@ -11,8 +11,8 @@ from rotanext.errors import Problems
 from rotanext.labels import voc
 from rotanext.labels.annotation_xml import coordinates, read_folder, write_folder
 from rotanext.labels.dataset import LabelSet
-from rotanext.labels.geometry import as_rectangles, half_turn, turned
-from rotanext.labels.values import Element, Invalid, tell
+from rotanext.labels.values import Element, Invalid, half_turn, tell
+from rotanext.polygons import as_rectangles, boxes_to_corners
 
 _FIELDS = ("cx", "cy", "w", "h", "angle")
 
@@ -31,7 +31,7 @@ def _shape(element: Element) -> tuple[np.ndarray, bool]:
     cx, cy, w, h, angle = coordinates(box, _FIELDS)
     if w < 0 or h < 0:
         raise Invalid(f"sides of {w:g} x {h:g}", "sides from 0")
-    return turned(cx, cy, w, h, angle), True
+    return boxes_to_corners([cx, cy, w, h, angle]), True
 
 
 def write(target: Path, data: LabelSet) -> None:

@@ -7,9 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.errors import UserError, counted, explain
 from rotanext.images.reading import IMAGE_SUFFIXES
+from rotanext.polygons import signed_area
 
 _LARGEST = 1 << 30  # bytes of all files, unpacked
 _KEEP = 20  # messages of one kind
@@ -159,6 +162,5 @@ def _wrong_numbers(fields: list[str]) -> tuple[str, str] | None:
         return "a score outside 0 to 1", f" ({values[0]:g})"
     if max(map(abs, values[1:])) > _FAR:
         return f"a coordinate more than {_FAR:g} pixels from the corner", ""
-    x, y = values[1::2], values[2::2]
-    area = sum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(4)) / 2
+    area = float(signed_area(np.reshape(values[1:], (4, 2))))
     return None if abs(area) > 1e-3 else ("corners that enclose no area", "")

@@ -12,6 +12,7 @@ import numpy as np
 
 from rotanext.errors import UserError, explain, shortened
 from rotanext.labels.dataset import LONGEST_NAME, Invalid, plain_name
+from rotanext.polygons import least_rectangle, upright, wrap_angle
 
 FARTHEST = 1e6  # pixels from the image's corner
 LARGEST_SIDE = 1_000_000
@@ -192,6 +193,33 @@ def points(values: object) -> np.ndarray:
     if len(values) % 2 or len(values) < 6:
         raise Invalid(f"an outline of {len(values)} numbers", "x and y of at least three points")
     return np.array([number(value, "coordinates in pixels") for value in values]).reshape(-1, 2)
+
+
+def upright_box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    """Corners `[4, 2]` of an upright box; raises `Invalid` where its ends are the wrong way round."""
+    if right < left or bottom < top:
+        raise Invalid(f"a box from ({left:g}, {top:g}) to ({right:g}, {bottom:g})", "left before right and top before bottom")
+    return upright((left, top), (right, bottom))
+
+
+def four_corners(outline: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Corners `[4, 2]` of an outline `[K, 2]`, and whether they are the outline itself; a repeated last point doesn't count.
+
+    Of another number of points, those of the rectangle of least area around them; raises `Invalid` where they enclose no area.
+    """
+    if len(outline) == 5 and (outline[0] == outline[-1]).all():
+        outline = outline[:-1]
+    if len(outline) == 4:
+        return outline, True
+    found = least_rectangle(outline)
+    if found is None:
+        raise Invalid("an outline that encloses no area", "a polygon")
+    return found, False
+
+
+def half_turn(angle: np.ndarray | float, start: float) -> np.ndarray:
+    """Angles (radians) in [start, start + pi), also once they are written with nine digits; the same line, if not direction."""
+    return wrap_angle(angle, start, 1e-8)
 
 
 def items(value: object, what: str) -> list[Any]:

@@ -10,8 +10,7 @@ import numpy as np
 from rotanext.errors import Problems
 from rotanext.labels.annotation_xml import coordinates, read_folder, write_folder
 from rotanext.labels.dataset import LabelSet
-from rotanext.labels.geometry import upright
-from rotanext.labels.values import Element, tell
+from rotanext.labels.values import Element, tell, upright_box
 
 _ENDS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -24,7 +23,7 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
 def shape(element: Element) -> tuple[np.ndarray, bool]:
     """Corners `[4, 2]` of an <object> with <bndbox>; raises `Invalid`."""
     left, top, right, bottom = coordinates(element.child("bndbox"), _ENDS)
-    return upright(left, top, right, bottom), True
+    return upright_box(left, top, right, bottom), True
 
 
 def write(target: Path, data: LabelSet) -> None:

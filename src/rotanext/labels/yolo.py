@@ -25,8 +25,8 @@ from rotanext.labels.dataset import (
     size_of,
     subset_folders,
 )
-from rotanext.labels.geometry import four_corners, turned
-from rotanext.labels.values import Invalid, class_name, image_name, number, read_bytes
+from rotanext.labels.values import Invalid, class_name, four_corners, image_name, number, read_bytes
+from rotanext.polygons import boxes_to_corners
 
 _LINE = "class and x1 y1 x2 y2 x3 y3 x4 y4"
 _MOST = 1000.0  # images either side
@@ -205,7 +205,7 @@ def _parse(fields: list[str], size: tuple[int, int], names: list[str]) -> tuple[
     name, scale = names[int(fields[0])], np.array(size, np.float64)
     if len(fields) == 5:
         (cx, cy), (w, h) = np.array(values).reshape(2, 2) * scale
-        return turned(cx, cy, w, h, 0.0), name, float("nan"), "upright"
+        return boxes_to_corners([cx, cy, w, h, 0.0]), name, float("nan"), "upright"
     score = values.pop() if len(fields) == 10 else float("nan")
     if score > 1 or score < 0:
         raise Invalid(f"a score of {score:g}", "a score from 0 to 1")

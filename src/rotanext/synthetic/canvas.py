@@ -13,6 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from rotanext.polygons import area_inside, rotation, signed_area, upright
+
 Colour = tuple[int, int, int]
 SCALE = 2
 _SHIFT = 4
@@ -29,8 +31,7 @@ class Frame(NamedTuple):
 
     def at(self, points: object) -> np.ndarray:
         """Image coordinates `[K, 2]` of local points `[K, 2]`."""
-        cos, sin = math.cos(self.angle), math.sin(self.angle)
-        turned: np.ndarray = np.asarray(points, np.float64) @ np.array([[cos, sin], [-sin, cos]])
+        turned: np.ndarray = np.asarray(points, np.float64) @ rotation(self.angle).T
         return turned + np.array([self.x, self.y])
 
     def move(self, x: float, y: float, turn: float = 0.0) -> "Frame":
@@ -42,7 +43,7 @@ class Frame(NamedTuple):
 def box(length: float, width: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
     """Corners `[4, 2]` of a rectangle about a local point."""
     a, b = length / 2, width / 2
-    return np.array([[x - a, y - b], [x + a, y - b], [x + a, y + b], [x - a, y + b]])
+    return upright((x - a, y - b), (x + a, y + b))
 
 
 def ring(radius: float, x: float = 0.0, y: float = 0.0, count: int = 36) -> np.ndarray:
@@ -122,9 +123,8 @@ class Canvas:
             return 1.0
         if not self.sees(corners):
             return 0.0
-        whole = np.array([[0, 0], [self.width, 0], [self.width, self.height], [0, self.height]], np.float32)
-        quad = corners.astype(np.float32)
-        return float(cv2.intersectConvexConvex(quad, whole)[0]) / max(1e-6, float(cv2.contourArea(quad)))
+        part = area_inside(corners[None], self.width, self.height)[0]
+        return float(part) / max(1e-6, abs(float(signed_area(corners))))
 
     def claim(self, points: np.ndarray) -> bool:
         """Take a convex area for one thing; False, and nothing taken, where something stands or nothing is seen."""
