@@ -18,12 +18,11 @@ import formula
 from places import GOLDEN
 from reference_models import own_name, reference_model
 from rotanext.heads.anchors import AnchorRule
-from rotanext.heads.assign import assign
 from rotanext.heads.criterion import Targets, batch_losses, make_targets
 from rotanext.inference.postprocess import detect
 from rotanext.models.fast import for_inference
 from rotanext.models.network import RetinaNet, flatten_levels
-from rotanext.ops import rotated_iou
+from rotanext.ops import assign_anchors, rotated_iou
 
 
 @dataclass
@@ -93,7 +92,7 @@ def test_anchors(run: Run) -> None:
 @pytest.mark.usefixtures("each_implementation")
 def test_assignment_of_every_anchor(run: Run) -> None:
     boxes = torch.from_numpy(run.figures["gt_boxes"])
-    np.testing.assert_array_equal(assign(run.targets.anchors, boxes).numpy(), run.figures["assign_gt_inds"])
+    np.testing.assert_array_equal(assign_anchors(run.targets.anchors, boxes).numpy(), run.figures["assign_gt_inds"])
     np.testing.assert_array_equal(run.targets.assigned[0].numpy(), run.figures["assign_gt_inds"])
     best = rotated_iou(run.targets.anchors, boxes).amax(1)[::97]
     np.testing.assert_allclose(best.numpy(), run.figures["assign_max_iou"], atol=1e-5)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from rotanext.heads.anchors import AnchorRule
-from rotanext.heads.assign import assign
 from rotanext.heads.coding import decode
 from rotanext.heads.losses import REGRESSION_LOSSES, focal_loss
 from rotanext.models.network import flatten_levels
+from rotanext.ops import assign_anchors
 
 
 class Targets(NamedTuple):
@@ -39,11 +39,11 @@ def make_targets(
 ) -> Targets:
     """Targets of a batch from each image's `boxes [G, 5]` and `labels [G]`, for level maps of the given (height, width).
 
-    The two IoUs are those of heads/assign.py.
+    The two IoUs are those of `ops.assign_anchors`.
     """
     device = boxes[0].device
-    grid = torch.cat(anchors.grid(sizes, device))
-    assigned = torch.stack([assign(grid, b, positive_iou, negative_iou) for b in boxes])
+    grid, layout = torch.cat(anchors.grid(sizes, device)), anchors.layout(sizes)
+    assigned = torch.stack([assign_anchors(grid, b, positive_iou, negative_iou, layout) for b in boxes])
     positive = [a > 0 for a in assigned]
     matched = [b[a[p] - 1] for b, a, p in zip(boxes, assigned, positive, strict=True)]
     classes = [c[a[p] - 1] for c, a, p in zip(labels, assigned, positive, strict=True)]
