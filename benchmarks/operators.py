@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from rotanext.heads.anchors import V0
-from rotanext.heads.assign import assign
 from rotanext.models.depthwise import DepthwiseConv
-from rotanext.ops import reference, rotated_iou, rotated_nms
+from rotanext.ops import assign_anchors, reference, rotated_iou, rotated_nms
 
 SLOW = {"runs": 3, "seconds": 10.0}
 
@@ -64,7 +63,9 @@ def iou_rows(device: torch.device) -> list[list[str]]:
 
 def assignment_rows(device: torch.device) -> list[list[str]]:
     """All anchors of an image of 1024 x 1024 beside the readable rule."""
-    anchors, rows = torch.cat(V0.grid([(128, 128), (64, 64), (32, 32), (16, 16), (8, 8)], device)), []
+    sizes, rows = [(128, 128), (64, 64), (32, 32), (16, 16), (8, 8)], []
+    anchors = torch.cat(V0.grid(sizes, device))
+    assign = partial(assign_anchors, layout=V0.layout(sizes))
     for n in (100, 1_000, 5_000):
         objects = boxes(n, 1024, device)[0]
         times = median_seconds({"ours": partial(assign, anchors, objects)})

@@ -16,7 +16,7 @@ from rich.console import Console
 from places import ROOT
 from rotanext import ops
 from rotanext.errors import Problems
-from rotanext.ops import cpu_iou, reference
+from rotanext.ops import jit, reference
 from rotanext.training import train
 from rotanext.training.train import start_training
 from tiny import Outcome, draw_dataset, tiny_config
@@ -71,8 +71,8 @@ def three_threads() -> Iterator[None]:
 def pools(three_threads: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Three threads, for however little work; the list of how many were used at each step."""
     used: list[int] = []
-    monkeypatch.setattr(cpu_iou, "_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(cpu_iou, "pool", lambda threads: used.append(threads) or ThreadPoolExecutor(threads))
+    monkeypatch.setattr(jit, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(jit, "pool", lambda threads: used.append(threads) or ThreadPoolExecutor(threads))
     return used
 
 

@@ -19,13 +19,12 @@ from places import GOLDEN
 from reference_models import RECIPES, own_name, reference_model
 from rotanext.config import load_config
 from rotanext.heads.anchors import AnchorRule
-from rotanext.heads.assign import assign
 from rotanext.heads.contract import Raw, Targets, rows
 from rotanext.heads.retina import Assigned, assigned_losses
 from rotanext.inference.postprocess import detect
 from rotanext.models.fast import for_inference
 from rotanext.models.network import Network
-from rotanext.ops import rotated_iou
+from rotanext.ops import assign_anchors, rotated_iou
 
 
 @dataclass
@@ -95,7 +94,7 @@ def test_anchors(run: Run) -> None:
 @pytest.mark.usefixtures("each_implementation")
 def test_assignment_of_every_anchor(run: Run) -> None:
     boxes = torch.from_numpy(run.figures["gt_boxes"])
-    np.testing.assert_array_equal(assign(run.assigned.anchors, boxes).numpy(), run.figures["assign_gt_inds"])
+    np.testing.assert_array_equal(assign_anchors(run.assigned.anchors, boxes).numpy(), run.figures["assign_gt_inds"])
     np.testing.assert_array_equal(run.assigned.objects[0].numpy(), run.figures["assign_gt_inds"])
     best = rotated_iou(run.assigned.anchors, boxes).amax(1)[::97]
     np.testing.assert_allclose(best.numpy(), run.figures["assign_max_iou"], atol=1e-5)

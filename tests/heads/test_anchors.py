@@ -33,6 +33,17 @@ def test_order_is_row_major_then_ratio_then_octave() -> None:
     torch.testing.assert_close((w * h).sqrt(), V0.scale * 16 * 2 ** (torch.arange(9) % 3 / 3))
 
 
+def test_the_layout_says_where_every_anchor_lies() -> None:
+    sizes = [(3, 5), (2, 3), (1, 2), (1, 1), (0, 1)]
+    anchors, layout, first = torch.cat(V1.grid(sizes)), V1.layout(sizes), 0
+    for height, width, stride, count in zip(*[iter(layout)] * 4, strict=True):
+        y, x, _ = torch.meshgrid(*(torch.arange(n) for n in (height, width, count)), indexing="ij")
+        level = anchors[first : first + height * width * count]
+        torch.testing.assert_close(level[:, :2], torch.stack([x, y], -1).flatten(0, 2) * float(stride), rtol=0, atol=1e-4)
+        first += len(level)
+    assert first == len(anchors)
+
+
 @pytest.mark.parametrize("stride", STRIDES)
 def test_v0_anchors_are_upright(stride: int) -> None:
     anchors = V0.level(4, 4, stride)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from rotanext.models.depthwise import DepthwiseConv
-from rotanext.ops import cpu
 
 SHAPES = [(2, 40, 24, 24), (1, 5, 9, 3), (3, 600, 4, 5), (1, 1, 1, 1), (1, 33, 40, 17)]
 
@@ -28,14 +27,6 @@ def test_gradients_are_those_of_float64(shape: tuple[int, int, int, int], size: 
     torch.testing.assert_close(conv(x).double(), exact(x.double()), rtol=0, atol=1e-5)
     for found, wanted in zip(gradients(conv, x, out), gradients(exact, x.double(), out.double()), strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-4)
-
-
-def test_threads_do_not_change_a_bit(pools: list[int]) -> None:
-    x, out = torch.randn(2, 64, 48, 48), torch.randn(2, 64, 48, 48)
-    many = cpu.depthwise_weight_gradient(x, out, 7)
-    assert 3 in pools
-    torch.set_num_threads(1)
-    assert torch.equal(many, cpu.depthwise_weight_gradient(x, out, 7))
 
 
 def test_frozen_parts_get_no_gradient() -> None:

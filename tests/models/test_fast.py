@@ -13,25 +13,15 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from networks import small_network
+from rotanext import ops
 from rotanext.errors import UserError
 from rotanext.images.reading import read_image, write_png
 from rotanext.load import load_detector
+from rotanext.models import fast
 from rotanext.models.convnext import Block
-from rotanext.models.fast import PRECISIONS, CompiledNetwork, WinogradConv, for_inference
+from rotanext.models.fast import PRECISIONS, CompiledNetwork, FoldedBlock, WinogradConv, for_inference
 from rotanext.models.network import Network
-from rotanext.ops.cpu_winograd import convolve, transform_weight
 from rotanext.system.readahead import read_ahead
-
-
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (1, 1), (13, 7), (32, 3), (37, 50)])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_winograd_is_the_convolution(height: int, width: int, batch: int) -> None:
-    x, conv = torch.randn(batch, 40, height, width), nn.Conv2d(40, 33, 3, padding=1)
-    expected = nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
-    with torch.no_grad():
-        found = convolve(x, transform_weight(conv.weight), conv.bias)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5)
 
 
 def test_winograd_without_bias() -> None:
@@ -53,24 +43,109 @@ def test_equal_outputs(model: Network) -> None:
     before = copy.deepcopy(model.state_dict())
     batch = torch.randn(2, 3, 96, 160)
     expected = model(batch)
-    fast = for_inference(model)
+    made = for_inference(model)
     with torch.inference_mode():
-        found = fast(batch)
+        found = made(batch)
     for levels in zip(found, expected, strict=True):
         for one, other in zip(*levels, strict=True):
             torch.testing.assert_close(one, other.detach(), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # the original stays as it was
-    assert any(isinstance(module, WinogradConv) for module in fast.modules())
+    assert any(isinstance(module, WinogradConv) for module in made.modules())
 
 
-def test_the_scale_is_folded_once() -> None:
-    block = Block(8, 1, 0.3, 0.0)
-    nn.init.uniform_(block.gamma)
-    x = torch.randn(1, 8, 5, 5).to(memory_format=torch.channels_last)
-    expected = block(x)
-    for _ in range(2):
-        block.fold_layer_scale()
-        torch.testing.assert_close(block(x), expected)
+@pytest.mark.parametrize("scale", [0.3, None])
+@pytest.mark.parametrize("hidden", [1, 100, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_folded_block_is_the_block(scale: float | None, hidden: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts of any size and as a whole; the block stays as it was, and its copy does not remember the scale."""
+    monkeypatch.setattr(fast, "_HIDDEN_AT_ONCE", hidden)
+    block = Block(8, 1, scale, 0.0).to(dtype)
+    if block.gamma is not None:
+        nn.init.uniform_(block.gamma)
+    x = torch.randn(2, 8, 5, 7).to(dtype, memory_format=torch.channels_last)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    with torch.no_grad():
+        expected = block(x)
+        for _ in range(2):
+            torch.testing.assert_close(FoldedBlock(block)(x), expected, **tolerance)
+            torch.testing.assert_close(FoldedBlock(block)(x.contiguous()), expected, **tolerance)
+        assert torch.equal(block(x), expected)
+    torch.testing.assert_close(FoldedBlock(block)(x), expected, **tolerance)
+
+
+def modules(network: nn.Module) -> set[str]:
+    return {type(module).__name__ for module in network.modules()}
+
+
+def test_the_reference_reaches_the_network(model: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it the network that detects is the one that was trained; one made before computes its wide layers as a whole."""
+    before, batch = for_inference(model, winograd=False), torch.randn(1, 3, 64, 96)
+    monkeypatch.setattr(FoldedBlock, "_mlp_in_parts", None)
+    monkeypatch.setattr(ops, "winograd_convolution", None)
+    monkeypatch.setenv("ROTANEXT_OPS", "reference")
+    plain = for_inference(model)
+    assert modules(plain) == modules(model)
+    with torch.inference_mode():
+        for levels in zip(plain(batch), model(batch), strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(*levels, strict=True))
+        torch.testing.assert_close(before(batch)[0][0], model(batch)[0][0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_detector_under_the_reference(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = load_detector(tiny_weights, "cpu")
+    monkeypatch.setenv("ROTANEXT_OPS", "reference")
+    assert modules(detector.network) == modules(detector.model)
+    monkeypatch.delenv("ROTANEXT_OPS")
+    assert modules(load_detector(tiny_weights, "cpu").network) != modules(detector.model)
+
+
+class Weighing(nn.Conv2d):
+    """A convolution that changes its weights on the way, as some of timm's do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(x, self.weight / self.weight.norm(), self.bias)
+
+
+class Anything(nn.Module):
+    """A network of an unknown family, whose two towers share a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Block(32, 1, 0.5, 0.1), Block(32, 2, None, 0.1))
+        self.own, self.shared = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.towers = nn.ModuleList([nn.ModuleList([self.shared]), nn.ModuleList([self.shared])])
+        self.others = nn.ModuleList(
+            [
+                Weighing(32, 32, 3, padding=1),
+                nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"),
+                nn.Conv2d(32, 32, 3, padding=1, groups=2),
+                nn.Conv2d(32, 31, 3, padding=1),
+            ]
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.own(self.blocks(x))
+        for (conv,) in self.towers:  # type: ignore[misc]
+            y = conv(y)
+        for other in self.others:
+            y = other(y)
+        return y
+
+
+def test_any_network_is_rearranged() -> None:
+    network = Anything().eval()
+    made = for_inference(network)
+    assert [type(block) for block in made.blocks] == [FoldedBlock, Block]
+    assert isinstance(made.own, WinogradConv)
+    assert isinstance(made.shared, WinogradConv)
+    assert all(made.shared is tower[0] for tower in made.towers)
+    assert "WinogradConv" not in modules(made.others)
+    x = torch.randn(2, 32, 12, 9).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(made(x), network(x), rtol=1e-3, atol=1e-4)
+    assert "WinogradConv" not in modules(for_inference(network, "bf16")) | modules(for_inference(network, winograd=False))
+    with pytest.raises(KeyError):
+        for_inference(network, "int3")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -130,12 +205,6 @@ def test_compiled_is_the_same(model: Network, monkeypatch: pytest.MonkeyPatch) -
         warnings.simplefilter("error", UserWarning)
         found, expected = network(batch), model(batch)
     torch.testing.assert_close(found[0][0], expected[0][0], rtol=1e-4, atol=1e-4)
-
-
-def test_winograd_in_threads(pools: list[int]) -> None:
-    x, conv = torch.randn(1, 32, 70, 90), nn.Conv2d(32, 32, 3, padding=1)
-    torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=2e-5)
-    assert 3 in pools
 
 
 def test_detection_within_autocast(tiny_weights: Path) -> None:

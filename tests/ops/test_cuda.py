@@ -92,13 +92,15 @@ def test_many_boxes_go_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_assign() -> None:
-    anchors = torch.cat(V0.grid([(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)], DEVICE))
+    sizes = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
+    anchors = torch.cat(V0.grid(sizes, DEVICE))
     for seed in range(4):
         boxes = torch.cat([random_boxes(6, seed), random_boxes(6, seed)[:2]])  # two of them twice
         boxes[3, 2:4] *= torch.tensor([1, 0.02], device=DEVICE)
         boxes[4, 2] = 0 if seed == 1 else boxes[4, 2]
         expected = reference.assign_anchors(anchors, boxes, 0.5, 0.4)
-        assert torch.equal(cuda.assign_anchors(anchors, boxes, 0.5, 0.4), expected)
+        for layout in ([], V0.layout(sizes)):
+            assert torch.equal(cuda.assign_anchors(anchors, boxes, 0.5, 0.4, layout), expected)
         assert (expected > 0).any()
     assert not cuda.assign_anchors(anchors, boxes[:0], 0.5, 0.4).any()
 

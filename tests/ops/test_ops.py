@@ -15,7 +15,7 @@ import places
 from rotanext import ops
 from rotanext.boxes import boxes_to_corners
 from rotanext.heads.anchors import V0
-from rotanext.ops import cpu_iou, polygon_iou, reference, rotated_iou, rotated_iou_pairs
+from rotanext.ops import jit, polygon_iou, reference, rotated_iou, rotated_iou_pairs
 
 GOLDEN = places.GOLDEN / "functions.npz"
 HALF = math.pi / 2
@@ -413,7 +413,7 @@ def test_overlapping_polygons_are_those_of_the_matrix() -> None:
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = random_boxes(150, np.random.default_rng(0)), random_boxes(90, np.random.default_rng(1))
     expected = reference.rotated_iou(a, b), reference.rotated_iou_pairs(a[:90], b)
-    monkeypatch.setattr(cpu_iou, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(jit, "_WORTH_A_THREAD", 1)
     found = rotated_iou(a, b), rotated_iou_pairs(a[:90], b)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
@@ -442,8 +442,10 @@ def test_operators_pass_torchs_own_checks(gradient: bool) -> None:
     scores, labels = torch.rand(7), torch.arange(7) % 2
     for chosen in (None, labels):
         torch.library.opcheck(OPERATORS.nms.default, (a.detach(), scores, chosen, 0.1))
-    anchors = torch.cat(V0.grid([(4, 4), (2, 2), (1, 1), (1, 1), (1, 1)]))
-    torch.library.opcheck(OPERATORS.assign_anchors.default, (anchors, b.detach(), 0.5, 0.4))
+    sizes = [(4, 4), (2, 2), (1, 1), (1, 1), (1, 1)]
+    anchors = torch.cat(V0.grid(sizes))
+    for layout in ([], V0.layout(sizes)):
+        torch.library.opcheck(OPERATORS.assign_anchors.default, (anchors, b.detach(), 0.5, 0.4, layout))
 
 
 def test_compile_and_export_see_through() -> None:

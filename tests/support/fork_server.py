@@ -16,12 +16,13 @@ from torch import cat, tensor
 import rotanext.training.train  # noqa: F401
 from rotanext.cli import main as cli
 from rotanext.heads.anchors import V0
-from rotanext.heads.assign import assign
+from rotanext.ops import assign_anchors
 
 
 def warm_up() -> None:
     """Load the kernels that a training needs; no thread must run here, as none is in a forked child."""
-    assign(cat(V0.grid([(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)])), tensor([[20.0, 20.0, 30.0, 10.0, 0.1]]))
+    sizes = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
+    assign_anchors(cat(V0.grid(sizes)), tensor([[20.0, 20.0, 30.0, 10.0, 0.1]]), 0.5, 0.4, V0.layout(sizes))
 
 
 def run(request: dict) -> None:

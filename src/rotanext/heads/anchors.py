@@ -80,5 +80,10 @@ class AnchorRule:
         """Anchors of every level, given each map's (height, width); 196,416 of the published ones for 1024 x 1024."""
         return [self.level(h, w, s, device) for (h, w), s in zip(sizes, self.strides, strict=True)]
 
+    def layout(self, sizes: list[tuple[int, int]]) -> list[int]:
+        """How the anchors of `grid`, its levels joined, lie: height, width, stride and anchors per position of each level."""
+        levels = zip(sizes, self.strides, strict=True)
+        return [number for (height, width), stride in levels for number in (height, width, stride, self.per_position)]
+
 
 V0, V1 = AnchorRule("v0"), AnchorRule("v1")

@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from rotanext.heads.anchors import AnchorRule
-from rotanext.heads.assign import assign
 from rotanext.heads.coding import decode
 from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, nothing_to_learn, rows
 from rotanext.heads.losses import REGRESSION_LOSSES, focal_loss
 from rotanext.heads.reach import reach
+from rotanext.ops import assign_anchors
 from rotanext.section import Fraction, Positive, Section
 
 PRIOR = 0.01  # score of every class at the start
@@ -123,8 +123,9 @@ class RetinaHead(nn.Module):
     def assign(self, sizes: list[tuple[int, int]], targets: Targets) -> Assigned:
         """What each anchor learns, for level maps of the given (height, width)."""
         boxes, labels = targets
-        grid = torch.cat(self.anchors.grid(sizes, boxes[0].device))
-        index = torch.stack([assign(grid, b, self.config.positive_iou, self.config.negative_iou) for b in boxes])
+        grid, layout = torch.cat(self.anchors.grid(sizes, boxes[0].device)), self.anchors.layout(sizes)
+        limits = self.config.positive_iou, self.config.negative_iou
+        index = torch.stack([assign_anchors(grid, b, *limits, layout) for b in boxes])
         positive = [a > 0 for a in index]
         matched = [b[a[p] - 1] for b, a, p in zip(boxes, index, positive, strict=True)]
         classes = [c[a[p] - 1] for c, a, p in zip(labels, index, positive, strict=True)]

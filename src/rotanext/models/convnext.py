@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from rotanext.models.depthwise import DepthwiseConv
 
 EPS = 1e-6
-_HIDDEN_AT_ONCE = 1 << 20  # numbers
 STRIDES = (4, 8, 16, 32)
 
 
@@ -112,42 +111,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.dwconv(x).permute(0, 2, 3, 1)  # a view: the maps are channels-last from the stem on
-        y = self._mlp_in_parts(y) if self._pays_in_parts(y) else self._mlp(y)
+        y = self.act(self.pwconv1(self.norm(y)))
+        if self.grn is not None:
+            y = self.grn(y)
+        y = self.pwconv2(y)
         if self.gamma is not None:
             y = y * self.gamma
         if self.training and self.drop_rate > 0:
             y = drop_path(y, self.drop_rate)
         return x + y.permute(0, 3, 1, 2)
-
-    def _mlp(self, y: Tensor) -> Tensor:
-        y = self.act(self.pwconv1(self.norm(y)))
-        if self.grn is not None:
-            y = self.grn(y)
-        return self.pwconv2(y)
-
-    def _pays_in_parts(self, y: Tensor) -> bool:
-        plain = not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
-        return plain and y.device.type == "cpu" and self.grn is None and y.is_contiguous()
-
-    def _mlp_in_parts(self, y: Tensor) -> Tensor:
-        """The same, some positions at a time, so that the wide layer between stays in the processor's cache."""
-        rows = y.flatten(0, 2)
-        out = torch.empty_like(rows)
-        count = max(1, _HIDDEN_AT_ONCE // self.pwconv1.out_features)
-        hidden = rows.new_empty(min(count, len(rows)), self.pwconv1.out_features)
-        for part, target in zip(rows.split(count), out.split(count), strict=True):
-            wide = hidden[: len(part)]
-            torch.addmm(self.pwconv1.bias, self.norm(part), self.pwconv1.weight.t(), out=wide)
-            torch.addmm(self.pwconv2.bias, torch.ops.aten.gelu_(wide), self.pwconv2.weight.t(), out=target)
-        return out.view_as(y)
-
-    def fold_layer_scale(self) -> None:
-        """Multiply the last linear layer by the branch's scale, which is then left out. For inference: it is no longer trained."""
-        if self.gamma is not None:
-            with torch.no_grad():
-                self.pwconv2.weight.mul_(self.gamma[:, None])
-                self.pwconv2.bias.mul_(self.gamma)
-            self.gamma = None
 
 
 class ConvNeXt(nn.Module):

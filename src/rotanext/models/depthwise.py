@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-from rotanext.ops import cpu, implementation
+from rotanext.ops import compiled_in_place, depthwise_weight_gradient
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -32,10 +32,8 @@ class DepthwiseConv(nn.Conv2d):
 
     def _has_own_gradient(self, x: Tensor) -> bool:
         """Only while training in float32 on a CPU, and where there are numbers at hand: not while traced or compiled."""
-        plain = (
-            type(x) is Tensor and x.dim() == 4 and x.dtype == self.weight.dtype == torch.float32 and implementation(x.device) is cpu
-        )
-        return plain and x.device.type == "cpu" and torch.is_grad_enabled() and not (_traced() or torch.is_autocast_enabled("cpu"))
+        plain = type(x) is Tensor and x.dim() == 4 and x.dtype == self.weight.dtype == torch.float32 and compiled_in_place(x.device)
+        return plain and torch.is_grad_enabled() and not (_traced() or torch.is_autocast_enabled("cpu"))
 
 
 def _traced() -> bool:
@@ -62,8 +60,6 @@ class _Depthwise(torch.autograd.Function):
             return (
                 F.conv2d(gradient, weight.flip(2, 3), padding=size // 2, groups=len(weight)) if wants_x else None,
                 # with the weights' strides: DDP copies gradients whose strides are others, and says so
-                cpu.depthwise_weight_gradient(x, gradient, size).as_strided(weight.shape, weight.stride())
-                if wants_weight
-                else None,
+                depthwise_weight_gradient(x, gradient, size).as_strided(weight.shape, weight.stride()) if wants_weight else None,
                 gradient.sum((0, 2, 3)) if wants_bias else None,
             )

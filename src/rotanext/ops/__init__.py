@@ -7,6 +7,7 @@ as `torch.ops.rotanext.*`.
 import importlib.util
 import math
 import os
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +15,19 @@ import torch
 from torch import Tensor
 
 from rotanext.ops import cpu, reference
-from rotanext.ops.reference import check_mode, polygon_iou
+from rotanext.ops.reference import check_mode, polygon_iou, winograd_matrices
 
-__all__ = ["assign_anchors", "overlapping_polygons", "polygon_iou", "rotated_iou", "rotated_iou_pairs", "rotated_nms"]
+__all__ = [
+    "assign_anchors",
+    "depthwise_weight_gradient",
+    "overlapping_polygons",
+    "polygon_iou",
+    "rotated_iou",
+    "rotated_iou_pairs",
+    "rotated_nms",
+    "winograd_convolution",
+    "winograd_matrices",
+]
 
 
 def cuda_kernels() -> bool:
@@ -36,6 +47,22 @@ def implementation(device: torch.device) -> ModuleType:
 
         return cuda
     return cpu
+
+
+def compiled_in_place(device: torch.device) -> bool:
+    """Whether numba's kernels compute on a device's tensors where they lie: on the CPU, unless the reference is asked for.
+
+    The rule by which networks take `winograd_convolution` and `depthwise_weight_gradient` in the place of torch's own convolutions.
+    """
+    return device.type == "cpu" and implementation(device) is cpu
+
+
+def _straight(boxes: Tensor) -> bool:
+    """Whether a device's function may be called in torch's operator's place: nobody traces or compiles, and there are numbers.
+
+    torch's way to its custom operators loads its compiler first: seconds, and 200 MB.
+    """
+    return type(boxes) is Tensor and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack()
 
 
 def _checked(boxes: Tensor, name: str) -> Tensor:
@@ -81,21 +108,36 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"iou_threshold is {iou_threshold}; expected a number from 0 to 1")
     scores = torch.nan_to_num(scores, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-    plain = type(boxes) is Tensor and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack()
-    # torch's way to its custom operators loads its compiler first: seconds, and 200 MB
-    nms = implementation(boxes.device).rotated_nms if plain else torch.ops.rotanext.nms
+    nms = implementation(boxes.device).rotated_nms if _straight(boxes) else torch.ops.rotanext.nms
     result: Tensor = nms(boxes, scores, labels, iou_threshold)
     return result
 
 
-def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    """Assignment `[A]` (int64) of anchors `[A, 5]` to objects `[G, 5]`; heads/assign.py says by which rule, and what is refused."""
+def assign_anchors(
+    anchors: Tensor, boxes: Tensor, positive_iou: float = 0.5, negative_iou: float = 0.4, layout: Sequence[int] = ()
+) -> Tensor:
+    """RetinaNet's max-IoU assignment `[A]` (int64) of `anchors [A, 5]` to `boxes [G, 5]`, without a matrix of IoUs.
+
+    0 is negative, -1 ignored, i the i-th object (from 1). An anchor whose best IoU reaches positive_iou is positive (ties between
+    objects: the earlier), below negative_iou negative, between ignored. Every object's best anchors (all ties, in float32) are
+    positive as well, however low their IoU; where several objects claim one, the later wins. An object without area, or that
+    overlaps no anchor, gets none. The same as the rule applied to the whole matrix of IoUs.
+
+    `layout` says how the anchors of a grid lie, which makes it fast and changes nothing: height, width, stride and anchors per
+    position, level by level in one list (`AnchorRule.layout`); it is believed. ValueError for other shapes, a layout of another
+    number of anchors, or unless 0 <= negative_iou <= positive_iou <= 1.
+    """
     anchors, boxes = _checked(anchors, "anchors"), _checked(boxes, "boxes")
     if not 0 <= negative_iou <= positive_iou <= 1:
         raise ValueError(f"negative_iou {negative_iou} and positive_iou {positive_iou} must rise from 0 to 1")
     if anchors.dtype not in (torch.float32, torch.float64):
         anchors = anchors.float()
-    result: Tensor = torch.ops.rotanext.assign_anchors(anchors, boxes, float(positive_iou), float(negative_iou))
+    layout = list(layout)
+    described = sum(layout[i] * layout[i + 1] * layout[i + 3] for i in range(0, len(layout) // 4 * 4, 4))
+    if layout and (len(layout) % 4 or described != len(anchors)):
+        raise ValueError(f"the layout describes {described} anchors in {len(layout)} numbers; there are {len(anchors)} anchors")
+    assign = (implementation(anchors.device) if _straight(anchors) else torch.ops.rotanext).assign_anchors
+    result: Tensor = assign(anchors, boxes, float(positive_iou), float(negative_iou), layout)
     return result
 
 
@@ -108,6 +150,24 @@ def overlapping_polygons(a: Tensor, b: Tensor, least: float = 1e-12) -> tuple[Te
         if corners.dim() != 3 or corners.shape[1:] != (4, 2):
             raise ValueError(f"{name} must be [N, 4, 2]; found {list(corners.shape)}")
     result: tuple[Tensor, Tensor, Tensor] = implementation(torch.device("cpu")).overlapping_polygons(a, b, float(least))
+    return result
+
+
+def winograd_convolution(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
+    """3x3 convolution `[B, K, H, W]`, stride 1, padding 1, of maps `[B, C, H, W]` with weights in `winograd_matrices`' form.
+
+    All float32 and on the CPU, bias `[K]`; the result is laid out channels-last. Not differentiable.
+    """
+    result: Tensor = implementation(x.device).winograd_convolution(x, matrices, bias)
+    return result
+
+
+def depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor:
+    """Gradient `[C, 1, K, K]` of the weights of a depthwise convolution (`size` K odd, stride 1, padding K // 2).
+
+    x `[B, C, H, W]` went in, `gradient` of the same shape came back; both float32 and on the CPU.
+    """
+    result: Tensor = implementation(x.device).depthwise_weight_gradient(x, gradient, size)
     return result
 
 
@@ -133,8 +193,8 @@ def _nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: fl
 
 
 @torch.library.custom_op("rotanext::assign_anchors", mutates_args=())
-def _assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    result: Tensor = implementation(anchors.device).assign_anchors(anchors, boxes, positive_iou, negative_iou)
+def _assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float, layout: Sequence[int]) -> Tensor:
+    result: Tensor = implementation(anchors.device).assign_anchors(anchors, boxes, positive_iou, negative_iou, layout)
     return result
 
 
@@ -154,7 +214,7 @@ def _(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float
 
 
 @_assign_anchors.register_fake
-def _(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+def _(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float, layout: Sequence[int]) -> Tensor:
     return anchors.new_empty(anchors.shape[0], dtype=torch.int64)
 
 

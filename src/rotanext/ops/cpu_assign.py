@@ -5,6 +5,8 @@ an object are visited once, skipping all whose area or extent rules `negative_io
 them again, this time skipping those that cannot reach the best found so far.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -21,15 +23,12 @@ from rotanext.ops.cpu_iou import (
     W,
     X,
     Y,
-    in_parts,
-    jit,
-    jit_inline,
     meet,
     prepare,
     ratio,
 )
+from rotanext.ops.jit import in_parts, jit, operator
 
-_MOST_LEVELS = 64  # more are no grid
 _OBJECTS_WORTH_A_THREAD = 1 << 11  # their cost, in pairs, as `in_parts` counts it
 
 
@@ -57,54 +56,6 @@ def _reaches(a: np.ndarray, b: np.ndarray, least: float) -> bool:
     return shared >= least * (a[AREA] + b[AREA] - shared)
 
 
-@jit_inline
-def _alike(a: np.ndarray, b: np.ndarray, slack: float) -> bool:
-    """Whether two boxes have one shape, in either description: sides swapped and turned by a quarter, as rounding makes squares."""
-    if a[4] == b[4]:
-        return abs(a[2] - b[2]) + abs(a[3] - b[3]) <= slack
-    return abs(abs(a[4] - b[4]) - np.pi / 2) < 1e-6 and abs(a[2] - b[3]) + abs(a[3] - b[2]) <= slack
-
-
-@jit
-def _levels(anchors: np.ndarray) -> np.ndarray:
-    """How the anchors lie, `[levels, 6]`: height, width, stride, anchors per position, x and y of the first position.
-
-    Found from the anchors themselves: levels one after the other, row by row, every position's anchors shaped like the first's.
-    Anchors in any other order count as those of a single position, which makes every object look at all of them.
-    """
-    any_order = np.array([[1.0, 1.0, 1.0, float(len(anchors)), 0.0, 0.0]])
-    out = np.empty((0, 6))
-    first = 0
-    while first < len(anchors):
-        x, y, side = anchors[first, 0], anchors[first, 1], anchors[first, 2] + anchors[first, 3]
-        k = 1  # anchors per position
-        while first + k < len(anchors) and abs(anchors[first + k, 0] - x) + abs(anchors[first + k, 1] - y) <= 1e-4 * side:
-            k += 1
-        width = 1
-        while first + width * k < len(anchors) and anchors[first + width * k, 0] > anchors[first + (width - 1) * k, 0]:
-            width += 1
-        height = 1
-        while first + height * width * k < len(anchors) and anchors[first + height * width * k, 1] > y + height * 1e-4 * side:
-            height += 1
-        end = first + height * width * k
-        after = first + k if width > 1 else first + width * k
-        stride = 1.0
-        if height * width > 1:
-            stride = max(abs(anchors[after, 0] - x), abs(anchors[after, 1] - y))
-        if end > len(anchors) or not stride > 0.0:
-            return any_order
-        for i in range(first, end):
-            place, like = (i - first) // k, first + (i - first) % k
-            off_x, off_y = anchors[i, 0] - (x + place % width * stride), anchors[i, 1] - (y + place // width * stride)
-            if not (abs(off_x) + abs(off_y) <= 0.5 * stride and _alike(anchors[i], anchors[like], 1e-3 * stride)):
-                return any_order
-        out = np.concatenate((out, np.array([[float(height), float(width), float(stride), float(k), float(x), float(y)]])))
-        if len(out) > _MOST_LEVELS:
-            return any_order
-        first = end
-    return out
-
-
 @jit
 def _span(centre: float, reach: float, stride: float, length: int) -> tuple[int, int]:
     """First and last + 1 of the positions `0, stride, ...` within reach of a centre, with one to spare."""
@@ -130,8 +81,9 @@ def _visit(
     anchor = np.zeros(COLUMNS)
     anchor[COS] = 1.0
     for level in range(len(layout)):
-        height, width, per_position = int(layout[level, 0]), int(layout[level, 1]), int(layout[level, 3])
-        stride, start_x, start_y = layout[level, 2], layout[level, 4], layout[level, 5]
+        height, width, per_position = layout[level, 0], layout[level, 1], layout[level, 3]
+        stride = np.float64(layout[level, 2])
+        start_x, start_y = np.float64(anchors[first, 0]), np.float64(anchors[first, 1])
         reach_x, reach_y, smallest, largest = 0.0, 0.0, np.inf, 0.0
         for k in range(per_position):
             _prepare_one(anchors, first + k, anchor)
@@ -212,9 +164,16 @@ def _conclude(
             out[i] = 0
 
 
-def assign(anchors: np.ndarray, boxes: np.ndarray, positive_iou: float, negative_iou: float) -> np.ndarray:
-    """Assignment `[A]` int64 of anchors `[A, 5]` (float32 or float64) to boxes `[G, 5]` float64; see heads/assign.py."""
-    prepared, layout = prepare(boxes), _levels(anchors)
+@operator
+def assign_anchors(
+    anchors: np.ndarray, boxes: np.ndarray, positive_iou: float, negative_iou: float, levels: Sequence[int]
+) -> np.ndarray:
+    """Assignment `[A]` int64 of anchors `[A, 5]` (float32 or float64) to boxes `[G, 5]` float64; see `ops.assign_anchors`.
+
+    Anchors without a layout count as those of a single position, which makes every object look at all of them.
+    """
+    prepared, layout = prepare(boxes), np.array(levels or [1, 1, 1, len(anchors)], np.int64).reshape(-1, 4)
+    layout = layout[layout.prod(1) > 0]
     parts = max(1, min(torch.get_num_threads(), len(boxes), 8))
     best = np.zeros((parts, len(anchors)), anchors.dtype)
     owner, claimed = np.zeros((parts, len(anchors)), np.int32), np.zeros((parts, len(anchors)), np.int32)

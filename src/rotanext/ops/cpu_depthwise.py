@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rotanext.ops.cpu_iou import in_parts, jit
+from rotanext.ops.jit import in_parts, jit, operator
 
 _COLUMN_NUMBERS = 512  # numbers of a row that are taken at once, so that the sums of all taps stay in the cache
 _ROWS = 16  # likewise
@@ -51,11 +51,9 @@ def _sum_products(x: np.ndarray, gradient: np.ndarray, columns: int, first: int,
                     target[c] += part[c]
 
 
+@operator
 def depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor:
-    """Gradient `[C, 1, K, K]` of the weights of a depthwise convolution (K odd, stride 1, padding K // 2) of float32 maps.
-
-    x `[B, C, H, W]` went in, `gradient` of the same shape came back. The sums do not depend on the number of threads.
-    """
+    """See `ops.depthwise_weight_gradient`; the sums do not depend on the number of threads."""
     maps = [values.detach().permute(0, 2, 3, 1).contiguous().numpy() for values in (x, gradient)]
     batch, _, width, channels = maps[0].shape
     columns = max(1, _COLUMN_NUMBERS // channels)

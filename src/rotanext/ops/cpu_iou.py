@@ -4,44 +4,16 @@ Trigonometry and extents are computed once a box, and a pair is looked at only w
 """
 
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
-from typing import Any
 
-import numba
 import numpy as np
-import torch
 
-from rotanext.ops.cpu import CACHE
+from rotanext.ops.jit import in_parts, jit, jit_inline, operator
 from rotanext.ops.reference import ROUNDING
 
 # Columns of a prepared box. What rejects a pair comes first, so that it lies together in memory: centre, half extents along x and
 # y, area, radius of the bounding circle; then half sides, cosine and sine, angle.
 X, Y, EX, EY, AREA, RADIUS, W, H, COS, SIN, ANGLE = range(11)
 COLUMNS = 11
-_WORTH_A_THREAD = 1 << 14  # pairs
-
-
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """numba's compiler with its code kept on disk, or without where no folder can be written to or the variable `CACHE` is 0."""
-    return _compile(function, forceinline=False)
-
-
-def jit_inline(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jit` for small functions of inner loops: a call would count references to its arrays, which threads then fight over."""
-    return _compile(function, forceinline=True)
-
-
-def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    cache = os.environ.get(CACHE, "1") != "0"
-    try:
-        compiled: Callable[..., Any] = numba.njit(function, cache=cache, nogil=True, error_model="numpy", **options)
-    except RuntimeError:  # "no locator available": neither this package's folder nor the user's cache can be written
-        compiled = numba.njit(function, nogil=True, error_model="numpy", **options)
-    return compiled
 
 
 @jit
@@ -157,32 +129,7 @@ def _matrix(first: np.ndarray, second: np.ndarray, circles: np.ndarray, iof: boo
                     out[i, j] = ratio(first[i], second[j], iof)
 
 
-def in_parts(work: Callable[[slice], None], length: int, cost: int) -> None:
-    """Do the work on parts of `range(length)`, in as many threads as torch uses if there is enough of it.
-
-    The kernels let go of the interpreter's lock. numba's own threads are left alone: they would change the number torch computes
-    with, and the two would wait for each other.
-    """
-    threads = min(torch.get_num_threads(), length, cost // _WORTH_A_THREAD)
-    if threads <= 1:
-        work(slice(0, length))
-        return
-    parts = 4 * threads  # smaller than a thread's share, as their costs differ
-    edges = [length * k // parts for k in range(parts + 1)]
-    for done in [pool(threads).submit(work, slice(start, end)) for start, end in pairwise(edges)]:
-        done.result()
-
-
-@cache
-def pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that wait for work; a forked process makes its own."""
-    return ThreadPoolExecutor(threads, "rotanext")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=pool.cache_clear)
-
-
+@operator
 def iou_pairs(a: np.ndarray, b: np.ndarray, iof: bool, dtype: type) -> np.ndarray:
     """IoU `[K]` of paired boxes `[K, 5]` float64, as numbers of the type."""
     first, second = prepare(a), prepare(b)
@@ -191,6 +138,7 @@ def iou_pairs(a: np.ndarray, b: np.ndarray, iof: bool, dtype: type) -> np.ndarra
     return out
 
 
+@operator
 def iou_matrix(a: np.ndarray, b: np.ndarray, iof: bool, dtype: type) -> np.ndarray:
     """IoU `[N, M]` of boxes `[N, 5]` and `[M, 5]` float64, as numbers of the type."""
     first, second = prepare(a), prepare(b)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rotanext.ops.cpu_iou import AREA, COLUMNS, COS, EX, EY, RADIUS, SIN, H, W, X, Y, jit, jit_inline, pool, prepare, ratio
+from rotanext.ops.cpu_iou import AREA, COLUMNS, COS, EX, EY, RADIUS, SIN, H, W, X, Y, prepare, ratio
+from rotanext.ops.jit import jit, jit_inline, operator, pool
 
 _LEVELS = 128  # of box sizes, a factor of four each
 _HUGE = 2.0**127  # radius of the largest boxes that have a level; in float32 larger ones have no finite area
@@ -191,6 +192,7 @@ def _in_blocks(boxes: np.ndarray, threshold: float, alive: np.ndarray, threads: 
         start, size = end, end
 
 
+@operator
 def nms(boxes: np.ndarray, order: np.ndarray, starts: np.ndarray, threshold: float) -> np.ndarray:
     """Mask `[N]` of the kept boxes `[N, 5]` float64.
 

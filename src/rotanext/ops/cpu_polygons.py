@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from rotanext.ops.cpu_iou import jit, jit_inline
+from rotanext.ops.jit import jit, jit_inline, operator
 
 _MOST_POINTS = 32  # a quadrilateral, doubled by each of a triangle's three half planes
 
@@ -69,11 +69,8 @@ def _shared(p: np.ndarray, q: np.ndarray, points: np.ndarray, triangle: np.ndarr
 
 
 @jit
-def overlapping_polygons(a: np.ndarray, b: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices i and j (ascending) and IoU of the pairs of quadrilaterals `[N, 4, 2]` and `[M, 4, 2]` whose IoU is above `least`.
-
-    The second ones are sorted by their left ends, so that each of the first meets only those in its columns.
-    """
+def _overlapping(a: np.ndarray, b: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The second ones are sorted by their left ends, so that each of the first meets only those in its columns."""
     points, triangle = np.empty((2, 2, _MOST_POINTS)), np.empty((3, 2))
     areas, lefts, widest = np.empty(len(b)), np.empty(len(b)), 0.0
     for j in range(len(b)):
@@ -114,3 +111,10 @@ def overlapping_polygons(a: np.ndarray, b: np.ndarray, least: float) -> tuple[np
             first[count], second[place], values[place] = i, j, value
             count += 1
     return first[:count], second[:count], values[:count]
+
+
+@operator
+def overlapping_polygons(a: np.ndarray, b: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices i and j (ascending) and IoU of the pairs of quadrilaterals `[N, 4, 2]` and `[M, 4, 2]` whose IoU is above `least`."""
+    result: tuple[np.ndarray, np.ndarray, np.ndarray] = _overlapping(a, b, least)
+    return result

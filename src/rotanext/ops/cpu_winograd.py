@@ -1,4 +1,4 @@
-"""3x3 convolutions on the CPU by Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, arXiv:1509.09308), for inference.
+"""3x3 convolutions on the CPU by Winograd's minimal filtering F(4x4, 3x3), for inference; reference.py has the formula.
 
 Output tiles of 4x4 take 36 multiplications a channel pair instead of 144. The transforms are numba kernels on channels-last maps;
 the multiplications are 36 matrix products.
@@ -8,21 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rotanext.ops.cpu_iou import in_parts, jit
+from rotanext.ops.jit import in_parts, jit, operator
 
 _TILES_AT_ONCE = 512  # their transforms stay in the cache between the steps
 _NUMBERS_A_PAIR = 64  # transforming so many costs about as much as an IoU, which `in_parts` counts in
-# Interpolation points 0, 1, -1, 2, -2 and infinity: Y = A^T [(G g G^T) * (B^T d B)] A.
-_G = np.array(
-    [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
-)
-
-
-def transform_weight(weight: Tensor) -> Tensor:
-    """Weights `[K, C, 3, 3]` as 36 matrices `[36, C, K]`."""
-    g = torch.from_numpy(_G)
-    spread = torch.einsum("ay,kcyx,bx->abck", g, weight.double(), g)
-    return spread.reshape(36, weight.shape[1], weight.shape[0]).float().contiguous()
 
 
 @jit
@@ -97,8 +86,9 @@ def _from_tiles(tiles: np.ndarray, bias: np.ndarray, first: int, start: int, end
                     out[top + y, left + 3, c] = difference1 + np.float32(8) * difference2 + m5 + b
 
 
-def convolve(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
-    """3x3 convolution, stride 1, padding 1, of float32 maps `[B, C, H, W]` with `transform_weight`'s matrices; channels-last."""
+@operator
+def winograd_convolution(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
+    """See `ops.winograd_convolution`."""
     x = x.contiguous(memory_format=torch.channels_last)
     batch, channels, height, width = x.shape
     out = torch.empty(batch, matrices.shape[2], height, width, dtype=torch.float32, memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ list has room for all pairs of the rows it serves. The kernels run on the CPU, t
 # mypy: disable-error-code="no-untyped-def,attr-defined,operator"
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import wraps
 from typing import Any
@@ -348,7 +348,7 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_thresh
 
 
 @_on_its_device
-def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
+def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float, layout: Sequence[int] = ()) -> Tensor:
     """See `ops.assign_anchors`; IoUs are compared in float32. Fast where neighbours in the list are neighbours in the image."""
     out = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     if len(anchors) and len(boxes):

@@ -6,12 +6,26 @@ sorted, no point is tested for being inside, so no rounding can flip a decision:
 need no special case, and the result is differentiable.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _PAIRS_AT_ONCE = 1 << 19
+# Winograd's F(4x4, 3x3) at the points 0, 1, -1, 2, -2 and infinity: an output tile is A^T [(G g G^T) * (B^T d B)] A.
+_G = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+    device="cpu",
+)
 ROUNDING = 1e-13  # shares of the smaller area below this are what rounding leaves of shapes that do not overlap
 
 
@@ -194,8 +208,8 @@ def rotated_nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, iou
     return order[alive.to(order.device)]
 
 
-def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float) -> Tensor:
-    """The rule of heads/assign.py on the whole matrix of IoUs."""
+def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float, layout: Sequence[int] = ()) -> Tensor:
+    """See `ops.assign_anchors`: the rule on the whole matrix of IoUs, however the anchors lie."""
     result = torch.full((len(anchors),), -1, device=anchors.device)
     if len(boxes) == 0 or len(anchors) == 0:
         return torch.zeros_like(result)
@@ -272,3 +286,27 @@ def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Te
     matrix = polygon_iou(a, b)
     i, j = (matrix > least).nonzero(as_tuple=True)
     return i, j, matrix[i, j]
+
+
+def winograd_matrices(weight: Tensor) -> Tensor:
+    """Weights `[K, C, 3, 3]` of a convolution as 36 matrices `[36, C, K]` float32, G g G^T (Lavin and Gray, arXiv:1509.09308)."""
+    spread = torch.einsum("ay,kcyx,bx->abck", _G, weight.double(), _G)
+    return spread.reshape(36, weight.shape[1], weight.shape[0]).float().contiguous()
+
+
+def winograd_convolution(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:
+    """See `ops.winograd_convolution`: by the definition of a convolution, with the weights that the matrices were made of."""
+    back = torch.linalg.pinv(_G)
+    spread = matrices.double().reshape(6, 6, *matrices.shape[1:])
+    weight = torch.einsum("ya,abck,xb->kcyx", back, spread, back)
+    result = F.conv2d(x.double(), weight, bias.double(), padding=1)
+    return result.float().contiguous(memory_format=torch.channels_last)
+
+
+def depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor:
+    """See `ops.depthwise_weight_gradient`: one shifted product a tap."""
+    reach, (height, width) = size // 2, x.shape[2:]
+    padded = F.pad(x.double(), [reach] * 4)
+    shifted = [padded[:, :, y : y + height, x : x + width] for y in range(size) for x in range(size)]
+    taps = [(gradient.double() * part).sum((0, 2, 3)) for part in shifted]
+    return torch.stack(taps, 1).view(-1, 1, size, size).float()

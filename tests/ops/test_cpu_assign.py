@@ -1,6 +1,7 @@
 """Assignment against its definition on the whole matrix of IoUs, on thousands of random layouts."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,16 +9,30 @@ import torch
 from torch import Tensor
 
 from rotanext.heads.anchors import STRIDES, AnchorRule
-from rotanext.heads.assign import assign
-from rotanext.ops import cpu_assign, reference
+from rotanext.ops import assign_anchors, reference
 
 
-def assign_dense(anchors: Tensor, boxes: Tensor, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Tensor:
-    return reference.assign_anchors(anchors, boxes, positive_iou, negative_iou)
+class Grid(NamedTuple):
+    """Anchors, and how they lie."""
+
+    anchors: Tensor
+    layout: list[int]
 
 
-def grid(height: int, width: int, convention: str) -> Tensor:
-    return torch.cat(AnchorRule(convention).grid([(-(-height // s), -(-width // s)) for s in STRIDES]))
+def assign(grid: Grid, boxes: Tensor, *rule: float) -> Tensor:
+    """The assignment, which is the same whether it knows how the anchors lie or not."""
+    found = assign_anchors(grid.anchors, boxes, *rule, layout=grid.layout)
+    assert torch.equal(found, assign_anchors(grid.anchors, boxes, *rule))
+    return found
+
+
+def assign_dense(grid: Grid, boxes: Tensor, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Tensor:
+    return reference.assign_anchors(grid.anchors, boxes, positive_iou, negative_iou)
+
+
+def grid(height: int, width: int, convention: str) -> Grid:
+    rule, sizes = AnchorRule(convention), [(-(-height // s), -(-width // s)) for s in STRIDES]
+    return Grid(torch.cat(rule.grid(sizes)), rule.layout(sizes))
 
 
 def layout(rng: np.random.Generator, n: int, low: float, high: float, extent: float) -> Tensor:
@@ -157,16 +172,17 @@ ANCHORS = [[0.0, 0, 10, 10, 0], [100.0, 0, 10, 10, 0], [200.0, 0, 10, 10, 0]]
     ids=["none", "same", "low-quality", "conflict", "conflict-reversed", "twice", "tie", "tiny", "no-overlap", "no-area"],
 )
 def test_rule(boxes: list[list[float]], expected: list[int]) -> None:
-    assert assign(torch.tensor(ANCHORS), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)).tolist() == expected
+    assert assign_anchors(torch.tensor(ANCHORS), torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)).tolist() == expected
 
 
 def test_ignored_between_the_thresholds() -> None:
     anchors = torch.tensor([[0.0, 0, 10, 10, 0], [0, 0, 10, 8, 0], [0, 0, 10, 4.5, 0], [0, 0, 10, 3.9, 0]])
-    assert assign(anchors, torch.tensor([[0.0, 0, 10, 10, 0]])).tolist() == [1, 1, -1, 0]
+    assert assign_anchors(anchors, torch.tensor([[0.0, 0, 10, 10, 0]])).tolist() == [1, 1, -1, 0]
 
 
 def test_no_anchors() -> None:
-    assert assign(torch.zeros(0, 5), torch.ones(2, 5)).shape == (0,)
+    for layout in ([], [0, 4, 8, 9], [0, 0, 8, 9, 0, 1, 16, 9]):
+        assert assign_anchors(torch.zeros(0, 5), torch.ones(2, 5), layout=layout).shape == (0,)
 
 
 def test_iou_thresholds_must_rise() -> None:
@@ -174,20 +190,26 @@ def test_iou_thresholds_must_rise() -> None:
         assign(grid(96, 96, "v0"), torch.ones(1, 5), 0.4, 0.5)
 
 
-@pytest.mark.parametrize("convention", ["v0", "v1"])
-def test_grids_are_recognised(convention: str) -> None:
-    for height, width in ((96, 96), (64, 128), (128, 32), (512, 384), (8, 1024), (1024, 8)):
-        sizes = [(-(-height // s), -(-width // s)) for s in STRIDES]
-        anchors = torch.cat(AnchorRule(convention).grid(sizes))
-        found = cpu_assign._levels(anchors.numpy())
-        assert found[:, [0, 1, 3]].tolist() == [[h, w, 9] for h, w in sizes]
-        several = [k for k, (h, w) in enumerate(sizes) if h * w > 1]
-        assert np.allclose(found[several, 2], np.array(STRIDES)[several])
+def test_with_a_layout_objects_look_only_around() -> None:
+    """An anchor that does not lie where the layout says is not even looked at."""
+    whole, boxes = grid(512, 512, "v0"), torch.tensor([[100.0, 100, 30, 20, 0.3]])
+    far = (50 * 64 + 50) * 9
+    whole.anchors[far] = boxes[0]
+    assert assign_anchors(whole.anchors, boxes)[far] == 1
+    assert assign_anchors(whole.anchors, boxes, layout=whole.layout)[far] == 0
+
+
+@pytest.mark.parametrize(
+    "layout", [[4, 4, 8], [4, 4, 8, 9, 2], [4, 4, 8, 10], [4, 4, 8, 9, 1, 1, 16, 1]], ids=["short", "rest", "count", "level"]
+)
+def test_a_layout_of_other_anchors_is_refused(layout: list[int]) -> None:
+    with pytest.raises(ValueError, match="the layout describes"):
+        assign_anchors(torch.ones(144, 5), torch.ones(1, 5), layout=layout)
 
 
 def test_anchors_in_any_order() -> None:
     rng = np.random.default_rng(0)
-    whole = grid(96, 128, "v0")
+    whole = grid(96, 128, "v0").anchors
     moved = whole + torch.tensor([100.0, -50, 0, 0, 0])
     shaken = whole.clone()
     shaken[7, 2] *= 5  # one anchor unlike the others
@@ -201,4 +223,5 @@ def test_anchors_in_any_order() -> None:
         whole.flip(0),
         whole.double(),
     ):
-        assert torch.equal(assign(anchors, boxes.to(anchors.dtype)), assign_dense(anchors, boxes.to(anchors.dtype)))
+        some = boxes.to(anchors.dtype)
+        assert torch.equal(assign_anchors(anchors, some), assign_dense(Grid(anchors, []), some))
