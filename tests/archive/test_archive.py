@@ -40,7 +40,7 @@ geopandas = pytest.importorskip("geopandas")
 SCORE = 0.08
 OPTIONS = PredictOptions(score_threshold=SCORE, images=False)
 TWO = ClusterOptions(workers=2, cores=1, chunk=5)
-WAIT = 400  # seconds after which a test counts as hung
+WAIT = 900  # seconds after which a test counts as hung; 250 on a machine with ten times its work
 
 
 @pytest.fixture(autouse=True)
