@@ -212,7 +212,7 @@ def test_exit_codes(error: BaseException, code: int, message: str, cli: Callable
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("rotanext.system.info.environment", fail)
+    monkeypatch.setattr("rotanext.system.facts.environment", fail)
     done = cli("info")
     assert done.code == code
     assert message in done.err
@@ -225,7 +225,7 @@ def test_a_fault_of_the_program_shows_where(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("rotanext.system.info.environment", fail)
+    monkeypatch.setattr("rotanext.system.facts.environment", fail)
     monkeypatch.setattr("sys.argv", ["rotanext", "info"])
     with pytest.raises(SystemExit) as stop:
         rotanext.cli.main.main()

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rotanext import __version__
 from rotanext.boxes import CONVENTION
 from rotanext.checkpoints.layouts import StateDict, detect_layout, find_state_dict, map_keys
 from rotanext.checkpoints.tensor_files import read_tensors
@@ -24,7 +24,7 @@ from rotanext.errors import UserError, explain
 from rotanext.models.convnext import VARIANTS
 from rotanext.system.files import write_atomically
 
-Anchors = Literal["v0", "v1"]
+Anchors = Literal["v0", "v1"]  # those of MMRotate 0.x and 1.x
 FORMAT = 1
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks of the four stages, with bottleneck or without
     ((2, 2, 2, 2), False): "timm:resnet18",
@@ -225,14 +225,10 @@ def save_detector_file(
     A failure, such as a full disk, raises UserError and leaves the previous file as it was.
     """
     path = Path(path)
-    try:
-        package = version("rotanext")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        package = "unknown"
     header = {
         "format": FORMAT,
         "kind": "detector",
-        "version": package,
+        "version": __version__,
         "config": config,
         "class_names": list(class_names),
         "box_convention": CONVENTION,

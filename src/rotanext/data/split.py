@@ -1,21 +1,23 @@
 """Cutting a DOTA data set into tiles, exactly as the published systems' training data were cut."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rich.console import Console
 
 from rotanext.data.dota import Item, inside, list_items, read_objects, write_objects
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import FILL, read_image, write_png
 from rotanext.objects import Objects
+from rotanext.system.progress import Display
 
 _MIN_IMAGE = 0.6  # of a window, by area
 _MIN_OBJECT = 0.7  # of an object, by area
@@ -98,7 +100,8 @@ def split_dataset(
     started = time.monotonic()
     results = map(cut, items) if workers == 1 else _in_threads(cut, items, workers)
     done = tiles = empty = objects = 0
-    for result in _with_progress(results, len(items), progress):
+    display = Display(Console(stderr=True, quiet=not progress))
+    for result in display.track(results, "splitting", len(items), "tiles", attrgetter("tiles"), moment=0):
         problems.merge(result.problems)
         done, tiles, objects = done + result.done, tiles + result.tiles, objects + result.objects
         empty += result.empty_tiles
@@ -230,30 +233,3 @@ def _in_threads(cut: Callable[[Item], _Result], items: Sequence[Item], workers: 
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _with_progress(results: Iterable[_Result], total: int, show: bool) -> Iterable[_Result]:
-    """Pass results on, drawing a bar with rate and time left on a terminal and now and then a plain line elsewhere."""
-    if not show:
-        yield from results
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("splitting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-            task, tiles, started = bar.add_task("", total=total, rate=""), 0, time.monotonic()
-            for result in results:
-                tiles += result.tiles
-                bar.update(task, advance=1, rate=f"{tiles / (time.monotonic() - started):.1f} tiles/s")
-                yield result
-    else:
-        tiles, started, shown = 0, time.monotonic(), time.monotonic()
-        for done, result in enumerate(results, 1):
-            tiles += result.tiles
-            now = time.monotonic()
-            if now - shown > 5 or done == total:
-                shown, rate = now, tiles / max(now - started, 1e-9)
-                left = (now - started) / done * (total - done)
-                print(f"split {done}/{total} images, {rate:.1f} tiles/s, {left:.0f} s left", file=sys.stderr, flush=True)
-            yield result
