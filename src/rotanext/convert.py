@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from rotanext.checkpoints.layouts import detect_layout, find_state_dict, map_keys
 from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.errors import UserError, counted
-from rotanext.load import read_detector, save_detector
+from rotanext.load import checked_anchors, read_detector, save_detector
 from rotanext.system.files import write_atomically
 
 
@@ -18,12 +18,11 @@ def convert_checkpoint(source: Path, target: Path, anchors: str | None, classes:
     """
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: the target's name must end in .safetensors")
-    if anchors not in (None, "v0", "v1"):
-        raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
+    checked_anchors(anchors)
     weights = find_state_dict(read_tensors(source), source)
     layout = detect_layout(weights, source)
     if layout in ("mmrotate", "rotanext detector"):
-        detector, file = read_detector(source, device="cpu", anchors=anchors, classes=classes)  # type: ignore[arg-type]
+        detector, file = read_detector(source, device="cpu", anchors=anchors, classes=classes)
         save_detector(detector, target)
         return [*file.notes, f"{target}: a detector of {counted(len(detector.class_names), 'class')}"]
     tensors = {key: value.clone().contiguous() for key, value in map_keys(layout, weights).items()}

@@ -1,6 +1,7 @@
 """From a checkpoint of any known layout to a detector."""
 
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 
@@ -67,20 +68,27 @@ def _check_architecture(config: Config, file: DetectorFile, path: Path, num_clas
         check_strict(build_model(config, num_classes), file.state_dict, path, file.layout)
 
 
+def checked_anchors(choice: str | None) -> Anchors | None:
+    """The anchor convention of that name; raises UserError for another name."""
+    if choice not in (None, *get_args(Anchors)):
+        raise UserError(f"--anchors is '{choice}'; expected {' or '.join(get_args(Anchors))}")
+    return cast(Anchors | None, choice)
+
+
 def read_detector(
     path: str | Path,
     *,
     device: str = "auto",
-    anchors: Anchors | None = None,
+    anchors: str | None = None,
     classes: str | None = None,
     precision: str = "fp32",
     compiled: bool = False,
 ) -> tuple[Detector, DetectorFile]:
     """A detector and what its file said; see `load_detector`."""
-    path = Path(path)
+    path, chosen = Path(path), checked_anchors(anchors)
     if path.suffix.lower() in EXPORTED:
-        return _read_exported(path, device, anchors, classes, precision, compiled)
-    file = read_detector_file(path, anchors)
+        return _read_exported(path, device, chosen, classes, precision, compiled)
+    file = read_detector_file(path, chosen)
     names = _names(file, path, classes)
     config = _config(file, path, classes)
     where = find_device(device)

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from rotanext.data.dota import Item, inside, list_items, read_objects, write_objects
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.images.reading import FILL, read_image, write_png
 from rotanext.objects import Objects
 from rotanext.system.progress import Display
@@ -34,6 +34,14 @@ class SplitReport:
     objects: int
     labelled: bool
     seconds: float
+
+    def text(self, target: Path) -> str:
+        """A line for the terminal."""
+        labels = "" if self.labelled else " (no labels: images only)"
+        return (
+            f"{counted(self.tiles, 'tile')} of {counted(self.images, 'image')}, {self.empty_tiles:,} without objects, "
+            f"{counted(self.objects, 'object')}, in {self.seconds:.1f} s: {target}{labels}"
+        )
 
 
 def windows(
@@ -67,6 +75,14 @@ def objects_in_window(objects: Objects, x: int, y: int, size: int) -> Objects:
     enough = _area_inside(corners, size) >= (_MIN_OBJECT - 1e-9) * _area_inside(corners, None)
     cut = ((corners < -1e-6) | (corners > size + 1e-6)).any((1, 2))
     return Objects(corners, objects.names, np.where(cut, _TRUNCATED, objects.difficult)).take(enough)
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """The scales in a text such as 0.5,1.0,1.5; raises UserError where it is none."""
+    try:
+        return tuple(float(rate) for rate in text.split(","))
+    except ValueError:
+        raise UserError(f"--rates is '{text}'; expected numbers with commas between, as in 0.5,1.0,1.5") from None
 
 
 def split_dataset(
