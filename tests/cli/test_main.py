@@ -1,5 +1,6 @@
 """The command line as a whole: help, renamed options, exit codes, and what a start imports."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import typer
 import rotanext.cli.main
 import rotanext.training.train
 from rotanext.errors import UserError
+from terminal import SOURCE
 
 COMMANDS = (
     "demo",
@@ -28,7 +30,6 @@ COMMANDS = (
     "labels convert",
     "labels check",
 )
-SOURCE = str(Path(rotanext.__file__).parents[1])
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -135,5 +136,6 @@ print(*({"torch", "matplotlib", "numba", "cv2"} & set(sys.modules)), file=sys.st
 )
 def test_a_start_loads_no_more_than_it_needs(arguments: tuple[str, ...], loaded: str, tiny_dataset: Path, tmp_path: Path) -> None:
     words = [word.format(data=tiny_dataset / "val", tmp=tmp_path) for word in arguments]
-    done = subprocess.run([sys.executable, "-c", IMPORTED, *words], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": SOURCE}
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *words], env=environment, capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == loaded

@@ -53,9 +53,10 @@ def test_a_training_that_is_piped(cli: Callable, tiny_dataset: Path, tmp_path: P
     assert not ESCAPE.search(result.out + result.err)
 
 
+DETECTOR = ("-w", "{weights}", "--out", "out", "--device", "cpu", *TILED)
 COMMANDS = {
-    "predict": (("{data}/images", "-w", "{weights}", "--out", "out", "--device", "cpu", *TILED), "detecting", "images", "results are in out"),
-    "eval": (("{data}", "-w", "{weights}", "--out", "out", "--device", "cpu", *TILED), "detecting", "images", "figures are in out"),
+    "predict": (("{data}/images", *DETECTOR), "detecting", "images", "results are in out"),
+    "eval": (("{data}", *DETECTOR), "detecting", "images", "figures are in out"),
     "split": (("{data}", "tiles", "--size", "40", "--overlap", "10", "--workers", "1"), "splitting", "tiles", ": tiles"),
     "labels": (("check", "{data}"), "decoding", "images", ""),
 }  # fmt: skip

@@ -47,11 +47,6 @@ def test_launches_that_cannot_work(environment: dict[str, str], device: str, mes
         Processes(device, "fp32")
 
 
-def test_fp16_needs_a_gpu() -> None:
-    with pytest.raises(UserError, match=r"train\.precision = 'fp16' does not work on cpu .*Use bf16 or fp32"):
-        Processes("cpu", "fp16")
-
-
 @pytest.mark.parametrize(
     ("error", "lost"),
     [

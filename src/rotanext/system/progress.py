@@ -32,8 +32,10 @@ class Display:
         self._steps: list[tuple[float, float]] = []  # times and steps of the latest rows
 
     def say(self, text: str) -> None:
-        """Print a line above the progress bar."""
+        """Print a line above the progress bar, and the bar as it is now below it."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if self._bar is not None:
+            self._bar.refresh()
 
     def scalars(self, row: dict[str, float], step: int) -> None:
         """Add the figures of a row to the TensorBoard files and the trackers."""
