@@ -5,17 +5,15 @@ Machines are noisy: functions that are compared run in turn, each several times,
 
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rotanext.system.machine import processor
+from rotanext.system.facts import commit, hardware, package_version
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -52,18 +50,11 @@ def spelt(seconds: float) -> str:
     return f"{seconds / 1e-6:.3g} µs"
 
 
-def hardware() -> str:
-    """Processor, its threads, and the GPU where there is one."""
-    gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{processor()}, {torch.get_num_threads()} threads{gpu}"
-
-
 def save(name: str, title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:
     """Print a table, and write it to results/`name`.md with date, hardware, versions and commit."""
-    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent)
-    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "numba", "numpy"))
+    packages = ", ".join(f"{package} {package_version(package)}" for package in ("torch", "torchvision", "numba", "numpy"))
     lines = [f"# {title}", "", f"{date.today()}; {hardware()}; Python {platform.python_version()}, {packages};", ""]
-    lines[2] += f" commit {run.stdout.strip() or 'unknown'}"
+    lines[2] += f" commit {commit() or 'unknown'}"
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     text = "\n".join(lines + (["", note] if note else [])) + "\n"

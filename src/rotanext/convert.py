@@ -1,7 +1,6 @@
 """`rotanext convert`: a checkpoint of any known layout becomes a file in our own format."""
 
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 
@@ -11,7 +10,7 @@ from rotanext.load import read_any, save_detector
 from rotanext.system.files import write_atomically
 
 
-def convert_checkpoint(source: Path, target: Path, anchors: Any = None, classes: str | None = None) -> list[str]:
+def convert_checkpoint(source: Path, target: Path, anchors: str | None = None, classes: str | None = None) -> list[str]:
     """Convert a detector, or a backbone's weights, to `target`; returns what was done, a line each.
 
     The source is read once; a detector is loaded strictly first, so what is written is known to be complete. Raises UserError for

@@ -1,6 +1,7 @@
 """From a checkpoint of any known layout, or an exported file, to a detector; and back to a file of our own."""
 
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 
@@ -51,22 +52,27 @@ def _build(
     return Detector(network.to(where), file.config, names, precision=precision, compiled=compiled), [report.text(), *file.notes]
 
 
+def checked_anchors(choice: str | None) -> Anchors | None:
+    """The anchor convention of that name; raises UserError for another name."""
+    if choice not in (None, *get_args(Anchors)):
+        raise UserError(f"--anchors is '{choice}'; expected {' or '.join(get_args(Anchors))}")
+    return cast(Anchors | None, choice)
+
+
 def read_detector(
     path: str | Path,
     *,
     device: str = "auto",
-    anchors: Anchors | None = None,
+    anchors: str | None = None,
     classes: str | None = None,
     precision: str = "fp32",
     compiled: bool = False,
 ) -> tuple[Detector, list[str]]:
     """A detector, and lines on what its file said; see `load_detector`."""
-    path = Path(path)
-    if anchors not in (None, "v0", "v1"):
-        raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
+    path, chosen = Path(path), checked_anchors(anchors)
     if path.suffix.lower() in EXPORTED:
-        return _read_exported(path, device, anchors, classes, precision, compiled)
-    return _build(read_detector_file(path, anchors), path, device, classes, precision, compiled)
+        return _read_exported(path, device, chosen, classes, precision, compiled)
+    return _build(read_detector_file(path, chosen), path, device, classes, precision, compiled)
 
 
 def _read_exported(
@@ -85,11 +91,9 @@ def _read_exported(
     return detector, [note]
 
 
-def read_any(path: Path, anchors: Anchors | None, classes: str | None) -> tuple[Detector, list[str]] | BackboneFile:
+def read_any(path: Path, anchors: str | None, classes: str | None) -> tuple[Detector, list[str]] | BackboneFile:
     """A detector on the CPU with what its file said, or the weights of a backbone's file; read once, loaded strictly."""
-    if anchors not in (None, "v0", "v1"):
-        raise UserError(f"--anchors is '{anchors}'; expected v0 or v1")
-    file = read_weights(path, anchors)
+    file = read_weights(path, checked_anchors(anchors))
     return file if isinstance(file, BackboneFile) else _build(file, path, "cpu", classes)
 
 
@@ -97,7 +101,7 @@ def load_detector(
     path: str | Path,
     device: str = "auto",
     *,
-    anchors: Anchors | None = None,
+    anchors: str | None = None,
     classes: str | None = None,
     precision: str = "fp32",
     compiled: bool = False,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rotanext.cli.main import demo
+from rotanext.cli import demo_run
 from rotanext.load import load_detector
 
 
@@ -19,9 +19,9 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "TRAINING_TILES": 8,
         "SHOWN_SIZE": (200, 240),
     }.items():
-        monkeypatch.setattr(demo, name, value)
+        monkeypatch.setattr(demo_run, name, value)
     console = Console(file=(tmp_path / "said").open("w"), width=200)
-    demo.run_demo(tmp_path / "run", "cpu", console)
+    demo_run.run_demo(tmp_path / "run", "cpu", console)
     expected = [
         "last.safetensors", "metrics.jsonl", "curves.png", "evaluation/metrics.json", "evaluation/precision_recall.png",
         "evaluation/confusion.png", "images/scene.png", "images/scene_labels.png", "images/scene_detections.png",
@@ -31,7 +31,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = (tmp_path / "run/last.safetensors").read_bytes()
     (tmp_path / "run/images/scene_detections.png").unlink()
 
-    demo.run_demo(tmp_path / "run", "cpu", console)
+    demo_run.run_demo(tmp_path / "run", "cpu", console)
     assert (tmp_path / "run/last.safetensors").read_bytes() == kept
     assert (tmp_path / "run/images/scene_detections.png").is_file()
     classes = load_detector(tmp_path / "run/last.safetensors", "cpu").class_names

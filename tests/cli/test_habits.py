@@ -1,13 +1,10 @@
 """What every command has in common: --json, --quiet, NO_COLOR, exit codes, completion; and the hooks before a commit."""
 
-import getpass
 import json
 import os
-import pty
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,10 +18,8 @@ import yaml
 import rotanext.cli.main
 from places import ROOT
 from rotanext.errors import EXIT_CODES
+from terminal import COLOUR, SOURCE, START, on_terminal
 from tiny import TINY, draw_dataset
-
-SOURCE = str(ROOT / "src")
-START = [sys.executable, "-c", "from rotanext.cli.main import main; main()"]
 
 
 def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -44,37 +39,6 @@ def test_every_command_can_be_quiet(name: str) -> None:
     options = [option for parameter in COMMANDS[name].params for option in parameter.opts]
     assert "--quiet" in options
     assert "-q" in options
-
-
-def test_bug_report(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROTANEXT_OPS", "reference")
-    done = cli("info", "--json")
-    assert done.code == 0
-    report = json.loads(done.out)
-    assert report["packages"]["torch"]
-    assert report["kernels"]["cpu"] == "readable torch"
-    assert report["settings"]["ROTANEXT_OPS"] == "reference"
-    assert report["cpu"]["cores"] >= 1
-    assert report["box_convention"].startswith("le90")
-    told = set(re.findall(r"[^\s\"',:]+", done.out))  # whole words: a user may be called "cpu"
-    for secret in {getpass.getuser(), socket.gethostname(), str(Path.home()), str(Path.cwd())} - {"root", "user"}:
-        assert secret not in told
-    assert str(Path.home()) not in done.out
-    assert str(ROOT) not in done.out
-    assert not re.search(r"/(home|root|Users|tmp|usr)/", done.out)
-
-
-def test_json_of_eval(cli: Callable, tiny_dataset: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    root = draw_dataset(tmp_path / "data", 2)
-    (root / "images/p0.png").write_bytes(b"x")
-    done = cli("eval", root, "--weights", tiny_weights, "--out", tmp_path / "out", "--device", "cpu", "--json")
-    assert done.code == 1
-    result = json.loads(done.out)
-    assert result["images"] == 1
-    assert set(result["mean"]["area"]) == {"map50", "map75", "map50_95"}
-    assert result["skipped"] == 1
-    assert "p0.png" in result["problems"][0]
-    assert "Skipped 1 invalid item" in done.err
 
 
 def test_json_of_predict_and_split(cli: Callable, tiny_dataset: Path, tiny_weights: Path, tmp_path: Path) -> None:
@@ -116,33 +80,6 @@ def test_quiet_says_only_what_was_skipped(cli: Callable, tiny_dataset: Path, tin
     done = cli("predict", tiny_dataset / "val/images", "--weights", tiny_weights, "--out", tmp_path / "out", "-q")
     assert (done.code, done.out, done.err) == (0, "", "")
     assert "results are in" in cli("predict", tiny_dataset / "val/images", "--weights", tiny_weights, "--out", tmp_path / "out").err
-
-
-def on_terminal(*arguments: str, **environment: str) -> str:
-    """What `rotanext ARGUMENTS` writes to a terminal."""
-    leader, follower = pty.openpty()
-    clean = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLORTERM")}
-    process = subprocess.Popen(
-        [*START, *arguments],
-        stdout=follower,
-        stderr=follower,
-        stdin=follower,
-        env=clean | {"PYTHONPATH": SOURCE, "TERM": "xterm-256color"} | environment,
-    )
-    os.close(follower)
-    written = b""
-    try:
-        while block := os.read(leader, 4096):
-            written += block
-    except OSError:  # how Linux says that the other side is closed
-        pass
-    finally:
-        process.wait(60)
-        os.close(leader)
-    return written.decode()
-
-
-COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 
 @pytest.mark.parametrize("arguments", [("train", "smal"), ("predict", "--help")], ids=["error", "help"])

@@ -1,22 +1,20 @@
-"""The command line: help, bad options, exit codes, plain output, and the commands that have no test file of their own."""
+"""The command line as a whole: help, renamed options, exit codes, and what a start imports."""
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import rotanext.cli.main
 import rotanext.training.train
-from networks import TIMM
 from rotanext.errors import UserError
-from rotanext.training.state import state_files
-from tiny import TINY, draw_dataset
+from terminal import SOURCE
 
 COMMANDS = (
     "demo",
@@ -32,21 +30,6 @@ COMMANDS = (
     "labels convert",
     "labels check",
 )
-SOURCE = str(Path(rotanext.__file__).parents[1])
-
-
-def start(*arguments: object, cwd: Path) -> "subprocess.Popen[str]":
-    """`rotanext ARGUMENTS` as a process of its own."""
-    command = [sys.executable, "-c", "from rotanext.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        cwd=cwd,
-        start_new_session=True,
-        env=os.environ | {"PYTHONPATH": SOURCE},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -56,146 +39,6 @@ def test_help(command: str, cli: Callable) -> None:
     assert "Usage" in done.out
     if not command:
         assert all(re.search(rf"\b{name.split()[0]}\b", done.out) for name in COMMANDS)
-
-
-def test_info(cli: Callable) -> None:
-    done = cli("info")
-    assert done.code == 0
-    for word in ("rotanext", "torch", "timm", "devices", "cpu (", "rotated ops", "le90"):
-        assert word in done.out
-
-
-BAD_TRAININGS = [
-    ((), "a recipe is needed: demo, "),
-    (("demmo", "--data", "{data}"), "no recipe 'demmo'; nearest: 'demo'"),
-    (("demo",), "no training data: give --data FOLDER"),
-    (("demo", "--data", "{data}", "train.epoch=3"), "unknown key 'train.epoch'; nearest: 'train.epochs'"),
-    (("demo", "--data", "{data}", "train.epochs=many"), "train.epochs = 'many': Input should be a valid integer"),
-    (("demo", "--data", "{data}", "train.epochs=0"), "train.epochs = 0: "),
-    (("demo", "--data", "{data}", "epochs"), "expected KEY=VALUE"),
-    (("demo", "--data", "{data}", "backbone.name=convnext_tinny"), "nearest: 'convnext_tiny'"),
-    (("demo", "--data", "{data}", *TIMM, "backbone.name=resnet5"), "timm has no model 'resnet5'"),
-    (("demo", "--data", "{data}", "backbone.weights={tmp}/none.pth"), "none.pth: found No such file"),
-    (("demo", "--data", "{data}", "data.classes=dota3.0"), "dota3.0: found no such class list"),
-    (("demo", "--data", "{data}", "--device", "cuda:99"), "device 'cuda:99' cannot be used"),
-    (("demo", "--data", "{tmp}/none"), "none: found no such folder"),
-    (("demo", "--data", "{tmp}/empty"), "empty/labelTxt: found no such folder"),
-    (("demo", "--data", "{data}", "--val", "{tmp}/none"), "none: found no such folder"),
-    (("demo", "--data", "{data}", "--run", "{tmp}/file"), "file: found a file; expected a folder to write results to"),
-    (("demo", "--data", "{data}", "--run", "{run}"), "already holds a training; go on with --resume"),
-    (("{tmp}/none.toml",), "none.toml: no such file"),
-    (("{tmp}/bad.toml",), "bad.toml: not valid TOML"),
-    (("{tmp}/list.json", "train.epochs=3"), "list.json: found a list; expected sections"),
-    (("{tmp}/part.toml", "train.epochs=3", "backbone.name=x"), "part.toml: key 'data' is missing"),
-    (("{tmp}/latin.toml",), "latin.toml: cannot be read as text"),
-    (("--resume", "{run}", "train.epochs=9"), "train.epochs is 2 there, not 9"),
-    (
-        ("demo", "--run", "{run}", "--go-on", "train.epochs=9"),
-        "--resume takes everything from the run's folder, and so does --go-on: ",
-    ),
-    (("--resume", "{run}", "train.keep=0"), "train.keep = 0: Input should be greater than or equal to 1"),
-    (("--resume", "{run}", "small"), "--resume takes everything from the run's folder"),
-    (("--resume", "{run}", "--data", "{data}"), "--resume takes everything from the run's folder"),
-    (("--resume", "{tmp}/none"), "is not the folder of a training run"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), BAD_TRAININGS, ids=[message[:30] for _, message in BAD_TRAININGS])
-def test_trainings_that_cannot_start(
-    arguments: tuple[str, ...],
-    message: str,
-    cli: Callable,
-    tiny_dataset: Path,
-    tiny_run: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    (tmp_path / "bad.toml").write_text("name = \n")
-    (tmp_path / "list.json").write_text("[]")
-    (tmp_path / "part.toml").write_text("name = 'x'\nmodel = 3\n")
-    (tmp_path / "latin.toml").write_bytes(b"name = '\xe9'\n")
-    kept = [path.stat().st_mtime_ns for path in state_files(tiny_run)]
-    values = [argument.format(data=tiny_dataset / "train", tmp=tmp_path, run=tiny_run) for argument in arguments]
-    done = cli("train", *values)
-    assert done.code == 2
-    assert done.err.startswith("error: ")
-    assert message in done.err
-    assert [path.stat().st_mtime_ns for path in state_files(tiny_run)] == kept
-
-
-def test_a_training_from_the_command_line(cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:
-    root = draw_dataset(tmp_path / "data [0]", 2)
-    label = root / "labelTxt/p0.txt"
-    label.write_text("\ufeffimagesource:x\r\ngsd:0.1\r\n" + label.read_text().replace(" ", "\t") + "1 2 nan 4 5 6 7 8 ship 0\r\n")
-    folder = tmp_path / "a folder of a rather long name so that a line with it has more than eighty columns" / "run"
-    done = cli("train", "small", *TINY, "--data", root, "--val", tiny_dataset / "val", "--run", folder, "--device", "cpu")
-    assert done.code == 1, done.err
-    assert f"{label}:5: found nan; expected a finite number" in done.err
-    assert f"1 step on cpu; files in {folder}\n" in done.err
-    assert "epoch 1: map50 " in done.err
-    assert (folder / "best.safetensors").is_file()
-    done = cli("train", "--resume", folder, "--device", "cpu")
-    assert done.code == 1, done.err
-    assert "this training is complete" in done.err
-    strict = cli("train", "small", *TINY, "--data", root, "--run", tmp_path / "strict", "--strict", "--device", "cpu")
-    assert strict.code == 2
-    assert "found nan" in strict.err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--rates", "1.0,x"), "--rates is '1.0,x'; expected numbers with commas between"),
-        (("--rates", ""), "--rates is ''"),
-        (("--rates", "0"), "one or more numbers above 0"),
-        (("--rates", "nan"), "one or more numbers above 0"),
-        (("--size", "0"), "at least 1 pixel"),
-        (("--overlap", "40"), "less than the size 40"),
-        (("--size", "big"), "--size"),
-    ],
-)
-def test_splits_that_cannot_be(options: tuple[str, ...], message: str, cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:
-    done = cli("split", tiny_dataset / "train", tmp_path / "tiles", "--size", 40, "--overlap", 10, "--workers", 1, *options)
-    assert done.code == 2
-    assert message in done.err
-    assert not (tmp_path / "tiles").exists()
-
-
-def test_a_split(cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:
-    arguments = (
-        "split",
-        tiny_dataset / "train",
-        tmp_path / "tiles",
-        "--size",
-        40,
-        "--overlap",
-        10,
-        "--rates",
-        "0.5, 1.0",
-        "--workers",
-        1,
-    )
-    done = cli(*arguments)
-    assert done.code == 0, done.err
-    assert "tiles of 4 images, " in done.err
-    assert f"{tmp_path / 'tiles'}\n" in done.err
-    tiles = sorted(path.stem for path in (tmp_path / "tiles/images").iterdir())
-    assert tiles == sorted(path.stem for path in (tmp_path / "tiles/labelTxt").iterdir())
-    assert "p0__40__24___24" in tiles
-    again = cli(*arguments)
-    assert again.code == 2
-    assert "found files in the target; expected a new or empty folder" in again.err
-    assert cli(*arguments, "--overwrite").code == 0
-    (tmp_path / "cut").mkdir()
-    root = draw_dataset(tmp_path / "cut/data", 2)
-    (root / "images/p0.png").write_bytes(b"x")
-    done = cli("split", root, tmp_path / "rest", "--workers", 1)
-    assert done.code == 1
-    assert "Skipped 1 invalid item (" in done.err
-    assert cli("split", root, tmp_path / "strict", "--workers", 1, "--strict").code == 2
 
 
 @pytest.mark.parametrize(
@@ -213,7 +56,7 @@ def test_exit_codes(error: BaseException, code: int, message: str, cli: Callable
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("rotanext.system.info.environment", fail)
+    monkeypatch.setattr("rotanext.system.facts.environment", fail)
     done = cli("info")
     assert done.code == code
     assert message in done.err
@@ -226,7 +69,7 @@ def test_a_fault_of_the_program_shows_where(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("rotanext.system.info.environment", fail)
+    monkeypatch.setattr("rotanext.system.facts.environment", fail)
     monkeypatch.setattr("sys.argv", ["rotanext", "info"])
     with pytest.raises(SystemExit) as stop:
         rotanext.cli.main.main()
@@ -244,32 +87,55 @@ def test_usage_errors_name_the_option(cli: Callable) -> None:
     assert cli("nonsense").code == 2
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(tiny_dataset: Path, tmp_path: Path) -> None:
-    arguments = (
-        *TINY,
-        "train.epochs=5000",
-        "data.workers=1",
-        "train.ema=0.0",
-        "--data",
-        tiny_dataset / "train",
-        "--run",
-        "run",
-        "--device",
-        "cpu",
-    )
-    process = start("train", "demo", *arguments, cwd=tmp_path)
-    try:
-        for _ in range(600):
-            if (tmp_path / "run/metrics.jsonl").exists() or process.poll() is not None:
-                break
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the loader's worker, too
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert "everything is saved." in err
-    assert "Go on with: rotanext train --resume run\n" in err
-    for name in (state_files(tmp_path / "run")[0], "last.safetensors", "config.json", "curves.png"):
-        assert (tmp_path / "run" / name).stat().st_size > 100
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("eval", "data", "--gap", "200"), "--overlap"),
+        (("predict", "x.png", "-w", "y", "--gap=200"), "--overlap"),
+        (("predict", "x.png", "-w", "y", "--no-pictures"), "--no-images"),
+        (("predict", "--pictures", "x.png", "-w", "y"), "--images"),
+        (("serve", "-w", "y", "--gap", "200"), "--overlap"),
+        (("split", "a", "b", "--gap", "200"), "--overlap"),
+        (("labels", "convert", "a", "b", "--pictures", "copy"), "--place-images"),
+        (("split", "a", "b", "--overlp", "200"), "--overlap"),  # by its spelling
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else value,
+)
+def test_an_option_that_is_not_there_names_the_one_that_is(arguments: tuple[str, ...], named: str, cli: Callable) -> None:
+    done = cli(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert named in done.err
+
+
+def test_renamed_options_lead_to_options_that_exist() -> None:
+    for command, options in rotanext.cli.main.RENAMED.items():
+        found: Any = typer.main.get_command(rotanext.cli.main.app)
+        for word in command.split():
+            found = found.commands[word]
+        known = {option for parameter in found.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert set(options.values()) <= known
+        assert not set(options) & known
+
+
+IMPORTED = """
+import sys
+from rotanext.cli.main import main
+sys.argv = ["rotanext", *sys.argv[1:]]
+try:
+    main()
+except SystemExit:
+    pass
+print(*({"torch", "matplotlib", "numba", "cv2"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loaded"),
+    [(("--help",), ""), (("train", "--help"), ""), (("split", "{data}", "{tmp}/tiles", "--workers", "1", "--quiet"), "cv2")],
+    ids=["help", "help of a command", "split"],
+)
+def test_a_start_loads_no_more_than_it_needs(arguments: tuple[str, ...], loaded: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    words = [word.format(data=tiny_dataset / "val", tmp=tmp_path) for word in arguments]
+    environment = os.environ | {"PYTHONPATH": SOURCE}
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *words], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == loaded

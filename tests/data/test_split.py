@@ -222,7 +222,7 @@ def test_a_whole_split(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (small[:, 35:] == (124, 116, 104)).all()
     assert problems.count == 1  # the object outside
     assert "big.txt: found a ship at x 500..510" in problems.first[0]
-    assert "split 3/3 images" in capsys.readouterr().err
+    assert "splitting: 3/3, " in capsys.readouterr().err
 
 
 def test_two_threads_write_the_same(source: Path, tmp_path: Path) -> None:

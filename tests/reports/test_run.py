@@ -15,7 +15,7 @@ from rotanext.images.reading import write_png
 from rotanext.reports import crops
 from rotanext.reports.crops import Wanted, cut_crops
 from rotanext.reports.run import Contents, html_report, write_report
-from rotanext.system.provenance import commit, provenance
+from rotanext.system.facts import commit, provenance
 
 HOSTILE = ('<script>alert("1")</script>', "a\"onmouseover='x' b", "</style><img src=//x.test/y>", "&lt;b&gt;", "{}%s\x00\u202e")
 _VOID = {"meta", "img", "br"}

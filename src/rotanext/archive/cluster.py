@@ -10,11 +10,12 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rotanext.archive.addresses import describe, is_remote, list_scenes
+from rotanext.archive.options import ClusterOptions
 from rotanext.archive.results import SCENES, Journal, Record, Target, claim, result_name, spelt
 from rotanext.archive.work import Finisher, Gate, Job, Row, Worker, load_weights, plan
 from rotanext.errors import Problems, UserError, explain, extra
@@ -36,18 +37,6 @@ _OBJECTS = 512 << 20  # bytes of a local Ray's shared memory: only weights and d
 
 
 @dataclass(frozen=True)
-class ClusterOptions:
-    """Which machines compute, and how the work is cut up."""
-
-    address: str = "local"  # or of a cluster that runs: auto, HOST:6379
-    workers: int | None = None  # None: one per GPU, or as many as the cores allow
-    cores: int | None = None  # of each worker
-    chunk: int = 32  # tiles that a worker computes at a time
-    device: str = "auto"  # or cpu, cuda; auto: GPUs where the cluster has any
-    tries: int = 3  # a chunk that so many workers died with is given up
-
-
-@dataclass(frozen=True)
 class Summary:
     """What came of an archive; scenes of earlier runs in `skipped`."""
 
@@ -66,6 +55,10 @@ class Summary:
         skipped = f", {self.skipped} had been before" if self.skipped else ""
         counted = f"{self.detections} objects in {self.tiles} tiles, {rate:.1f} tiles/s"
         return f"{self.done} of {self.scenes} scenes done{failed}{skipped}: {counted}; results are in {target}"
+
+    def to_json(self, target: str) -> dict[str, object]:
+        """Plain data."""
+        return asdict(self) | {"out": target}
 
 
 def predict_archive(

@@ -6,7 +6,6 @@ anchors beside the configuration, and other names for neck and stacked convoluti
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rotanext import __version__
 from rotanext.boxes import CONVENTION
 from rotanext.config import Config, saved_values
 from rotanext.config.formats import FORMAT
@@ -47,14 +47,10 @@ def save_detector_file(
     A failure, such as a full disk, raises UserError and leaves the previous file as it was.
     """
     path = Path(path)
-    try:
-        package = version("rotanext")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        package = "unknown"
     header = {
         "format": FORMAT,
         "kind": "detector",
-        "version": package,
+        "version": __version__,
         "config": saved_values(config),
         "class_names": list(class_names),
         "box_convention": CONVENTION,

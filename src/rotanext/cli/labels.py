@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rotanext.cli.terminal import JsonOption, QuietOption, StrictOption, console, finish, print_json, print_result
-from rotanext.errors import Problems, UserError, counted
+from rotanext.errors import Problems
 
 labels_app = typer.Typer(name="labels", help="Labels of other tools: convert and check them.", no_args_is_help=True)
 _FORMATS = "dota, yolo-obb, coco, coco-rbox, rolabelimg, hrsc, dior-r, cvat, labelme, label-studio or voc."
@@ -36,9 +36,6 @@ def convert(
     """
     from rotanext.labels.convert import convert_labels
 
-    placing = "copy" if copied else placing
-    if placing not in ("link", "copy", "none"):
-        raise UserError(f"--place-images is '{placing}'; expected link, copy or none")
     problems = Problems(strict)
     done = convert_labels(
         source,
@@ -46,18 +43,13 @@ def convert(
         from_format,
         to_format,
         images=images,
-        placing=placing,  # type: ignore[arg-type]
+        placing="copy" if copied else placing,
         overwrite=overwrite,
         problems=problems,
     )
-    held = f"{counted(done.objects, 'object')} of {counted(len(done.class_names), 'class')}"
-    console.print(f"{counted(done.images, 'image')} with {held}: {out} ({to_format})")
-    if done.subsets:
-        console.print(f"  {', '.join(f'{name}: {number}' for name, number in done.subsets)}", style="dim")
-    for line in done.lost:
-        console.print(f"  {line}" if line.startswith("note: ") else f"  lost: {line}", style="yellow")
-    if all(line.startswith("note: ") for line in done.lost):
-        console.print("  of what was read, nothing was lost" if problems.count else "  nothing was lost", style="dim")
+    console.print(f"{done.text()}: {out} ({to_format})")
+    for line in done.lines(skipped=problems.count > 0):
+        console.print(f"  {line}", style="yellow" if line.startswith(("lost: ", "note: ")) else "dim")
     finish(problems)
 
 
@@ -86,7 +78,6 @@ def check(
     Exit code 0: clean (perhaps with notices); 1: problems were found; 2: refused.
     """
     from rotanext.labels.check import check_labels, choose, write_check
-    from rotanext.labels.findings import KINDS
     from rotanext.system.progress import Display
 
     config, names = choose(recipe, weights, classes)
@@ -99,15 +90,7 @@ def check(
     if as_json:
         print_json(found.to_json())
     else:
-        data_counts = (len(found.data.images), "image"), (found.data.count, "object"), (len(found.data.class_names), "class")
-        print_result(f"{', '.join(counted(*one) for one in data_counts)}: {counted(found.problems, 'problem')}")
-        for kind, count in found.counts.items():
-            first = next(finding for finding in found.findings if finding.kind == kind)
-            where = first.path if first.place is None else f"{first.path}:{first.place}"
-            word = "problem" if KINDS[kind][0] else "notice"
-            print_result(f"  {word:7} {count:6} {kind}: {where}: {first.text}")
-        for line in found.advice:
-            print_result(f"  advice: {line}")
+        print_result(found.text())
     if found.problems:
         raise typer.Exit(1)
 
@@ -124,19 +107,12 @@ def submission(
 
     Exit code 0: fine; 1: the server would refuse or misread something; 2: no zip.
     """
-    from rotanext.data.dota import CLASS_LISTS
     from rotanext.labels.submission import check_submission
 
-    if version is not None and version not in CLASS_LISTS:
-        raise UserError(f"--version is '{version}'; expected {', '.join(CLASS_LISTS)}")
     found = check_submission(path, images, version)
     if as_json:
         print_json(found.to_json())
     else:
-        lines = [f"  problem: {text}" for text in found.problems] + [f"  notice: {text}" for text in found.notices]
-        total = sum(found.counts.values())
-        held = f"{counted(total, 'detection')} of {counted(len(found.counts), 'class')} in {counted(found.images, 'image')}"
-        first = f"{held}: {counted(len(found.problems), 'problem')}"
-        print_result("\n".join([first, *lines]))
+        print_result(found.text())
     if found.problems:
         raise typer.Exit(1)

@@ -9,12 +9,15 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from rotanext.errors import Problems
+
+if TYPE_CHECKING:
+    from rotanext.inference.detector import Detector
 
 # Messages hold paths, which neither line breaks nor "[...]" as markup may change.
 console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -64,11 +67,34 @@ TileOption = Annotated[int | None, typer.Option("--tile", help="Side of the tile
 OverlapOption = Annotated[int | None, typer.Option("--overlap", help="Overlap of neighbouring tiles.")]
 
 
-def finish(problems: Problems) -> None:
-    """Say what was skipped; exit code 1 then: everything else is done."""
+def opened(
+    weights: Path,
+    device: str,
+    anchors: str | None,
+    classes: str | None,
+    precision: str = "fp32",
+    compiled: bool = False,
+    image_size: int | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+) -> "Detector":
+    """The detector that these options name; says what its file told on the way."""
+    from rotanext.load import read_detector
+
+    detector, notes = read_detector(
+        weights, device=device, anchors=anchors, classes=classes, precision=precision, compiled=compiled
+    )
+    for note in notes:
+        console.print(f"{weights.name}: {note}", style="dim")
+    return detector.reconfigured(image_size=image_size, tile=tile, overlap=overlap)
+
+
+def finish(problems: Problems, said: bool = False, fails: bool = True) -> None:
+    """Say what was skipped, unless it was said before; exit code 1 then, if it `fails`: everything else is done."""
     summary = problems.summary()
-    if summary:
+    if summary and not said:
         alert.print(summary, style="yellow")
+    if summary and fails:
         raise typer.Exit(1)
 
 

@@ -1,22 +1,24 @@
 """Cutting a DOTA data set into tiles, exactly as the published systems' training data were cut."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rich.console import Console
 
 from rotanext.data.dota import Item, inside, list_items, read_objects, write_objects
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.images.reading import FILL, read_image, write_png
 from rotanext.objects import Objects
 from rotanext.polygons import area_inside, signed_area
+from rotanext.system.progress import Display
 
 _MIN_IMAGE = 0.6  # of a window, by area
 _MIN_OBJECT = 0.7  # of an object, by area
@@ -33,6 +35,14 @@ class SplitReport:
     objects: int
     labelled: bool
     seconds: float
+
+    def text(self, target: Path) -> str:
+        """A line for the terminal."""
+        labels = "" if self.labelled else " (no labels: images only)"
+        return (
+            f"{counted(self.tiles, 'tile')} of {counted(self.images, 'image')}, {self.empty_tiles:,} without objects, "
+            f"{counted(self.objects, 'object')}, in {self.seconds:.1f} s: {target}{labels}"
+        )
 
 
 def windows(
@@ -68,6 +78,14 @@ def objects_in_window(objects: Objects, x: int, y: int, size: int) -> Objects:
     return Objects(corners, objects.names, np.where(cut, _TRUNCATED, objects.difficult)).take(enough)
 
 
+def parse_rates(text: str) -> tuple[float, ...]:
+    """The scales in a text such as 0.5,1.0,1.5; raises UserError where it is none."""
+    try:
+        return tuple(float(rate) for rate in text.split(","))
+    except ValueError:
+        raise UserError(f"--rates is '{text}'; expected numbers with commas between, as in 0.5,1.0,1.5") from None
+
+
 def split_dataset(
     source: str | Path,
     target: str | Path,
@@ -99,7 +117,8 @@ def split_dataset(
     started = time.monotonic()
     results = map(cut, items) if workers == 1 else _in_threads(cut, items, workers)
     done = tiles = empty = objects = 0
-    for result in _with_progress(results, len(items), progress):
+    display = Display(Console(stderr=True, quiet=not progress))
+    for result in display.track(results, "splitting", len(items), "tiles", attrgetter("tiles"), moment=0):
         problems.merge(result.problems)
         done, tiles, objects = done + result.done, tiles + result.tiles, objects + result.objects
         empty += result.empty_tiles
@@ -210,30 +229,3 @@ def _in_threads(cut: Callable[[Item], _Result], items: Sequence[Item], workers: 
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _with_progress(results: Iterable[_Result], total: int, show: bool) -> Iterable[_Result]:
-    """Pass results on, drawing a bar with rate and time left on a terminal and now and then a plain line elsewhere."""
-    if not show:
-        yield from results
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("splitting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-            task, tiles, started = bar.add_task("", total=total, rate=""), 0, time.monotonic()
-            for result in results:
-                tiles += result.tiles
-                bar.update(task, advance=1, rate=f"{tiles / (time.monotonic() - started):.1f} tiles/s")
-                yield result
-    else:
-        tiles, started, shown = 0, time.monotonic(), time.monotonic()
-        for done, result in enumerate(results, 1):
-            tiles += result.tiles
-            now = time.monotonic()
-            if now - shown > 5 or done == total:
-                shown, rate = now, tiles / max(now - started, 1e-9)
-                left = (now - started) / done * (total - done)
-                print(f"split {done}/{total} images, {rate:.1f} tiles/s, {left:.0f} s left", file=sys.stderr, flush=True)
-            yield result

@@ -22,10 +22,10 @@ from rotanext.images.reading import read_image, write_file
 from rotanext.inference.detector import Detector
 from rotanext.reports.plots import plot_confusion, plot_precision_recall
 from rotanext.reports.run import Contents, write_report
+from rotanext.system.facts import provenance
 from rotanext.system.files import make_folder
 from rotanext.system.processes import Processes
 from rotanext.system.progress import Display
-from rotanext.system.provenance import provenance
 from rotanext.system.readahead import read_ahead
 
 _AT_ONCE = 32  # images of a process

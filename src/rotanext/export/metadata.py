@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rotanext import __version__
 from rotanext.boxes import CONVENTION
 from rotanext.config import Config, saved_values, validate_saved
 from rotanext.errors import UserError, explain, shortened
@@ -44,7 +44,7 @@ class Metadata:
         """Names and texts for a file."""
         return {
             f"{PREFIX}format": FORMAT,
-            f"{PREFIX}version": _version(),
+            f"{PREFIX}version": __version__,
             f"{PREFIX}class_names": json.dumps(list(self.class_names)),
             f"{PREFIX}box_convention": CONVENTION,
             f"{PREFIX}normalisation": json.dumps(_NORMALISATION),
@@ -53,13 +53,6 @@ class Metadata:
             f"{PREFIX}precision": self.precision,
             f"{PREFIX}config": json.dumps(saved_values(self.config)),
         }
-
-
-def _version() -> str:
-    try:
-        return version("rotanext")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def read_metadata(texts: Mapping[str, str], path: Path) -> Metadata:

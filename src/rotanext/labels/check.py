@@ -11,7 +11,7 @@ import numpy as np
 
 from rotanext.config import Config, load_config
 from rotanext.data.dota import CLASS_LISTS, find_class_names
-from rotanext.errors import Problems, UserError
+from rotanext.errors import Problems, UserError, counted
 from rotanext.images.reading import write_file
 from rotanext.labels.convert import find_format
 from rotanext.labels.coverage import Coverage, advise, cover, needs_cutting
@@ -66,6 +66,17 @@ class Check:
                 row |= {"aspect": float(np.median(long / np.maximum(short, 1e-6))), "unmatched": float(missed[mine].mean())}
             rows.append(row)
         return rows
+
+    def text(self) -> str:
+        """Lines for the terminal: counts, the first finding of each kind, advice."""
+        data_counts = (len(self.data.images), "image"), (self.data.count, "object"), (len(self.data.class_names), "class")
+        lines = [f"{', '.join(counted(*one) for one in data_counts)}: {counted(self.problems, 'problem')}"]
+        for kind, count in self.counts.items():
+            first = next(finding for finding in self.findings if finding.kind == kind)
+            where = first.path if first.place is None else f"{first.path}:{first.place}"
+            word = "problem" if KINDS[kind][0] else "notice"
+            lines.append(f"  {word:7} {count:6} {kind}: {where}: {first.text}")
+        return "\n".join([*lines, *(f"  advice: {line}" for line in self.advice)])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; of each kind at most 200 findings are listed, all are counted."""

@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.labels import coco, cvat, dior, dota_text, hrsc, label_studio, labelme, rolabelimg, voc, yolo
 from rotanext.labels.dataset import LabelledImage, LabelSet
 from rotanext.labels.values import half_turn
 from rotanext.polygons import as_rectangles, boxes_to_corners, corner_distance, least_rectangles, off_rectangle, upright
 
 _NO_RECTANGLE = 0.01  # pixels a corner may be off before it is told
-Placing = Literal["link", "copy", "none"]
+PLACINGS = ("link", "copy", "none")
 
 
 class Format(NamedTuple):
@@ -65,6 +65,18 @@ class Conversion:
     lost: tuple[str, ...]
     subsets: tuple[tuple[str, int], ...]  # (name, images), none where there is only one without a name
 
+    def lines(self, skipped: bool = False) -> list[str]:
+        """What the terminal says of it, below its first line; `skipped`: whether some of the source could not be read."""
+        changed = [line if line.startswith("note: ") else f"lost: {line}" for line in self.lost]
+        whole = not any(line.startswith("lost: ") for line in changed)
+        subsets = [", ".join(f"{name}: {number}" for name, number in self.subsets)] if self.subsets else []
+        return [*subsets, *changed, *["of what was read, nothing was lost" if skipped else "nothing was lost"] * whole]
+
+    def text(self) -> str:
+        """Counts, in a line."""
+        held = f"{counted(self.objects, 'object')} of {counted(len(self.class_names), 'class')}"
+        return f"{counted(self.images, 'image')} with {held}"
+
 
 def find_format(name: str, option: str) -> Format:
     """The format of that name; raises `UserError` with the nearest one."""
@@ -83,7 +95,7 @@ def convert_labels(
     to_format: str,
     *,
     images: Path | None = None,
-    placing: Placing = "link",
+    placing: str = "link",
     overwrite: bool = False,
     problems: Problems | None = None,
 ) -> Conversion:
@@ -95,6 +107,8 @@ def convert_labels(
     """
     reader, writer = find_format(from_format, "--from"), find_format(to_format, "--to")
     problems = Problems() if problems is None else problems
+    if placing not in PLACINGS:
+        raise UserError(f"--place-images is '{placing}'; expected link, copy or none")
     if images is not None and not images.is_dir():
         raise UserError(explain(images, "no such folder", "the folder of the images", "Check --images."))
     _check_target(source, images, target, overwrite)

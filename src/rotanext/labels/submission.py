@@ -28,6 +28,13 @@ class Submission:
     notices: list[str] = field(default_factory=list)
     images: int = 0
 
+    def text(self) -> str:
+        """Lines for the terminal: counts, problems, notices."""
+        total = sum(self.counts.values())
+        held = f"{counted(total, 'detection')} of {counted(len(self.counts), 'class')} in {counted(self.images, 'image')}"
+        lines = [f"  problem: {text}" for text in self.problems] + [f"  notice: {text}" for text in self.notices]
+        return "\n".join([f"{held}: {counted(len(self.problems), 'problem')}", *lines])
+
     def to_json(self) -> dict[str, object]:
         """Plain data."""
         return {"detections": self.counts, "images": self.images, "problems": self.problems, "notices": self.notices}
@@ -38,6 +45,8 @@ def check_submission(path: Path, images: Path | None = None, version: str | None
 
     version: dota1.0, dota1.5 or dota2.0; the one whose classes fit best without. Raises `UserError` for what is no zip.
     """
+    if version is not None and version not in CLASS_LISTS:
+        raise UserError(f"--version is '{version}'; expected {', '.join(CLASS_LISTS)}")
     result, stems = Submission(), _stems(images)
     try:
         with zipfile.ZipFile(path) as archive:

@@ -15,7 +15,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rotanext.data.dota import write_objects
 from rotanext.errors import UserError, explain
@@ -36,6 +35,7 @@ from rotanext.synthetic.districts import (
     tank_farm,
 )
 from rotanext.synthetic.objects import add_car, add_truck
+from rotanext.system.progress import Display
 
 CLASS_NAMES = (
     "basketball-court",
@@ -235,11 +235,9 @@ def make_dataset(
     except OSError as error:
         raise UserError(explain(root, str(error), "a folder that can be written", "Choose another folder.")) from error
     write = partial(_write_scene, root=root, size=size, seed=seed, density=density, scale=scale, classes=classes)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, console=console or Console(stderr=True)) as progress:
-        if workers <= 1 or count < 8:
-            return sum(progress.track(map(write, range(count)), total=count, description="Drawing scenes"))
-        # Spawned, not forked: the caller may hold threads (torch, OpenCV) that a fork would break.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            done = pool.map(write, range(count), chunksize=max(1, min(16, count // (4 * workers))))
-            return sum(progress.track(done, total=count, description="Drawing scenes"))
+    track = partial(Display(console).track, what="drawing", total=count, unit="scenes")
+    if workers <= 1 or count < 8:
+        return sum(track(map(write, range(count))))
+    # Spawned, not forked: the caller may hold threads (torch, OpenCV) that a fork would break.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return sum(track(pool.map(write, range(count), chunksize=max(1, min(16, count // (4 * workers))))))

@@ -116,6 +116,8 @@ def _accelerator(device: str, precision: str) -> Accelerator:
     where, count = find_device(device), int(os.environ.get("WORLD_SIZE", "1"))
     if count > 1:
         _check_devices(where)
+        if "MASTER_ADDR" not in os.environ:  # of which accelerate would say that the precision does not suit the device
+            _refuse_half_launch(count)
     elif where.type == "cuda" and where.index is not None:
         torch.cuda.set_device(where)  # accelerate takes the current one
     AcceleratorState._reset_state(True)  # a second training in one process may ask for another precision
@@ -137,11 +139,15 @@ def _accelerator(device: str, precision: str) -> Accelerator:
         if switch is not None:
             os.environ["ACCELERATE_USE_FSDP"] = switch
     if accelerator.num_processes != count:
-        raise UserError(
-            f"WORLD_SIZE is {count}, but the processes do not know each other (RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are "
-            "needed, too). Start them by torchrun or accelerate launch."
-        )
+        _refuse_half_launch(count)
     return accelerator
+
+
+def _refuse_half_launch(count: int) -> NoReturn:
+    raise UserError(
+        f"WORLD_SIZE is {count}, but the processes do not know each other (RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are "
+        "needed, too). Start them by torchrun or accelerate launch."
+    )
 
 
 def _check_devices(where: torch.device) -> None:

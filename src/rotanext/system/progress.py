@@ -4,18 +4,20 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 T = TypeVar("T")
 _PLAIN_EVERY = 15.0  # seconds between plain lines
 _RATE_OVER = 60.0  # seconds that the rate shown, and the time left, are measured over
 _LATEST = 1000  # steps that a rate is measured on
-_SUMMARY_KEYS = ("loss", "loss_cls", "loss_box", "lr", "grad_norm")
+_MOMENT = 2.0  # seconds: what took less needs no line at its end
+_FIXED = 8 + 1 + 4  # columns of a bar's line: the time, the count's slash, spaces between
+Show = Callable[[float, int, str], None]
 
 
 class Display:
@@ -30,8 +32,10 @@ class Display:
         self._steps: list[tuple[float, float]] = []  # times and steps of the latest rows
 
     def say(self, text: str) -> None:
-        """Print a line above the progress bar."""
+        """Print a line above the progress bar, and the bar as it is now below it."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if self._bar is not None:
+            self._bar.refresh()
 
     def scalars(self, row: dict[str, float], step: int) -> None:
         """Add the figures of a row to the TensorBoard files and the trackers."""
@@ -82,6 +86,11 @@ class Display:
         middle = statistics.median(each) if each else 0.0
         return 1 / middle if middle > 0 else None
 
+    @property
+    def _draws(self) -> bool:
+        """Whether there is a terminal that can redraw a line, and something to be shown on it."""
+        return self.console.is_interactive and not self.console.quiet
+
     def _note_step(self, step: float) -> float:
         """Remember when a step was done; steps a second over the last minute (at least ten steps), 0 for the first one."""
         now = time.monotonic()
@@ -91,128 +100,137 @@ class Display:
         then, before = self._steps[max(0, min(recent, len(self._steps) - 11))]
         return (step - before) / (now - then) if now > then else 0.0
 
-    def _columns(self) -> Progress:
+    @contextmanager
+    def _shown(
+        self, what: str, total: int, done: int = 0, plain: str = "{what}: {done}/{total}, {note}", moment: float = _MOMENT
+    ) -> Iterator[Show]:
+        """A callable that takes how many are done, of how many, and a note, and shows them: a bar, or a line now and then.
+
+        Within another one its bar lies below that one's, and goes when it is done. `plain` is the form of the lines, of which
+        the last comes in any case unless all took less than `moment` seconds.
+        """
+        if self._draws:
+            outer = self._bar
+            with nullcontext(outer) if outer else self._bars() as bar:
+                self._bar = bar
+                shown = _cut(what, self.console.width // 4)
+                task = bar.add_task(shown, total=total, completed=done, visible=total > 1 or not outer, note="")
+
+                def draw(done: float, total: int, note: str) -> None:
+                    room = self.console.width - len(shown) - _bar_width(self.console) - 2 * len(str(total)) - _FIXED
+                    bar.update(task, completed=done, total=total, note=_cut(note, room), visible=total > 1 or not outer)
+
+                try:
+                    yield draw
+                finally:
+                    self._bar = outer
+                    if outer:
+                        bar.remove_task(task)
+            return
+        start = last = time.monotonic()
+
+        def write(done: float, total: int, note: str) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _PLAIN_EVERY or (done == total and now - start >= moment):
+                last = now
+                self.say(plain.format(what=what, done=done, total=total, note=note).rstrip(" ,"))
+
+        yield write
+
+    def _bars(self) -> Progress:
         return Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", style="bold", markup=False),  # names of files, too
+            BarColumn(bar_width=_bar_width(self.console)),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
         )
 
     @contextmanager
     def training(self, total: int, done: int) -> Iterator[Callable[[dict[str, float]], None]]:
-        """A callable that takes each step's row; shows losses, learning rate, steps a second and the time left."""
-        last = time.monotonic()
-        if self.console.is_terminal:
-            with self._columns() as bar:
-                task = bar.add_task("training", total=total, completed=done, note="")
-
-                def tick(row: dict[str, float]) -> None:
-                    rate = self._note_step(row["step"])
-                    losses = f"loss {row['loss']:.3f} (cls {row['loss_cls']:.3f} box {row['loss_box']:.3f})"
-                    note = f"{losses} lr {row['lr']:.1e} {rate:.2f} steps/s"
-                    bar.update(task, completed=row["step"], note=note)
-
-                yield tick
-        else:
+        """A callable that takes each step's row; shows steps a second, the time left, all losses there are, learning rate."""
+        with self._shown("training", total, done, "step {done}/{total} {note}", moment=0) as show:
 
             def tick(row: dict[str, float]) -> None:
-                nonlocal last
-                rate = self._note_step(row["step"])
-                now = time.monotonic()
-                if now - last >= _PLAIN_EVERY or row["step"] == total:
-                    last = now
-                    values = " ".join(f"{key} {row[key]:.4g}" for key in _SUMMARY_KEYS)
-                    pace = f"{rate:.2f} steps/s, {_spelt((total - row['step']) / rate)} left" if rate else ""
-                    self.say(f"step {row['step']}/{total} {values} {pace}".rstrip())
+                rate, step = self._note_step(row["step"]), row["step"]
+                left = f", {spelt((total - step) / rate)} left" if rate and step < total else ""
+                pace = f"{rate:.2f} steps/s{left}" if rate else ""
+                parts = [key for key in row if key.startswith("loss_")]
+                if self._draws:
+                    terms = " ".join(f"{key.removeprefix('loss_')} {row[key]:.3f}" for key in parts)
+                    note = f"{pace}, loss {row['loss']:.3f} ({terms}), lr {row['lr']:.1e}"
+                else:
+                    note = " ".join([*(f"{key} {row[key]:.4g}" for key in ("loss", *parts, "lr", "grad_norm")), pace])
+                show(step, total, note.lstrip(" ,"))
 
             yield tick
 
-    def track(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
-        """Go through `total` items with a bar on a terminal, or a line now and then."""
-        start = last = time.monotonic()
-        if self.console.is_terminal:
-            with self._columns() as bar:
-                self._bar = bar
-                task = bar.add_task(what, total=total, note="")
-                try:
-                    for item in items:
-                        yield item
-                        bar.update(task, advance=1)
-                finally:
-                    self._bar = None
-            return
-        for index, item in enumerate(items):
-            yield item
-            now = time.monotonic()
-            if now - last >= _PLAIN_EVERY or (index + 1 == total and now - start > 2):
-                last = now
-                self.say(f"{what}: {index + 1}/{total}, {(index + 1) / (now - start):.1f}/s")
+    def track(
+        self,
+        items: Iterable[T],
+        what: str,
+        total: int,
+        unit: str = "images",
+        units: Callable[[T], int] = lambda _: 1,
+        moment: float = _MOMENT,
+    ) -> Iterator[T]:
+        """Go through `total` items; shows the time left and the units of work a second, one an item or what `units` says of it.
+
+        Where output is no terminal, less than `moment` seconds are not worth a line.
+        """
+        start, work = time.monotonic(), 0
+        with self._shown(what, total, moment=moment) as show:
+            for done, item in enumerate(items, 1):
+                yield item
+                work += units(item)
+                show(done, total, _pace(work, unit, start, done / total))
 
     @contextmanager
     def archive(self, total: int) -> Iterator[Callable[[int | None, int | None], None]]:
         """A callable that takes how many of `total` scenes are finished, or how many tiles have been computed more."""
-        start = last = time.monotonic()
+        start = time.monotonic()
         scenes = tiles = 0
-
-        def note() -> str:
-            return f"{tiles / max(time.monotonic() - start, 1e-9):.1f} tiles/s"
-
-        if self.console.is_terminal:
-            with self._columns() as bar:
-                task = bar.add_task("scenes", total=total, note="")
-
-                def tick(finished: int | None, computed: int | None) -> None:
-                    nonlocal tiles
-                    tiles += computed or 0
-                    bar.update(task, completed=finished, note=note())
-
-                yield tick
-        else:
+        with self._shown("scenes", total) as show:
 
             def tick(finished: int | None, computed: int | None) -> None:
-                nonlocal last, scenes, tiles
+                nonlocal scenes, tiles
                 tiles += computed or 0
                 scenes = scenes if finished is None else finished
-                if time.monotonic() - last >= _PLAIN_EVERY:
-                    last = time.monotonic()
-                    self.say(f"scenes: {scenes}/{total}, {note()}")
+                show(scenes, total, _pace(tiles, "tiles", start, scenes / total))
 
             yield tick
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """A callable that takes how many tiles of one item are done, and of how many; within `track`, its bar lies below."""
-        start = last = time.monotonic()
-        if self._bar is not None:
-            bar, task = self._bar, self._bar.add_task(what, visible=False, note="")
+        start = time.monotonic()
+        with self._shown(what, 1, plain="{what}: {done}/{total} tiles, {note}") as show:
 
             def tick(done: int, total: int) -> None:
-                rate = f"{done / max(time.monotonic() - start, 1e-9):.1f} tiles/s"
-                bar.update(task, completed=done, total=total, note=rate, visible=total > 1)
-
-            try:
-                yield tick
-            finally:
-                bar.remove_task(task)
-        else:
-
-            def tick(done: int, total: int) -> None:
-                nonlocal last
-                now = time.monotonic()
-                if now - last >= _PLAIN_EVERY:
-                    last = now
-                    rate = done / (now - start)
-                    self.say(f"{what}: {done}/{total} tiles, {rate:.1f} tiles/s, {(total - done) / rate:.0f} s left")
+                show(done, total, _pace(done, "tiles", start, done / total))
 
             yield tick
 
 
-def _spelt(seconds: float) -> str:
+def _pace(work: int, unit: str, start: float, part: float) -> str:
+    """Units of work a second since `start`, and the time left when a part of all is done: "3.1 tiles/s, 40 s left"."""
+    taken = max(time.monotonic() - start, 1e-9)
+    left = f", {spelt(taken / part * (1 - part))} left" if 0 < part < 1 else ""
+    return f"{work / taken:.1f} {unit}/s{left}"
+
+
+def _bar_width(console: Console) -> int:
+    return 24 if console.width >= 100 else 12
+
+
+def _cut(text: str, room: int) -> str:
+    """A text that fits where a wrapped one would break the bar it stands beside."""
+    return text if len(text) <= room else f"{text[: max(0, room - 1)]}…"
+
+
+def spelt(seconds: float) -> str:
     """A time as people say it: "40 s", "12 min", "3 h 05 min"."""
     if seconds < 100:
         return f"{seconds:.0f} s"

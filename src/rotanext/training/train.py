@@ -12,10 +12,10 @@ from rotanext.evaluation.evaluate import write_scores
 from rotanext.evaluation.metrics import Scores
 from rotanext.reports.run import Contents, write_report
 from rotanext.system.allocator import keep_freed_memory
+from rotanext.system.facts import provenance
 from rotanext.system.files import make_folder
 from rotanext.system.processes import Processes, lost_contact
 from rotanext.system.progress import Display
-from rotanext.system.provenance import provenance
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import read_rows
 from rotanext.training.state import State, newest_state, remove_leftovers, state_files
