@@ -127,7 +127,7 @@ def test_the_best_of_the_validations_is_kept(tiny_dataset: Path, tmp_path: Path,
         return SimpleNamespace(summary=lambda: summary, table=report.table, to_json=report.to_json, report=report)
 
     monkeypatch.setattr(Evidence, "score", scored)
-    monkeypatch.setattr(rotanext.training.train, "write_report", lambda report, out: None)
+    monkeypatch.setattr(rotanext.training.train, "write_scores", lambda report, out: None)
     monkeypatch.setattr(rotanext.training.train, "_write_page", lambda trainer, report: None)
     config = tiny_config(tiny_dataset / "train", tiny_dataset / "val", "train.epochs=2", "train.validate_every=1")
     kept: list[bytes] = []

@@ -154,7 +154,8 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Score a detector, or files of detections, by the DOTA protocol with true polygon IoU."""
-    from rotanext.evaluation.evaluate import evaluate_files, evaluate_weights, write_page, write_scores
+    from rotanext.evaluation.evaluate import evaluate_files, evaluate_weights
+    from rotanext.reports.run import write_evaluation
 
     if (weights is None) == (detections is None):
         raise UserError("give either --weights (a detector) or --detections (a folder of Task1_*.txt)")
@@ -170,8 +171,7 @@ def evaluate(
         detector = _load(weights, device, anchors, classes, precision, compiled)
         detector = detector.reconfigured(image_size=image_size, tile=tile, overlap=overlap)
         done = evaluate_weights(detector, data, out, batch, problems, console)
-    write_scores(done.scores, out)
-    write_page(done, out, about, detector and detector.config, detector and detector.device)
+    write_evaluation(done, out, about, detector and detector.config, detector and detector.device)
     if as_json:
         print_json(done.scores.to_json() | {"out": str(out)}, problems)
     else:
