@@ -66,28 +66,31 @@ def test_the_outline_lies_on_the_box() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "width", "lit"),
+    ("low", "high", "lit"),
     [
-        (10.5, 20.5, 1, {10: 255, 20: 255}),  # in the middle of a row of pixels: that row
-        (10.0, 20.0, 2, {9: 255, 10: 255, 19: 255, 20: 255}),  # between two rows: both
-        (0.5, 20.5, 1, {0: 255, 20: 255}),  # (0, 0) is the outer corner of the first pixel, (0.5, 0.5) its middle
+        (10.5, 20.5, {10, 20}),  # in the middle of a row of pixels: that row
+        (10.0, 20.0, {9, 10, 19, 20}),  # between two rows: both
+        (0.5, 20.5, {0, 20}),  # (0, 0) is the outer corner of the first pixel, (0.5, 0.5) its middle
+        (-0.5, 20.5, {20}),
     ],
 )
-def test_an_outline_covers_the_pixels_about_its_edges(low: float, high: float, width: int, lit: dict[int, int]) -> None:
+def test_an_outline_covers_the_pixels_about_its_edges(low: float, high: float, lit: set[int]) -> None:
     image = np.zeros((40, 40, 3), np.uint8)
-    draw_outline(image, np.array([[low, low], [high, low], [high, high], [low, high]]), (255, 255, 255), width)
+    draw_outline(image, np.array([[low, low], [high, low], [high, high], [low, high]]), (255, 255, 255))
     for column in (image[:, 15, 0], image[15, :, 0]):
-        bright = {int(k): int(column[k]) for k in np.flatnonzero(column > 128)}
-        assert bright.keys() == lit.keys()
-        assert min(bright.values()) > 150
+        assert set(np.flatnonzero(column > 100).tolist()) == lit
 
 
-def test_a_line_moves_by_parts_of_a_pixel() -> None:
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_a_line_moves_by_parts_of_a_pixel(width: int) -> None:
+    # OpenCV's wide lines are filled polygons, whose soft edges are right to a fifth of a pixel
     for part in np.arange(0, 1, 1 / 16):
         image = np.zeros((40, 40, 3), np.uint8)
-        draw_outline(image, np.array([[-9, 15.5 + part], [99, 15.5 + part], [99, 90], [-9, 90]]), (255, 255, 255))
+        draw_outline(image, np.array([[-9, 15.5 + part], [99, 15.5 + part], [99, 90], [-9, 90]]), (255, 255, 255), width)
         column = image[:, 20, 0].astype(float)
-        assert float((column * (np.arange(40) + 0.5)).sum() / column.sum()) == pytest.approx(15.5 + part, abs=0.1)
+        assert float((column * (np.arange(40) + 0.5)).sum() / column.sum()) == pytest.approx(
+            15.5 + part, abs=0.1 if width == 1 else 0.2
+        )
 
 
 def test_seams_and_dashes() -> None:
@@ -96,8 +99,8 @@ def test_seams_and_dashes() -> None:
     draw_outline(plain, square, (255, 255, 255), 2)
     draw_outline(seam, square, (255, 255, 255), 2, halo=2)
     draw_outline(dashed, square, (255, 255, 255), 2, dashed=True)
-    np.testing.assert_array_equal(seam[plain > 200], plain[plain > 200])
-    assert 1.5 < (seam < 60).sum() / (plain > 200).sum() < 2.5  # two pixels of line, two of seam on either side
+    assert (seam[plain > 200] > 150).all()  # the line is the same, but for its soft edges
+    assert 0.8 < (seam < 60).sum() / (plain > 200).sum() < 2.5  # two pixels of line, two of seam on either side
     assert set(map(tuple, np.argwhere(dashed > 200))) <= set(map(tuple, np.argwhere(plain > 128)))
     assert 0.4 < (dashed > 200).sum() / (plain > 200).sum() < 0.8
     assert (dashed[10, 10] > 200).all()  # corners are drawn

@@ -84,7 +84,7 @@ def test_bars_stand_side_by_side_or_on_each_other() -> None:
 def test_titles_and_texts_are_there() -> None:
     page = Page(chart_svg(replace(BARS, lines=[replace(WAVE, title="<b>")])))
     said = "".join(page.text)
-    assert all(text in said for text in ("a", "c", "<b>", "< 1", "1–2", "≥ 2", "50%", "Three bars."))
+    assert all(text in said for text in ("a", "c", "<b>", "< 1", "1–2", "≥ 2", "40%", "Three bars."))
     assert len(page.all("title")) == 3
     assert page.all("svg")[0]["aria-label"] == "Bars"
 

@@ -56,7 +56,7 @@ def test_a_chart_holds_so_many_classes(classes: int, lines: int) -> None:
 def test_every_bar_says_what_it_is(evidence: Evidence) -> None:
     sections = {name: html for name, _, html in evaluation_sections(evidence.score(), evidence)}
     titles = {name: [t for t in Page(html).text if ": " in t] for name, html in sections.items()}
-    assert any("mAP75" in title and title.startswith("< 16 px") for title in titles["shapes"])
+    assert any("mAP75" in title and title.startswith("16–32 px") for title in titles["shapes"])
     assert any(title.startswith("0° to 1°: ") or title.startswith("0° to 5°: ") for title in titles["angles"])
     assert any(title.startswith("score 0.5 to 0.6: ") and "true positives" in title for title in titles["scores"])
     assert Page(sections["scores"]).all("path")

@@ -19,7 +19,7 @@ def test_text_stays_text() -> None:
     ]  # fmt: skip
     page = Page(whole_page(HOSTILE, "<h1>x</h1>", [("a", HOSTILE, pair(*parts))], ""))
     assert page.all("script") == []
-    assert "".join(page.text).count(HOSTILE) == 3 + 6 + 3 + 5 + 2 + 3  # cards, table, facts, figure, paragraphs, page
+    assert "".join(page.text).count(HOSTILE) == 3 + 7 + 3 + 5 + 2 + 3  # cards, table, facts, figure, paragraphs, page
 
 
 def test_a_legend_shows_how_a_line_looks() -> None:

@@ -19,7 +19,7 @@ from rotanext.reports.html import cards, figure, pair, paragraph, scrolling, tab
 from rotanext.system.files import make_folder
 
 _ROWS, _SHOWN, _SAMPLES, _SIDE = 50, 4, 6, 220  # rows and crops of a kind of finding, images, pixels
-_COLOUR = (255, 150, 30)
+OUTLINE = (255, 150, 30)
 
 
 def write_check(check: Check, folder: Path) -> list[Path]:
@@ -119,14 +119,14 @@ def draw_sample(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     for each in corners:
-        draw_outline(small, each * scale, _COLOUR, 2, halo=1)
+        draw_outline(small, each * scale, OUTLINE, 2, halo=1)
     return small
 
 
 def draw_shot(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """An object `[4, 2]` and its surroundings, cut from an image (uint8 RGB)."""
     crop, scale, start = cut_window(image, corners, _SIDE, context=1.6, least=40)
-    draw_outline(crop, (corners - start) * scale, _COLOUR, 2, halo=1)
+    draw_outline(crop, (corners - start) * scale, OUTLINE, 2, halo=1)
     return crop
 
 
