@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rotanext.detections import Detections
-from rotanext.images.drawing import class_colour, contact_sheet, draw_detections, draw_objects
+from rotanext.images.drawing import class_colour, contact_sheet, draw_detections, draw_objects, draw_outline
 from rotanext.objects import Objects
 
 NAMES = tuple(f"class-{i}" for i in range(30))
@@ -63,6 +63,48 @@ def test_the_outline_lies_on_the_box() -> None:
     on = np.array(away) < 1.5
     assert on.sum() > 200
     assert on.mean() > 0.7
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lit"),
+    [
+        (10.5, 20.5, {10, 20}),  # in the middle of a row of pixels: that row
+        (10.0, 20.0, {9, 10, 19, 20}),  # between two rows: both
+        (0.5, 20.5, {0, 20}),  # (0, 0) is the outer corner of the first pixel, (0.5, 0.5) its middle
+        (-0.5, 20.5, {20}),
+    ],
+)
+def test_an_outline_covers_the_pixels_about_its_edges(low: float, high: float, lit: set[int]) -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    draw_outline(image, np.array([[low, low], [high, low], [high, high], [low, high]]), (255, 255, 255))
+    for column in (image[:, 15, 0], image[15, :, 0]):
+        assert set(np.flatnonzero(column > 100).tolist()) == lit
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_a_line_moves_by_parts_of_a_pixel(width: int) -> None:
+    # OpenCV's wide lines are filled polygons, whose soft edges are right to a fifth of a pixel
+    for part in np.arange(0, 1, 1 / 16):
+        image = np.zeros((40, 40, 3), np.uint8)
+        draw_outline(image, np.array([[-9, 15.5 + part], [99, 15.5 + part], [99, 90], [-9, 90]]), (255, 255, 255), width)
+        column = image[:, 20, 0].astype(float)
+        assert float((column * (np.arange(40) + 0.5)).sum() / column.sum()) == pytest.approx(
+            15.5 + part, abs=0.1 if width == 1 else 0.2
+        )
+
+
+def test_seams_and_dashes() -> None:
+    square = np.array([[10, 10], [50, 10], [50, 50], [10, 50]], float)
+    plain, seam, dashed = (np.full((60, 60, 3), 128, np.uint8) for _ in range(3))
+    draw_outline(plain, square, (255, 255, 255), 2)
+    draw_outline(seam, square, (255, 255, 255), 2, halo=2)
+    draw_outline(dashed, square, (255, 255, 255), 2, dashed=True)
+    assert (seam[plain > 200] > 150).all()  # the line is the same, but for its soft edges
+    assert 0.8 < (seam < 60).sum() / (plain > 200).sum() < 2.5  # two pixels of line, two of seam on either side
+    assert set(map(tuple, np.argwhere(dashed > 200))) <= set(map(tuple, np.argwhere(plain > 128)))
+    assert 0.4 < (dashed > 200).sum() / (plain > 200).sum() < 0.8
+    assert (dashed[10, 10] > 200).all()  # corners are drawn
+    assert (dashed[49, 49] > 200).all()
 
 
 def test_a_box_that_reaches_far_outside_keeps_its_place_inside() -> None:

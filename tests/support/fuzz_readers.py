@@ -44,7 +44,7 @@ from rotanext.labels.dataset import LabelSet, Shapes
 from rotanext.labels.submission import check_submission
 from rotanext.load import load_detector
 from rotanext.objects import Objects
-from rotanext.reports.plots import plot_training
+from rotanext.reports.training import plot_training
 from rotanext.system.progress import Display
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import keep_rows, read_rows

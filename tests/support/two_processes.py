@@ -260,10 +260,8 @@ def validated(root: Path) -> Any:
 
 def main(root: Path) -> None:
     from rotanext.evaluation import evaluate
-    from rotanext.training import loop
 
     evaluate._AT_ONCE = 2  # several rounds of gathering
-    loop.plot_training = lambda rows, path: None  # a second each
     found = {
         "equal": equal_to_one(root, 2),
         "resumed": resumed(root, "resumed"),

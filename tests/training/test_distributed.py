@@ -63,9 +63,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / f"{label}.txt").write_text("")
     damage(folder / "damaged/images/p2.png")
     damage(folder / "val/images/p4.png")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rotanext.training.loop.plot_training", lambda rows, path: None)  # a second each
-        yield folder
+    yield folder
     shutil.rmtree(folder)  # a gigabyte of states
 
 

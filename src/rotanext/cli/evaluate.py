@@ -49,17 +49,16 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Score a detector, or files of detections, by the DOTA protocol with true polygon IoU."""
-    from rotanext.evaluation.evaluate import write_page, write_scores
     from rotanext.evaluation.job import EvaluateOptions, check_options
     from rotanext.evaluation.job import evaluate as run
+    from rotanext.reports.run import write_evaluation
 
     options = EvaluateOptions(data, out, weights, detections, merge, batch)
     check_options(options)
     detector = opened(weights, device, anchors, classes, precision, compiled, image_size, tile, overlap) if weights else None
     problems = Problems(strict)
     done = run(detector, options, problems, console)
-    write_scores(done.scores, out)
-    write_page(done, out, options.about(), detector.config if detector else None, detector.device if detector else None)
+    write_evaluation(done, out, options.about(), detector.config if detector else None, detector.device if detector else None)
     if as_json:
         print_json(done.scores.to_json() | {"out": str(out)}, problems)
     else:

@@ -77,7 +77,8 @@ def check(
 
     Exit code 0: clean (perhaps with notices); 1: problems were found; 2: refused.
     """
-    from rotanext.labels.check import check_labels, choose, write_check
+    from rotanext.labels.check import check_labels, choose
+    from rotanext.reports.labels import write_check
     from rotanext.system.progress import Display
 
     config, names = choose(recipe, weights, classes)

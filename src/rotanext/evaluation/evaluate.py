@@ -1,28 +1,22 @@
 """Running a detector over labelled images and scoring it by the DOTA protocol."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from rotanext.config import Config, flat_values
 from rotanext.data.dataset import Entry, read_entries
 from rotanext.data.dota import check_task1_target, write_task1
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.merge import merge_task1
 from rotanext.evaluation.metrics import THRESHOLDS, Evidence, Predictions, Scores, Truths, read_evidence
-from rotanext.images.reading import read_image, write_file
+from rotanext.images.reading import read_image
 from rotanext.inference.detector import Detector
-from rotanext.reports.plots import plot_confusion, plot_precision_recall
-from rotanext.reports.run import Contents, write_report
-from rotanext.system.facts import provenance
 from rotanext.system.files import make_folder
 from rotanext.system.processes import Processes
 from rotanext.system.progress import Display
@@ -170,28 +164,3 @@ def evaluate_files(detections: Path, data: Path, out: Path, merge_iou: float | N
         detections = merged
     evidence = read_evidence(detections, data, problems)
     return Evaluation(evidence.score(), evidence, {})
-
-
-def write_scores(scores: Scores, out: Path) -> None:
-    """Write `metrics.json`, `precision_recall.png` and `confusion.png`."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_file(out / "metrics.json", (json.dumps(scores.to_json(), indent=1) + "\n").encode())
-    plot_precision_recall(scores, out / "precision_recall.png")
-    plot_confusion(scores, out / "confusion.png")
-
-
-def write_page(
-    evaluation: Evaluation, out: Path, about: Mapping[str, object], config: Config | None = None, device: Any = None
-) -> None:
-    """Write `report.html`, see `html_report`; `about` says what was evaluated, and `config` what the detector was made by."""
-    values = flat_values(config) if config else {}
-    contents = Contents(
-        title=f"Evaluation: {config.name}" if config else "Evaluation of detections",
-        about=about,
-        scores=evaluation.scores,
-        evidence=evaluation.evidence,
-        speed=evaluation.speed,
-        config=values,
-        environment=provenance(device),
-    )
-    write_report(contents, out / "report.html")

@@ -1,9 +1,13 @@
-"""Images with rotated boxes drawn on them, readable at any size, and grids of such images."""
+"""Images with rotated boxes drawn on them, readable at any size, and grids of such images.
+
+Places are those of boxes: (0, 0) is the outer corner of the first pixel, whose middle is (0.5, 0.5). OpenCV counts from that middle
+instead, so half a pixel is taken off here and nowhere else; lines keep sixteenths of a pixel.
+"""
 
 import colorsys
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -11,9 +15,11 @@ import numpy as np
 from rotanext.detections import Detections
 from rotanext.objects import Objects
 
+Colour = tuple[int, int, int]  # RGB
+
 # Light, saturated, and told apart with common colour deficiencies: Okabe and Ito's eight (2008) without their black,
 # then more between them in hue and lightness. The order never changes, so that a class index keeps its colour.
-_PALETTE: tuple[tuple[int, int, int], ...] = (
+_PALETTE: tuple[Colour, ...] = (
     (240, 228, 66), (86, 180, 233), (230, 159, 0), (0, 190, 140), (255, 110, 80), (225, 140, 190), (60, 120, 255),
     (170, 240, 60), (255, 255, 255), (180, 110, 255), (0, 230, 230), (255, 70, 130), (200, 170, 120), (255, 200, 170),
     (150, 210, 170), (150, 150, 255), (255, 90, 230), (190, 200, 40), (120, 230, 120), (210, 90, 40),
@@ -25,7 +31,7 @@ _LARGE = 40.0  # pixels; shorter sides from which on a line of two pixels hides 
 _FAR = 30_000.0  # beyond this OpenCV's fixed-point coordinates and line clipping are not to be trusted
 
 
-def class_colour(index: int) -> tuple[int, int, int]:
+def class_colour(index: int) -> Colour:
     """The RGB colour (0 to 255) of a class index: fixed for the first twenty, then hues in golden-ratio steps."""
     if index < len(_PALETTE):
         return _PALETTE[index]
@@ -63,48 +69,70 @@ def _clip_segment(a: np.ndarray, b: np.ndarray, width: int, height: int, pad: fl
     return np.stack([a + start * step, a + end * step]) if start < end else None
 
 
-def _draw_outline(image: np.ndarray, corners: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
-    """One closed outline `[4, 2]` in place; corners may lie anywhere, those that are not finite are left out."""
+def draw_outline(
+    image: np.ndarray,
+    corners: np.ndarray,
+    colour: Colour,
+    width: int = 1,
+    halo: int = 0,
+    dashed: bool = False,
+) -> None:
+    """Draw one closed outline `[N, 2]` into an image (uint8 `[H, W, 3]`, in place), `width` pixels wide along its edges.
+
+    halo: pixels of dark seam on either side, which keep a light line visible on bright ground. Corners may lie anywhere; an outline
+    with one that is not finite is left out.
+    """
+    corners = np.asarray(corners, np.float64)
     if not np.isfinite(corners).all():
         return
-    rows, columns = image.shape[:2]
-    if np.abs(corners).max() <= _FAR:
-        fixed = np.rint((corners - 0.5) * (1 << _SHIFT)).astype(np.int32)
-        cv2.polylines(image, [fixed], True, colour, width, cv2.LINE_AA, _SHIFT)
+    if halo:
+        _stroke(image, corners, _DARK, width + 2 * halo)
+    if not dashed:
+        _stroke(image, corners, colour, width)
         return
+    for part in _dashes(image, corners, width):
+        _polyline(image, part, False, colour, width)
+
+
+def _stroke(image: np.ndarray, corners: np.ndarray, colour: Colour, width: int) -> None:
+    if np.abs(corners).max(initial=0.0) <= _FAR:
+        _polyline(image, corners, True, colour, width)
+        return
+    for part in _visible_edges(image, corners, width):
+        _polyline(image, part, False, colour, width)
+
+
+def _polyline(image: np.ndarray, points: np.ndarray, closed: bool, colour: Colour, width: int) -> None:
+    """Points `[N, 2]` no farther than _FAR, with half a pixel taken off for OpenCV."""
+    fixed = np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
+    cv2.polylines(image, [fixed], closed, colour, width, cv2.LINE_AA, _SHIFT)
+
+
+def _visible_edges(image: np.ndarray, corners: np.ndarray, width: int) -> Iterator[np.ndarray]:
+    """The parts `[2, 2]` of an outline's edges that lie in the image or next to it."""
+    rows, columns = image.shape[:2]
     for a, b in zip(corners, np.roll(corners, -1, 0), strict=True):
         part = _clip_segment(a, b, columns, rows, width + 2.0)
         if part is not None:
-            fixed = np.rint((part - 0.5) * (1 << _SHIFT)).astype(np.int32)
-            cv2.polylines(image, [fixed], False, colour, width, cv2.LINE_AA, _SHIFT)
+            yield part
 
 
-def _draw_dashes(image: np.ndarray, corners: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
-    """The same outline in dashes; only what lies in the image is drawn."""
-    if not np.isfinite(corners).all():
-        return
-    rows, columns = image.shape[:2]
+def _dashes(image: np.ndarray, corners: np.ndarray, width: int) -> Iterator[np.ndarray]:
+    """The dashes `[2, 2]` of an outline's visible edges: each edge begins and ends with one, where it has room for two."""
     dash = 4.0 * width + 2
-    for a, b in zip(corners, np.roll(corners, -1, 0), strict=True):
-        part = _clip_segment(a, b, columns, rows, width + 2.0)
-        if part is None:
-            continue
+    for part in _visible_edges(image, corners, width):
         length = float(np.hypot(*(part[1] - part[0])))
-        count = max(1, round(length / dash))
+        count = max(1, round(length / dash)) // 2 * 2 + 1
         for k in range(0, count, 2):
-            ends = part[0] + (part[1] - part[0]) * np.array([[k / count], [min(1, (k + 1) / count)]])
-            fixed = np.rint((ends - 0.5) * (1 << _SHIFT)).astype(np.int32)
-            cv2.polylines(image, [fixed], False, colour, width, cv2.LINE_AA, _SHIFT)
+            yield part[0] + (part[1] - part[0]) * np.array([[k / count], [(k + 1) / count]])
 
 
-def _draw_text(image: np.ndarray, text: str, left: int, base: int, scale: float, colour: tuple[int, int, int]) -> None:
+def _draw_text(image: np.ndarray, text: str, left: int, base: int, scale: float, colour: Colour) -> None:
     """Text in place, thick enough for its size."""
     cv2.putText(image, text, (left, base), _FONT, scale, colour, max(1, round(1.6 * scale)), cv2.LINE_AA)
 
 
-def _draw_scores(
-    image: np.ndarray, corners: np.ndarray, scores: np.ndarray, colours: list[tuple[int, int, int]], scale: float
-) -> None:
+def _draw_scores(image: np.ndarray, corners: np.ndarray, scores: np.ndarray, colours: list[Colour], scale: float) -> None:
     """The score above each box that is large enough, on a dark ground, moved into the image at its border.
 
     In the order given: where two would cover each other, the first one is written.
@@ -196,12 +224,12 @@ def _draw(
     width = _line_width(rows, columns, corners)
     colours = [class_colour(int(label)) for label in labels]
     hard = np.zeros(len(corners), bool) if difficult is None else difficult > 0
-    # A dark line beneath keeps light colours visible on concrete; the least certain first, so that the best lie on top.
+    # All seams first, so that none hides a neighbour's line; the least certain first, so that the best lie on top.
     if width > 1:
         for box in corners[~hard][::-1]:
-            _draw_outline(canvas, box, _DARK, width + 2)
+            draw_outline(canvas, box, _DARK, width + 2)
     for k in reversed(range(len(corners))):
-        (_draw_dashes if hard[k] else _draw_outline)(canvas, corners[k], colours[k], width)
+        draw_outline(canvas, corners[k], colours[k], width, dashed=bool(hard[k]))
     if scores is not None and len(scores) <= 40:
         _draw_scores(canvas, corners, scores, colours, 0.85 * _font_scale(rows, columns))
     if legend:

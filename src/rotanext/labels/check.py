@@ -1,6 +1,5 @@
 """`rotanext labels check`: everything that can be told of a labelled data set before training on it."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +11,11 @@ import numpy as np
 from rotanext.config import Config, load_config
 from rotanext.data.dota import CLASS_LISTS, find_class_names
 from rotanext.errors import Problems, UserError, counted
-from rotanext.images.reading import write_file
 from rotanext.labels.convert import find_format
 from rotanext.labels.coverage import Coverage, advise, cover, needs_cutting
 from rotanext.labels.dataset import LabelSet, is_validation
 from rotanext.labels.findings import KINDS, Finding, find_all, find_rare
 from rotanext.labels.leaks import Track, find_leaks
-from rotanext.system.files import make_folder
 
 _LISTED = 200  # findings of one kind in the JSON
 
@@ -177,13 +174,3 @@ def choose(recipe: str | None, weights: Path | None, classes: str | None) -> tup
     elif recipe and config.data.classes in CLASS_LISTS:
         names = CLASS_LISTS[config.data.classes]
     return config, names
-
-
-def write_check(check: Check, folder: Path) -> list[Path]:
-    """Write report.html and report.json to a folder."""
-    from rotanext.reports.labels import page
-
-    make_folder(folder)
-    write_file(folder / "report.json", (json.dumps(check.to_json(), ensure_ascii=False, indent=1) + "\n").encode())
-    write_file(folder / "report.html", page(check).encode())
-    return [folder / "report.html", folder / "report.json"]

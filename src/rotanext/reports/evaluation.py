@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -24,14 +25,14 @@ from rotanext.evaluation.analysis import (
     worst_misses,
 )
 from rotanext.evaluation.metrics import Evidence, Scores
-from rotanext.evaluation.scores import BACKGROUND, THRESHOLDS, curve
-from rotanext.reports.crops import Wanted, cut_crops
-from rotanext.reports.html import figure, paragraph, scrolling, table
-from rotanext.reports.svg import COLOURS, Axis, Bars, Line, bar_chart, line_chart, over_bars, percent
+from rotanext.evaluation.scores import THRESHOLDS, curve
+from rotanext.reports.charts import Axis, Bars, Chart, Line, percent, write_charts
+from rotanext.reports.colours import BAD, GOOD, SERIES
+from rotanext.reports.confusion import MOST_CLASSES, confusion_table, largest_classes
+from rotanext.reports.crops import DETECTION, TRUTH, Wanted, cut_crops
+from rotanext.reports.html import Section, figure, pair, paragraph, table
 
-Section = tuple[str, str, str]  # id, heading, HTML
 WORST = 12  # of each kind
-_MOST_CLASSES = 40  # in curves and matrix; the tables have all
 _STRICT = 0.75
 
 
@@ -44,7 +45,7 @@ def evaluation_sections(scores: Scores, evidence: Evidence | None) -> Iterator[S
     """Curves, classes and confusion from the report; sizes, angles, scores and images where there is the evidence."""
     yield "precision-recall", "Precision and recall", _precision_recall(scores)
     yield "classes", "Classes", _classes(scores)
-    yield "confusion", "Confusion matrix", _confusion(scores)
+    yield "confusion", "Confusion matrix", confusion_table(scores)
     if evidence is None:
         return
     matching, strict = match(evidence, scores.thresholds[0]), match(evidence, _STRICT)
@@ -55,50 +56,61 @@ def evaluation_sections(scores: Scores, evidence: Evidence | None) -> Iterator[S
     yield from _cases(matching, errors, scores.confusion_score)
 
 
-def _largest(scores: Scores) -> list[int]:
-    """The classes with most objects, in the order of the report."""
-    counts = [result.npos for result in scores.at(scores.thresholds[0])]
-    chosen = sorted(range(len(counts)), key=lambda k: -counts[k])[:_MOST_CLASSES]
-    return sorted(chosen)
+def plot_precision_recall(scores: Scores, path: str | Path) -> None:
+    """Write the precision-recall curves as a PNG image; see `precision_recall_chart`."""
+    write_charts([precision_recall_chart(scores)], path, beside=True)
 
 
-def _precision_recall(scores: Scores) -> str:
+def precision_recall_chart(scores: Scores) -> Chart:
+    """The curves of the classes with objects at the first threshold of the scores, best first, and the mean of them all, bold.
+
+    Each curve is the interpolated one, up to a dot at the greatest recall reached.
+    """
     iou = scores.thresholds[0]
     results = scores.at(iou)
-    chosen = sorted((k for k in _largest(scores) if results[k].npos), key=lambda k: -results[k].ap_area)
-    if not chosen:
-        return paragraph("There are no labelled objects.")
+    everything = [result for result in results if result.npos]
+    chosen = sorted((k for k in largest_classes(scores) if results[k].npos), key=lambda k: -results[k].ap_area)
     levels = np.linspace(0, 1, 201)
     lines: list[Line] = []
-    legend: list[tuple[int | str, str]] = []
-    for place, k in enumerate(chosen):
-        result = results[k]
-        colour, style = place % COLOURS, "dashed" if place // COLOURS % 2 else ""
-        reached = result.recall[-1] if result.ndet else 0.0
-        precision = np.where(levels <= reached + 1e-9, curve(result, levels), np.nan)
-        lines.append(Line(levels, precision, colour, f"{result.name}: AP {shown(result.ap_area)} %", style))
-        legend.append((colour, f"{result.name} {shown(result.ap_area)}"))
-    everything = [result for result in results if result.npos]
     if len(everything) > 1:
         mean = np.mean([curve(result, levels) for result in everything], 0)
         text = f"mean of {len(everything)} classes {shown(scores.map(iou))}"
-        lines.append(Line(levels, mean, "ink", text, "thick"))
-        legend.insert(0, ("ink", text))
-    axes = Axis(0, 1, "Recall", percent), Axis(0, 1, "Precision", percent)
-    best = ", ".join(text for _, text in legend[:4])
-    one = line_chart(f"Precision over recall at IoU {iou:g}; average precision in percent: {best}.", *axes, lines)
+        lines.append(Line(levels, mean, "ink", text, text, "thick"))
+    for place, k in enumerate(chosen):
+        result = results[k]
+        colour, style = str(place % SERIES), "dashed" if place // SERIES % 2 else ""
+        reached = float(result.recall[-1]) if result.ndet else 0.0
+        recall = np.append(levels[levels < reached], reached)
+        name = f"{result.name}: AP {shown(result.ap_area)} %"
+        lines.append(Line(recall, curve(result, recall), colour, name, f"{result.name} {shown(result.ap_area)}", style, dots="end"))
+    best = ", ".join(line.key for line in lines[:4])
+    many = f" The {MOST_CLASSES} classes with most objects are drawn." if len(everything) > MOST_CLASSES else ""
+    return Chart(
+        f"Precision and recall at IoU {iou:g}",
+        f"Precision over recall at IoU {iou:g}; average precision in percent: {best}.",
+        Axis(0, 1, "Recall", percent),
+        Axis(0, 1, "Precision", percent),
+        lines,
+        note=f"Average precision (area under the curve) in percent. Each curve ends at the greatest recall reached.{many}",
+        empty="There are no labelled objects.",
+    )
+
+
+def _precision_recall(scores: Scores) -> str:
+    chart = precision_recall_chart(scores)
+    if not chart.lines:
+        return paragraph(chart.empty)
     ious = [t for t in scores.thresholds if t in THRESHOLDS]
     values = np.array([scores.map(t) or 0.0 for t in ious])
-    two = line_chart(
+    exact = Chart(
+        "How exact the boxes are",
         "Mean average precision over the IoU threshold: "
         + ", ".join(f"{t:g} {shown(v)}" for t, v in zip(ious, values, strict=True)),
         Axis(0.5, 0.95, "IoU threshold", lambda value: f"{value:.2f}"),
         Axis(0, 1, "mAP", percent),
-        [Line(np.array(ious), values, 0, "mean average precision", dots=True)],
+        [Line(np.array(ious), values, "0", "mean average precision", dots="all")],
     )
-    note = f"Average precision (area under the curve) in percent, IoU {iou:g}. Each curve ends at the greatest recall reached."
-    many = f" The {_MOST_CLASSES} classes with most objects are drawn." if len(everything) > _MOST_CLASSES else ""
-    return f'<div class="pair">{figure("All classes", one, note + many, legend)}{figure("How exact the boxes are", two)}</div>'
+    return pair(figure(chart), figure(exact))
 
 
 def _classes(scores: Scores) -> str:
@@ -122,42 +134,6 @@ def _classes(scores: Scores) -> str:
     return table(caption, [*headings, "precision", "recall", "F1", "at score"], rows, total)
 
 
-def _confusion(scores: Scores) -> str:
-    chosen = [*_largest(scores), len(scores.class_names)]
-    counts = scores.confusion[np.ix_(chosen, chosen)]
-    rows = [scores.class_names[k] for k in chosen[:-1]]
-    columns = [*rows, "missed"]
-    share = counts / np.maximum(scores.confusion.sum(1)[chosen][:, None], 1)
-    caption = (
-        f"Rows are the truth, columns what was predicted: percent of each row, counts below. IoU above {scores.confusion_iou:g}, "
-        f"scores of at least {scores.confusion_score:g}. The last row holds detections where nothing is labelled."
-    )
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    body = []
-    for r, name in enumerate([*rows, BACKGROUND]):
-        cells = [_cell(name, columns[c], int(counts[r, c]), float(share[r, c])) for c in range(len(columns))]
-        body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
-    many = f" Only the {_MOST_CLASSES} classes with most objects are shown." if len(scores.class_names) > _MOST_CLASSES else ""
-    html = (
-        f'<table class="matrix{" many" if len(columns) > 11 else ""}"><caption class="unseen">Confusion matrix</caption>'
-        f'<thead><tr><td class="none"></td>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table>"
-    )
-    return paragraph(caption + many, muted=True) + scrolling("Confusion matrix", html)
-
-
-def _cell(truth: str, predicted: str, count: int, share: float) -> str:
-    if not count:
-        return "<td></td>" if (truth, predicted) != (BACKGROUND, "missed") else '<td class="none"></td>'
-    what = "missed" if predicted == "missed" else f"predicted as {predicted}"
-    title = escape(f"{truth}, {what}: {count:,} ({100 * share:.1f} %)")
-    text = f"{100 * share:.0f}<small>{count:,}</small>"
-    if truth == BACKGROUND:  # its shares say which class is invented most, not how often: no colour of success
-        share *= 0.4
-    strong = ' class="strong"' if share > 0.5 else ""
-    return f'<td{strong} style="background:rgba(var(--heat),{0.06 + 0.94 * share:.2f})" title="{title}">{text}</td>'
-
-
 def _shapes(matching: Matching, strict: Matching) -> str:
     parts = []
     for property_of, limits, heading, unit in (
@@ -166,35 +142,30 @@ def _shapes(matching: Matching, strict: Matching) -> str:
     ):
         found = slices(matching, strict, property_of, limits)
         names = [_range(part, unit) for part in found]
-        groups = [
-            Bars(
-                _values([p.ap for p in found]),
-                0,
-                "mAP50",
-                [f"{n}: mAP50 {shown(p.ap)} %" for n, p in zip(names, found, strict=True)],
-            ),
-            Bars(
-                _values([p.strict_ap for p in found]),
-                1,
-                "mAP75",
-                [f"{n}: mAP75 {shown(p.strict_ap)} %" for n, p in zip(names, found, strict=True)],
-            ),
-        ]
-        said = "; ".join(f"{n} {shown(p.ap)}" for n, p in zip(names, found, strict=True))
-        name = {"size": "Square root of the area", "aspect": "Long edge over short edge"}[property_of]
-        chart = bar_chart(f"mAP50 in percent {heading.lower()}: {said}.", names, Axis(0, 1, "mAP", percent), groups, name)
-        legend = ((0, f"mAP at IoU {matching.iou:g}"), (1, f"mAP at IoU {strict.iou:g}"))
-        parts.append(f"<div>{figure(heading, chart, legend=legend)}{_slice_table(heading, names, found)}</div>")
+        of = {"size": "Square root of the area", "aspect": "Long edge over short edge"}[property_of]
+        chart = Chart(
+            heading,
+            f"mAP50 in percent {heading.lower()}: {'; '.join(f'{n} {shown(p.ap)}' for n, p in zip(names, found, strict=True))}.",
+            Axis(0, max(1, len(names)), of),
+            Axis(0, 1, "mAP", percent),
+            bars=[
+                _mean_bars("mAP50", matching.iou, "0", names, [part.ap for part in found]),
+                _mean_bars("mAP75", strict.iou, "1", names, [part.strict_ap for part in found]),
+            ],
+            labels=names,
+        )
+        parts.append(f"<div>{figure(chart)}{_slice_table(heading, names, found)}</div>")
     note = (
         "A detection counts where the object belongs that it covers, and by its own box where there is none; so every object and "
         "every detection is in one group. Means are over the classes that have objects in the group. Sizes are of the labelled "
         "boxes, in pixels of the images."
     )
-    return paragraph(note, muted=True) + f'<div class="pair">{"".join(parts)}</div>'
+    return paragraph(note, muted=True) + pair(*parts)
 
 
-def _values(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
+def _mean_bars(name: str, iou: float, colour: str, groups: Sequence[str], values: Sequence[float | None]) -> Bars:
+    titles = [f"{group}: {name} {shown(value)} %" for group, value in zip(groups, values, strict=True)]
+    return Bars([math.nan if value is None else value for value in values], colour, titles, f"mAP at IoU {iou:g}")
 
 
 def _range(part: Slice, unit: str) -> str:
@@ -222,9 +193,9 @@ def _angles(errors: AngleErrors, evidence: Evidence) -> str:
     # steps as fine as the errors are small; the last holds all beyond
     step, most = (1, 20) if whole["p90"] < 15 else (5, 90)
     said = f"Angle errors: median {whole['median']:.1f} degrees, nine in ten below {whole['p90']:.1f} degrees."
-    one = _histogram(said, np.abs(signed), 0, most, step, 0, "Angle error in degrees")
+    one = _histogram("How large", said, np.abs(signed), (0, most, step), "0", "Angle error in degrees")
     said = f"Signed angle errors: median {whole['bias']:+.2f} degrees."
-    two = _histogram(said, signed, -most, most, step, 2, "Signed angle error in degrees")
+    two = _histogram("Which way", said, signed, (-most, most, step), "2", "Signed angle error in degrees")
     rows = []
     for label, name in enumerate(evidence.class_names):
         found = errors.summary(errors.elongated & (evidence.predictions.labels[errors.rows] == label))
@@ -236,19 +207,22 @@ def _angles(errors: AngleErrors, evidence: Evidence) -> str:
         f"are nearly square (aspect ratio below {LEAST_ASPECT:g}) and left out: they have no direction. A signed median far from "
         "0, or many errors near 90 degrees, points to a wrong angle convention."
     )
-    pair = f'<div class="pair">{figure("How large", one)}{figure("Which way", two)}</div>'
-    return paragraph(note, muted=True) + pair + table(caption, headings, rows, ["all", *_angle_cells(whole)])
+    return (
+        paragraph(note, muted=True) + pair(figure(one), figure(two)) + table(caption, headings, rows, ["all", *_angle_cells(whole)])
+    )
 
 
-def _histogram(said: str, degrees: np.ndarray, low: int, high: int, step: int, colour: int, name: str) -> str:
-    """Shares of the values in equal steps; what lies beyond is in the first and the last."""
+def _histogram(heading: str, said: str, degrees: np.ndarray, span: tuple[int, int, int], colour: str, name: str) -> Chart:
+    """Shares of the values in equal steps of a span (low, high, step); what lies beyond is in the first and the last."""
+    low, high, step = span
     starts = list(range(low, high, step))
     counts = np.histogram(np.clip(degrees, low, high - 1e-9), [*starts, high])[0]
     share = counts / len(degrees)
-    axis = Axis(0, max(0.05, math.ceil(20 * share.max()) / 20), "Share of the matched boxes", percent)
-    texts = [f"{k}° to {k + step}°: {n:,} ({100 * part:.1f} %)" for k, n, part in zip(starts, counts, share, strict=True)]
+    titles = [f"{k}° to {k + step}°: {n:,} ({100 * part:.1f} %)" for k, n, part in zip(starts, counts, share, strict=True)]
     ends = "" if high == 90 else f"; beyond {high} in the last"
-    return bar_chart(said, [f"{k}°" for k in starts], axis, [Bars(share.tolist(), colour, "", texts)], name + ends, True)
+    x = Axis(0, len(starts), name + ends)
+    y = Axis(0, max(0.05, math.ceil(20 * share.max()) / 20), "Share of the matched boxes", percent)
+    return Chart(heading, said, x, y, bars=[Bars(share.tolist(), colour, titles)], labels=[f"{k}°" for k in starts])
 
 
 def _angle_cells(found: Mapping[str, float] | None) -> list[str]:
@@ -261,36 +235,40 @@ def _angle_cells(found: Mapping[str, float] | None) -> list[str]:
 def _scores(matching: Matching, least: float) -> str:
     found = trust(matching)
     labels = [f"{low:.1f}" for low in found.edges[:-1]]
-    top = max(1.0, float((found.true + found.false).max(initial=0)))
     spans = [f"score {low:.1f} to {low + 0.1:.1f}" for low in found.edges[:-1]]
-    groups = [
-        Bars(found.true.tolist(), "good", "true", [f"{s}: {n:,} true positives" for s, n in zip(spans, found.true, strict=True)]),
-        Bars(
-            found.false.tolist(), "bad", "false", [f"{s}: {n:,} false positives" for s, n in zip(spans, found.false, strict=True)]
-        ),
-    ]
-    said = f"Detections by score: {int(found.true.sum()):,} true and {int(found.false.sum()):,} false positives."
-    one = bar_chart(said, labels, Axis(0, 1.05 * top, "Detections"), groups, "Score from", stacked=True)
-    error = "" if found.error is None else f" Expected calibration error: {100 * found.error:.1f} %."
-    texts = [f"{s}: {shown(float(p))} % are true positives" for s, p in zip(spans, found.precision, strict=True)]
-    axis = Axis(0, 1, "Share of true positives", percent)
-    chart = bar_chart(
-        f"Share of true positives by score.{error}", labels, axis, [Bars(found.precision.tolist(), 0, "", texts)], "Score from"
+    x = Axis(0, len(labels), "Score from")
+    kinds = (("true positives", GOOD, found.true), ("false positives", BAD, found.false))
+    counts_chart = Chart(
+        "True and false positives",
+        f"Detections by score: {int(found.true.sum()):,} true and {int(found.false.sum()):,} false positives.",
+        x,
+        Axis(0, 1.05 * max(1.0, float((found.true + found.false).max(initial=0))), "Detections", whole=True),
+        bars=[
+            Bars(values.tolist(), colour, [f"{s}: {n:,} {kind}" for s, n in zip(spans, values, strict=True)], kind)
+            for kind, colour, values in kinds
+        ],
+        labels=labels,
+        stacked=True,
     )
-    diagonal = Line(np.array([0.0, 1.0]), np.array([0.0, 1.0]), "ink", "score equals precision", "dashed")
-    two = over_bars(chart, Axis(0, 1), axis, diagonal)
+    error = "" if found.error is None else f" Expected calibration error: {100 * found.error:.1f} %."
+    titles = [f"{s}: {shown(float(p))} % are true positives" for s, p in zip(spans, found.precision, strict=True)]
+    calibration = Chart(
+        "Calibration",
+        f"Share of true positives by score.{error}",
+        x,
+        Axis(0, 1, "Share of true positives", percent),
+        [Line(np.array([0.0, len(labels)]), np.array([0.0, 1.0]), "ink", "score equals precision", style="dashed")],
+        [Bars(found.precision.tolist(), "0", titles)],
+        labels,
+        note="The dashed line: scores that are probabilities." + error,
+    )
     why = reasons(matching)
     confident = why[matching.evidence.predictions.scores >= least]
     counts = [int((confident == k).sum()) for k in range(len(REASONS))]
     total = max(1, sum(counts))
     rows = [[reason, f"{count:,}", f"{100 * count / total:.1f} %"] for reason, count in zip(REASONS, counts, strict=True)]
     caption = f"Why false positives with a score of at least {least:g} are false (IoU {matching.iou:g})."
-    legend = (("good", "true positives"), ("bad", "false positives"))
-    pair = (
-        f'<div class="pair">{figure("True and false positives", one, legend=legend)}'
-        f"{figure('Calibration', two, 'The dashed line: scores that are probabilities.' + error)}</div>"
-    )
-    return pair + table(caption, ["reason", "false positives", "share"], rows)
+    return pair(figure(counts_chart), figure(calibration)) + table(caption, ["reason", "false positives", "share"], rows)
 
 
 def _cases(matching: Matching, errors: AngleErrors, score: float) -> Iterator[Section]:
@@ -330,9 +308,10 @@ def _cases(matching: Matching, errors: AngleErrors, score: float) -> Iterator[Se
         "Boxes that count as found although they point elsewhere.",
     )
     key = (
-        '<p class="muted"><span class="key" style="border-color:#2ecc71"></span>truth '
-        '<span class="key" style="border-color:#ff8c1a"></span>detection. Thick: the box in question; thin: the others about it, '
-        f"detections from a score of {score:g} on. Dashed: difficult objects.</p>"
+        f'<p class="muted"><span class="key" style="border-color:rgb{TRUTH}"></span>truth '
+        f'<span class="key" style="border-color:rgb{DETECTION}"></span>detection. '
+        f"Thick: the box in question; thin: the others about it, detections "
+        f"from a score of {score:g} on. Dashed: difficult objects.</p>"
     )
     ends = np.cumsum([0, len(false), len(missed), len(turned)]).tolist()
     for k, (name, heading, nothing) in enumerate(

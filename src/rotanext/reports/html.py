@@ -3,16 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-# Okabe and Ito's colours (2008), told apart with common colour deficiencies, darker on light ground.
-_STYLE = """
-:root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1b2430;--muted:#5b6775;--line:#dfe3e8;--accent:#0b63b0;
---heat:11,99,176;--c0:#0b6fb8;--c1:#d9660a;--c2:#0a8f68;--c3:#b8478f;--c4:#8a6d00;--c5:#3a3fb5;--c6:#c0272d;--c7:#177f95;--c8:#6b4fa3;--c9:#5c6b2a;
---good:#0a8f68;--bad:#d9660a}
-@media (prefers-color-scheme:dark){:root{--bg:#10141a;--card:#181e26;--ink:#e6eaf0;--muted:#9aa7b6;--line:#2b3440;--accent:#6cb6ff;
---heat:44,112,205;--c0:#58b0f5;--c1:#ff9d4d;--c2:#35cf9d;--c3:#ee8cc8;--c4:#e6c84b;--c5:#9aa0ff;--c6:#ff7b7f;--c7:#4fd0e6;--c8:#c0a4f5;
---c9:#b9cb7a;--good:#35cf9d;--bad:#ff9d4d}}
+from rotanext.reports.charts import Chart, chart_svg
+from rotanext.reports.colours import DARK, LIGHT, classes, variables
+
+Section = tuple[str, str, str]  # id, heading, HTML
+_STYLE = f"""
+:root{{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--accent:#0b63b0;--heat:11,99,176;{variables(LIGHT)}}}
+@media (prefers-color-scheme:dark){{:root{{--bg:#10141a;--card:#181e26;--accent:#6cb6ff;--heat:44,112,205;{variables(DARK)}}}}}
+{classes()}"""
+_RULES = """
 *{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);
+body{margin:0;background:var(--bg);color:var(--c-ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
 header,main,footer{max-width:1160px;margin:0 auto;padding:0 20px}
 header{padding-top:36px}
@@ -20,37 +21,31 @@ h1{font-size:1.9rem;line-height:1.2;margin:0 0 4px;overflow-wrap:anywhere}
 h2{font-size:1.3rem;margin:0 0 4px}
 h3{font-size:1rem;margin:0 0 6px}
 p{margin:4px 0 12px;max-width:75ch}
-.muted,figcaption,caption{color:var(--muted);font-size:.88rem}
+.muted,figcaption,caption{color:var(--c-muted);font-size:.88rem}
 a{color:var(--accent)}
 nav ul{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;margin:18px 0 0;padding:0;font-size:.92rem}
-section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:22px 24px;margin:20px 0}
+section{background:var(--card);border:1px solid var(--c-grid);border-radius:12px;padding:22px 24px;margin:20px 0}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:12px;margin:22px 0 0;padding:0}
-.figures div{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:12px 16px}
-.figures dt{color:var(--muted);font-size:.84rem}
+.figures div{background:var(--card);border:1px solid var(--c-grid);border-radius:12px;padding:12px 16px}
+.figures dt{color:var(--c-muted);font-size:.84rem}
 .figures dd{margin:0;font-size:1.65rem;font-weight:650;letter-spacing:-.01em;font-variant-numeric:tabular-nums}
-.figures small{display:block;color:var(--muted);font-size:.78rem;font-weight:400;letter-spacing:0}
+.figures small{display:block;color:var(--c-muted);font-size:.78rem;font-weight:400;letter-spacing:0}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:24px 32px;margin-top:14px}
 figure{margin:0;min-width:0}
 svg{display:block;width:100%;height:auto}
-svg text{fill:var(--muted);font-size:12px}
-svg .axis{fill:var(--ink);font-size:12.5px}
-svg .grid line{stroke:var(--line);stroke-width:1}
-.line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-.line circle{stroke:none}
-.line.faint{stroke-width:1;opacity:.28}
-.line.thick{stroke-width:3.6}
-.line.dashed{stroke-dasharray:6 4}
-.line:hover{stroke-width:4.5;opacity:1}
+.line:hover path{stroke-width:4.5;opacity:1}
 .bar:hover{opacity:.75}
 .legend{display:flex;flex-wrap:wrap;gap:2px 16px;list-style:none;margin:8px 0 0;padding:0;font-size:.86rem}
 .legend li{overflow-wrap:anywhere}
-.legend i{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:6px;vertical-align:middle}
+.legend i{display:inline-block;width:16px;border-top:4px solid;margin-right:6px;vertical-align:middle}
+.legend i.thick{border-top-width:5px}.legend i.dashed{border-top-style:dashed}
+.legend i.bar{width:12px;border-top-width:12px;border-radius:2px}
 .scroll{overflow-x:auto;margin-top:14px}
 .scroll:focus-visible,summary:focus-visible,a:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:min(100%,460px)}
 caption{text-align:left;padding-bottom:6px}
 caption span{position:sticky;left:0;display:inline-block;max-width:min(75ch,calc(100vw - 64px))}
-th,td{padding:5px 12px;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
+th,td{padding:5px 12px;text-align:right;border-bottom:1px solid var(--c-grid);vertical-align:top}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 th{font-weight:600}
 tbody th{font-weight:400;overflow-wrap:anywhere;min-width:7em}
@@ -64,38 +59,33 @@ table.matrix{border-collapse:separate;border-spacing:2px;min-width:0}
 .matrix thead th{vertical-align:bottom;font-size:.82rem;font-weight:400;overflow-wrap:anywhere;min-width:5.4em;width:6.4em}
 .matrix.many thead th{min-width:0;writing-mode:vertical-rl;text-align:left;width:auto;padding-left:0}
 .matrix tbody th{border:0;text-align:right;vertical-align:middle;padding-right:8px}
-.matrix td:hover{outline:2px solid var(--ink)}
+.matrix td:hover{outline:2px solid var(--c-ink)}
 .matrix td.strong{color:#fff}
 .matrix.many td{font-size:.82rem;padding:3px}
 .unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .matrix small{display:block;opacity:.8;font-size:.74rem}
 .matrix .none{background:none}
 .crops{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:16px;list-style:none;margin:14px 0 0;padding:0}
-.crops img,.crops .noimage{display:block;width:100%;aspect-ratio:1;border-radius:8px;background:var(--line)}
+.crops img,.crops .noimage{display:block;width:100%;aspect-ratio:1;border-radius:8px;background:var(--c-grid)}
 .crops img.whole{aspect-ratio:auto}
-.crops .noimage{display:grid;place-items:center;color:var(--muted);font-size:.84rem;text-align:center;padding:8px}
+.crops .noimage{display:grid;place-items:center;color:var(--c-muted);font-size:.84rem;text-align:center;padding:8px}
 figcaption{margin-top:6px}
 .crops figcaption{font-size:.82rem;line-height:1.4;overflow-wrap:anywhere;margin-top:6px}
-.crops b{color:var(--ink)}
+.crops b{color:var(--c-ink)}
 .crops .muted{font-size:inherit}
 details{margin-top:14px}
 summary{cursor:pointer;font-weight:600}
 .key{display:inline-block;width:12px;height:12px;border:3px solid;border-radius:2px;vertical-align:-1px;margin-right:4px}
 footer{padding-bottom:48px}
 @media (max-width:600px){header,main,footer{padding-left:12px;padding-right:12px}section{padding:16px 14px}h1{font-size:1.5rem}
-.crops{grid-template-columns:repeat(2,minmax(0,1fr));gap:12px}svg text{font-size:14px}svg .axis{font-size:14px}
+.crops{grid-template-columns:repeat(2,minmax(0,1fr));gap:12px}svg text{font-size:14px}
 th,td{padding:5px 8px}.figures{grid-template-columns:repeat(2,1fr)}.figures dd{font-size:1.4rem}}
 @media print{body{background:#fff}section{break-inside:avoid-page}}
 """
-_SERIES = [*(str(k) for k in range(10)), "good", "bad", "ink", "muted"]
-_COLOURS = "".join(
-    f".c{k}{{stroke:{v};}}.bar.c{k},.c{k} circle{{fill:{v};stroke:none}}i.c{k}{{background:{v}}}"
-    for k, v in ((k, f"var(--{'c' + k if k.isdigit() else k})") for k in _SERIES)
-)
 
 
-def whole_page(title: str, head: str, sections: Iterable[tuple[str, str, str]], foot: str) -> str:
-    """The page from finished parts: `head` and `foot` are HTML, sections are (id, heading as text, HTML)."""
+def whole_page(title: str, head: str, sections: Iterable[Section], foot: str) -> str:
+    """The page from finished parts: `head` and `foot` are HTML, headings are text."""
     parts = list(sections)
     links = "".join(f'<li><a href="#{name}">{escape(heading)}</a></li>' for name, heading, _ in parts)
     body = "".join(
@@ -106,7 +96,7 @@ def whole_page(title: str, head: str, sections: Iterable[tuple[str, str, str]], 
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="generator" content="rotanext">\n'
-        f"<title>{escape(title)}</title><style>{_STYLE}{_COLOURS}</style></head>\n<body><header>{head}\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}{_RULES}</style></head>\n<body><header>{head}\n"
         f'<nav aria-label="Contents"><ul>{links}</ul></nav></header>\n<main>{body}</main>\n<footer>{foot}</footer></body></html>\n'
     )
 
@@ -146,12 +136,26 @@ def scrolling(name: str, html: str) -> str:
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">{html}</div>'
 
 
-def figure(heading: str, chart: str, caption: str = "", legend: Iterable[tuple[int | str, str]] = ()) -> str:
-    """A chart with heading, legend of (colour, text) and caption."""
-    entries = "".join(f'<li><i class="c{colour}"></i>{escape(text)}</li>' for colour, text in legend)
+def figure(chart: Chart) -> str:
+    """A chart with heading, legend and small print.
+
+    Only the drawing is the plotting library's. Heading, legend and small print are the page's: they wrap on a phone, and their
+    letters do not shrink with the chart.
+    """
+    heading = f"<h3>{escape(chart.heading)}</h3>"
+    if not (chart.lines or chart.bars):
+        return f"<figure>{heading}{paragraph(chart.empty)}</figure>"
+    entries = "".join(
+        f'<li><i class="{f"key-{colour} {style}".strip()}"></i>{escape(text)}</li>' for colour, style, text in chart.legend
+    )
     key = f'<ul class="legend">{entries}</ul>' if entries else ""
-    note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure><h3>{escape(heading)}</h3>{chart}{key}{note}</figure>"
+    note = f"<figcaption>{escape(chart.note)}</figcaption>" if chart.note else ""
+    return f"<figure>{heading}{chart_svg(chart)}{key}{note}</figure>"
+
+
+def pair(*parts: str) -> str:
+    """Parts side by side where there is room."""
+    return f'<div class="pair">{"".join(parts)}</div>'
 
 
 def paragraph(text: str, muted: bool = False) -> str:

@@ -1,20 +1,33 @@
-"""The report of `rotanext labels check` as one HTML page."""
+"""The report of `rotanext labels check`: one HTML page, and the same as JSON."""
 
-import base64
+import json
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from rotanext.errors import UserError, counted
-from rotanext.images.reading import read_image
+from rotanext.images.drawing import draw_outline
+from rotanext.images.reading import read_image, write_file
 from rotanext.labels.check import Check
 from rotanext.labels.findings import KINDS, Finding
-from rotanext.reports.html import cards, figure, paragraph, scrolling, table, whole_page
-from rotanext.reports.svg import Axis, Bars, bar_chart, number
+from rotanext.reports.charts import Axis, Bars, Chart, number
+from rotanext.reports.crops import cut_window, jpeg_uri
+from rotanext.reports.html import cards, figure, pair, paragraph, scrolling, table, whole_page
+from rotanext.system.files import make_folder
 
 _ROWS, _SHOWN, _SAMPLES, _SIDE = 50, 4, 6, 220  # rows and crops of a kind of finding, images, pixels
+OUTLINE = (255, 150, 30)
+
+
+def write_check(check: Check, folder: Path) -> list[Path]:
+    """Write report.html and report.json to a folder."""
+    make_folder(folder)
+    write_file(folder / "report.json", (json.dumps(check.to_json(), ensure_ascii=False, indent=1) + "\n").encode())
+    write_file(folder / "report.html", page(check).encode())
+    return [folder / "report.html", folder / "report.json"]
 
 
 def page(check: Check) -> str:
@@ -26,7 +39,7 @@ def page(check: Check) -> str:
         ("findings", "Findings", _findings(check) or paragraph("Nothing was found.")),
         ("images", "Some of the images, with their labels", _samples(check) or paragraph("None has labels.")),
         ("classes", "Classes", _classes(check)),
-        ("distributions", "Distributions", f'<div class="pair">{"".join(_plots(check))}</div>'),
+        ("distributions", "Distributions", pair(*_plots(check))),
     ]
     return whole_page(f"Labels: {check.source}", head, sections, paragraph("Written by rotanext labels check.", muted=True))
 
@@ -72,9 +85,10 @@ def _shots(findings: Sequence[Finding]) -> str:
     for finding in findings:
         if len(shots) == _SHOWN:
             break
-        if finding.corners is not None and finding.image is not None and finding.image.file is not None:
+        corners = finding.corners
+        if corners is not None and np.isfinite(corners).all() and finding.image is not None and finding.image.file is not None:
             try:
-                source = _crop(read_image(finding.image.file), finding.corners)
+                source = jpeg_uri(draw_shot(read_image(finding.image.file), corners))
             except (UserError, cv2.error):
                 continue
             name = escape(f"{finding.image.name}: {finding.text}")
@@ -93,39 +107,27 @@ def _samples(check: Check) -> str:
             pixels = read_image(image.file)
         except (UserError, cv2.error):
             continue
-        scale = 2 * _SIDE / max(pixels.shape[:2])
-        size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        held = counted(len(image.objects), "object")
-        name = escape(f"{image.name}: {held}")
-        data = _jpeg(_outlined(small, image.objects.corners * scale))
+        name = escape(f"{image.name}: {counted(len(image.objects), 'object')}")
+        data = jpeg_uri(draw_sample(pixels, image.objects.corners))
         items.append(f'<li><figure><img class="whole" alt="{name}" src="{data}"><figcaption>{name}</figcaption></figure></li>')
     return f'<ul class="crops">{"".join(items)}</ul>' if items else ""
 
 
-def _outlined(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """The image with quadrilaterals `[N, 4, 2]`, orange on a dark seam."""
-    points = [np.rint(np.clip(each, -2000, 4000) * 8).astype(np.int32) for each in corners]
-    for colour, width in (((20, 20, 20), 4), ((255, 150, 30), 2)):
-        cv2.polylines(image, points, True, colour, width, cv2.LINE_AA, 3)
-    return image
+def draw_sample(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """A whole image (uint8 RGB), its longer side made so many pixels, with outlines of its objects `[N, 4, 2]`."""
+    scale = 2 * _SIDE / max(image.shape[:2])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    for each in corners:
+        draw_outline(small, each * scale, OUTLINE, 2, halo=1)
+    return small
 
 
-def _jpeg(image: np.ndarray) -> str:
-    """An image as the address of an <img>."""
-    data = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 85))[1]
-    return f"data:image/jpeg;base64,{base64.b64encode(bytes(data)).decode()}"
-
-
-def _crop(image: np.ndarray, corners: np.ndarray) -> str:
-    """The object and its surroundings; what lies outside the image is grey."""
-    low, high = corners.min(0), corners.max(0)
-    side = float(np.clip(1.6 * (high - low).max(), 40, 4000))
-    start = (low + high) / 2 - side / 2
-    scale = _SIDE / side
-    matrix = np.array([[scale, 0, -start[0] * scale], [0, scale, -start[1] * scale]])
-    crop = cv2.warpAffine(image, matrix, (_SIDE, _SIDE), flags=cv2.INTER_AREA, borderValue=(128, 128, 128))
-    return _jpeg(_outlined(crop, ((corners - start) * scale)[None]))
+def draw_shot(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """An object `[4, 2]` and its surroundings, cut from an image (uint8 RGB)."""
+    crop, scale, start = cut_window(image, corners, _SIDE, context=1.6, least=40)
+    draw_outline(crop, (corners - start) * scale, OUTLINE, 2, halo=1)
+    return crop
 
 
 def _classes(check: Check) -> str:
@@ -167,10 +169,16 @@ def histogram(title: str, values: np.ndarray, edges: np.ndarray, of: str = "obje
     Under each bar stands where it begins. middle: whether the median means something, which it does not for directions.
     """
     counts = np.histogram(np.clip(values, edges[0], np.nextafter(edges[-1], -np.inf)), edges)[0]
-    texts = [f"{low:g} to {high:g}: {count:,}" for low, high, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True)]
+    titles = [f"{low:g} to {high:g}: {count:,}" for low, high, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True)]
     median = f"median {np.median(values):.3g}" if middle else ""
-    y = Axis(0, max(1.0, float(counts.max(initial=0))), of)
-    bars = Bars(counts.tolist(), 0, title, texts)
-    name = f"{title}: {f'{median}, of ' * middle}{len(values):,}"
-    chart = bar_chart(name, [number(low) for low in edges[:-1]], y, [bars], "from")
-    return figure(title, chart, median)
+    return figure(
+        Chart(
+            title,
+            f"{title}: {f'{median}, of ' * middle}{len(values):,}",
+            Axis(0, len(counts), "from"),
+            Axis(0, max(1.0, float(counts.max(initial=0))), of, whole=True),
+            bars=[Bars(counts.tolist(), "0", titles)],
+            labels=[number(low) for low in edges[:-1]],
+            note=median,
+        )
+    )

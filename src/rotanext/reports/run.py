@@ -1,32 +1,35 @@
 """One self-contained HTML page about a training or an evaluation: figures, curves, failures as images, configuration, machine."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from rotanext.config import Config, flat_values
 from rotanext.errors import counted
 from rotanext.evaluation.analysis import angle_errors, match
+from rotanext.evaluation.evaluate import Evaluation
 from rotanext.evaluation.metrics import Evidence, Scores
-from rotanext.reports.evaluation import Section, evaluation_sections, shown
-from rotanext.reports.html import cards, facts, figure, paragraph, table, whole_page
-from rotanext.reports.svg import Axis, Line, line_chart, number, percent
+from rotanext.images.reading import write_file
+from rotanext.reports.charts import number
+from rotanext.reports.confusion import plot_confusion
+from rotanext.reports.evaluation import evaluation_sections, plot_precision_recall, shown
+from rotanext.reports.html import Section, cards, facts, paragraph, table, whole_page
+from rotanext.reports.training import training_section
+from rotanext.system.facts import provenance
 from rotanext.system.files import write_atomically
 
-Floats = np.ndarray
 _NOTES = {"map50": "at IoU 0.5", "map75": "at IoU 0.75", "map50_95": "mean over the IoUs from 0.5 to 0.95"}
-_SMOOTH = 25  # the moving average is over one part in so many
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
     """What a page is about; parts that are not there make no section.
 
-    rows: of metrics.jsonl, see `plots.plot_training`. about: what was trained or evaluated, by name. speed: figures by name, such
-    as "images/s". config: every key with its value. environment: see `provenance.provenance`.
+    rows: of metrics.jsonl, see `training.training_charts`. about: what was trained or evaluated, by name. speed: figures by name,
+    such as "images/s". config: every key with its value. environment: see `provenance.provenance`.
     """
 
     title: str
@@ -50,8 +53,36 @@ def write_report(contents: Contents, path: str | Path) -> None:
     write_atomically(Path(path), lambda part: part.write_text(html, encoding="utf-8", errors="replace"))
 
 
+def write_evaluation(
+    evaluation: Evaluation, out: Path, about: Mapping[str, object], config: Config | None = None, device: Any = None
+) -> None:
+    """Write what `write_scores` writes, and `report.html`.
+
+    about: what was evaluated. config: of the detector, where there was one. Raises UserError where `out` cannot be written.
+    """
+    write_scores(evaluation.scores, out)
+    contents = Contents(
+        title=f"Evaluation: {config.name}" if config else "Evaluation of detections",
+        about=about,
+        scores=evaluation.scores,
+        evidence=evaluation.evidence,
+        speed=evaluation.speed,
+        config=flat_values(config) if config else {},
+        environment=provenance(device),
+    )
+    write_report(contents, out / "report.html")
+
+
+def write_scores(scores: Scores, out: Path) -> None:
+    """Write `metrics.json`, `precision_recall.png` and `confusion.png`."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(out / "metrics.json", (json.dumps(scores.to_json(), indent=1) + "\n").encode())
+    plot_precision_recall(scores, out / "precision_recall.png")
+    plot_confusion(scores, out / "confusion.png")
+
+
 def html_report(contents: Contents) -> str:
-    """The page as text; see `write_html_report`."""
+    """The page as text; see `write_report`."""
     return whole_page(contents.title, _head(contents), _sections(contents), _foot())
 
 
@@ -91,7 +122,7 @@ def _headline(contents: Contents) -> Iterator[tuple[str, str, str]]:
 
 def _sections(contents: Contents) -> Iterator[Section]:
     if contents.rows:
-        yield "training", "Training", _training(contents.rows)
+        yield "training", "Training", training_section(contents.rows)
     if contents.scores is not None:
         yield from evaluation_sections(contents.scores, contents.evidence)
     if contents.speed:
@@ -119,67 +150,3 @@ def _method(scores: Scores) -> str:
 
 def _foot() -> str:
     return paragraph("This page is one file: it loads nothing and runs no script.", muted=True)
-
-
-def _training(rows: Sequence[Mapping[str, Any]]) -> str:
-    last = max((float(row["step"]) for row in rows), default=1.0)
-    steps = Axis(0, max(last, 1.0), "Step")
-    parts = [
-        _noisy("Loss", rows, steps, {"loss": ("total", "ink"), "loss_cls": ("classification", 0), "loss_box": ("box", 1)}),
-        _scores(rows, steps),
-        _noisy("Learning rate", rows, steps, {"lr": ("learning rate", 2)}, smooth=False),
-        _noisy("Gradient norm, before clipping", rows, steps, {"grad_norm": ("gradient norm", 4)}),
-    ]
-    skipped = max((float(row.get("skipped") or 0) for row in rows), default=0.0)
-    note = f"{skipped:.0f} steps were skipped because loss or gradient was not finite." if skipped else ""
-    return (paragraph(note) if note else "") + f'<div class="pair">{"".join(parts)}</div>'
-
-
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[Floats, Floats]:
-    found = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
-    points = np.array(found, np.float64).reshape(-1, 2)
-    points = points[np.isfinite(points).all(1)]
-    return points[:, 0], points[:, 1]
-
-
-def _smoothed(values: Floats) -> Floats:
-    """Centred moving average, over what there is of the window at both ends."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    at, half = np.arange(len(values)), max(1, len(values) // (2 * _SMOOTH))
-    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
-
-
-def _noisy(
-    heading: str, rows: Sequence[Mapping[str, Any]], steps: Axis, named: Mapping[str, tuple[str, int | str]], smooth: bool = True
-) -> str:
-    """Raw values faint, their moving average on top; the axis ends above nearly all values, whatever the spikes."""
-    lines: list[Line] = []
-    legend: list[tuple[int | str, str]] = []
-    top = 0.0
-    for key, (name, colour) in named.items():
-        x, y = _series(rows, key)
-        if not len(x):
-            continue
-        top = max(top, float(np.quantile(y, 0.99)))
-        if smooth:
-            lines.append(Line(x, y, colour, name, "faint"))
-        lines.append(Line(x, _smoothed(y) if smooth else y, colour, name))
-        legend.append((colour, f"{name}, last {lines[-1].y[-1]:.3g}"))
-    if not lines:
-        return figure(heading, paragraph("Nothing was recorded."))
-    said = f"{heading} over the steps: " + ", ".join(text for _, text in legend)
-    return figure(heading, line_chart(said, steps, Axis(0, 1.1 * top or 1.0), lines), legend=legend)
-
-
-def _scores(rows: Sequence[Mapping[str, Any]], steps: Axis) -> str:
-    lines, legend = [], []
-    for colour, (key, name) in enumerate({"map50": "mAP50", "map75": "mAP75", "map50_95": "mAP50:95"}.items()):
-        x, y = _series(rows, key)
-        if len(x):
-            lines.append(Line(x, y, colour, name, dots=True))
-            legend.append((colour, f"{name}, last {shown(float(y[-1]))} %"))
-    if not lines:
-        return figure("Validation", paragraph("There was no validation."))
-    said = "Validation over the steps: " + ", ".join(text for _, text in legend)
-    return figure("Validation", line_chart(said, steps, Axis(0, 1, "", percent), lines), legend=legend)

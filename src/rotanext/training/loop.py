@@ -22,14 +22,13 @@ from rotanext.evaluation.metrics import Evidence, Scores
 from rotanext.heads.contract import Targets
 from rotanext.inference.detector import Detector, build_network
 from rotanext.models.network import Network
-from rotanext.reports.plots import plot_training
 from rotanext.system.files import write_atomically
 from rotanext.system.processes import Processes
 from rotanext.system.progress import Display
 from rotanext.system.signals import asked_to_stop
 from rotanext.training.feeding import StepData, batches_of, load_window, vanished
 from rotanext.training.optimizer import AveragedModel, build_optimizer, rate_factor, set_rate
-from rotanext.training.runlog import append_row, keep_rows, read_rows
+from rotanext.training.runlog import append_row, keep_rows
 from rotanext.training.sharding import load_optimizer, load_weights, shard, synchronise_norms, wants_shards, whole, whole_on_main
 from rotanext.training.state import (
     Progress,
@@ -148,8 +147,6 @@ class Trainer:
                 f"Stopped after step {self.progress.step} of {self.total_steps}; everything is saved.\n"
                 f"Go on with: rotanext train --resume {self.folder}"
             )
-        if self.processes.is_main and (rows := read_rows(self.folder / "metrics.jsonl")):
-            plot_training(rows, self.folder / "curves.png")
         return scores
 
     def _ask(self) -> bool:

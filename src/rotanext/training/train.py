@@ -8,9 +8,9 @@ from rich.console import Console
 
 from rotanext.config import Config, flat_values, validate_saved, with_overrides
 from rotanext.errors import Problems, UserError, counted, explain
-from rotanext.evaluation.evaluate import write_scores
 from rotanext.evaluation.metrics import Scores
-from rotanext.reports.run import Contents, write_report
+from rotanext.reports.run import Contents, write_report, write_scores
+from rotanext.reports.training import plot_training
 from rotanext.system.allocator import keep_freed_memory
 from rotanext.system.facts import provenance
 from rotanext.system.files import make_folder
@@ -141,6 +141,8 @@ def _train(trainer: Trainer, state: State | None) -> Scores | None:
     if trainer.progress.step == trainer.total_steps:
         display.say("this training is complete; to train longer, start a new one with more train.epochs")
     scores = trainer.run()
+    if processes.is_main and (rows := read_rows(trainer.folder / "metrics.jsonl")):
+        plot_training(rows, trainer.folder / "curves.png")
     processes.leave()
     if trainer.stop and processes.is_main:
         raise KeyboardInterrupt
