@@ -92,7 +92,7 @@ class AugmentConfig(_Section):
 
 
 class AssignConfig(_Section):
-    """Which anchors learn an object, see heads/assign.py."""
+    """Which anchors learn an object, see `ops.assign_anchors`."""
 
     positive_iou: Fraction  # from this IoU on an anchor is positive
     negative_iou: Fraction  # below it is negative; in between it learns nothing
