@@ -16,7 +16,8 @@ from measure import save
 
 from rotanext.config import load_config
 from rotanext.data.dataset import EpochOrder, TrainingSet, make_loader, read_entries
-from rotanext.data.split import split_dataset, windows
+from rotanext.data.split import split_dataset
+from rotanext.data.tiles import windows
 from rotanext.errors import Problems
 from rotanext.images.reading import PNG_FAST, read_image
 from rotanext.synthetic.scenes import CLASS_NAMES, make_dataset

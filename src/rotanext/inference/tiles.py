@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from rotanext.data.split import starts
+from rotanext.data.tiles import starts
 from rotanext.detections import Detections
 from rotanext.errors import UserError
 from rotanext.images.resize import resize_to_fit

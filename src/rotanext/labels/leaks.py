@@ -12,12 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rotanext.data.tiles import scene_of_tile
 from rotanext.errors import UserError
 from rotanext.images.reading import image_size, read_image
 from rotanext.labels.dataset import LabelledImage, LabelSet
 from rotanext.labels.findings import Finding
 
-_TILE = re.compile(r"__\d+(?:\.\d+)?__-?\d+___-?\d+$")  # rates may be fractions, as in the devkit of DOTA
 _COPY = re.compile(r"\.rf\.[0-9a-f]{20,}$")  # what Roboflow adds to each augmented copy
 _COARSE, _FINE = 16, 64  # sides of the small grey images that are compared: of all, and of those found alike
 # Root mean square of the differences, in grey levels, below which two of them are one image. On the parcels of docs/results.md:
@@ -34,7 +34,7 @@ Track = Callable[[Iterable[Look], str, int], Iterable[Look]]
 
 def scene_of(name: str) -> str:
     """The image that a tile, or a copy by Roboflow, was made of."""
-    return _TILE.sub("", _COPY.sub("", name))
+    return scene_of_tile(_COPY.sub("", name))
 
 
 def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track: Track | None = None) -> Iterator[Finding]:
