@@ -15,8 +15,8 @@ from rotanext.config import Config
 from rotanext.data.augment import augment
 from rotanext.data.dota import inside, list_items, read_objects
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import check_image, read_image
 from rotanext.images.resize import resize_to_fit
+from rotanext.images.scenes import check_pixels, read_pixels
 from rotanext.objects import Objects
 
 
@@ -47,7 +47,7 @@ def read_entries(roots: list[str], class_names: tuple[str, ...], problems: Probl
             if item.image is None or item.label is None:
                 continue
             try:
-                width, height = check_image(item.image)
+                width, height = check_pixels(item.image)
             except UserError as error:
                 problems.note(str(error))
                 continue
@@ -86,7 +86,7 @@ class TrainingSet(Dataset[Sample | UserError]):
     def _load(self, index: int) -> tuple[np.ndarray, float]:
         """The resized image and its scale; kept in memory where the configuration says so."""
         if index not in self._cache:
-            loaded = resize_to_fit(read_image(self.entries[index].path), self.config.data.image_size)
+            loaded = resize_to_fit(read_pixels(self.entries[index].path), self.config.data.image_size)
             if not self.config.data.cache:
                 return loaded
             self._cache[index] = loaded

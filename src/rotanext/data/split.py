@@ -15,7 +15,8 @@ import numpy as np
 from rotanext.data.dota import Item, inside, list_items, read_objects, write_objects
 from rotanext.data.tiles import ANY_TILE, tile_name, windows
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import FILL, read_image, write_png
+from rotanext.images.reading import FILL, write_png
+from rotanext.images.scenes import read_pixels
 from rotanext.objects import Objects
 
 _MIN_OBJECT = 0.7  # of an object, by area
@@ -163,7 +164,7 @@ def _split_image(item: Item, target: Path, sizes: Sequence[int], overlaps: Seque
     result = _Result(Problems(strict))
     assert item.image is not None
     try:
-        image = read_image(item.image)
+        image = read_pixels(item.image)
         objects = None if item.label is None else read_objects(item.label, result.problems, image=item.image)
     except UserError as error:
         if strict:

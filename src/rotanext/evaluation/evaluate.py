@@ -18,7 +18,8 @@ from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.merge import merge_task1
 from rotanext.evaluation.metrics import THRESHOLDS, Evidence, Predictions, Scores, Truths, read_evidence
-from rotanext.images.reading import read_image, write_file
+from rotanext.images.reading import write_file
+from rotanext.images.scenes import read_pixels
 from rotanext.inference.detector import Detector
 from rotanext.reports.plots import plot_confusion, plot_precision_recall
 from rotanext.reports.run import Contents, write_report
@@ -67,7 +68,7 @@ def detect_each(
     detector: Detector, entries: Iterable[Entry], batch_size: int = 1, watch: Stopwatch | None = None
 ) -> Iterator[tuple[Entry, Detections | UserError]]:
     """Every entry with the detections on its image, or with the reason why that cannot be read."""
-    for entry, image in read_ahead(entries, lambda entry: read_image(entry.path)):
+    for entry, image in read_ahead(entries, lambda entry: read_pixels(entry.path)):
         if isinstance(image, UserError):
             yield entry, image
             continue

@@ -14,7 +14,8 @@ import numpy as np
 
 from rotanext.data.tiles import scene_of_tile
 from rotanext.errors import UserError
-from rotanext.images.reading import image_size, read_image
+from rotanext.images.reading import image_size
+from rotanext.images.scenes import read_pixels
 from rotanext.labels.dataset import LabelledImage, LabelSet
 from rotanext.labels.findings import Finding
 
@@ -112,7 +113,7 @@ def _look(path: Path, side: int = _COARSE) -> Look:
         width, height = image_size(path)
         if width * height > _LARGEST:
             return None
-        grey = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(read_pixels(path), cv2.COLOR_RGB2GRAY)
     except UserError as error:
         return str(error).removeprefix(f"{path}: ")
     if min(grey.shape) > 8 * side:  # in bytes as long as rounding is far below what is compared

@@ -10,7 +10,8 @@ import numpy as np
 from rotanext.errors import UserError
 from rotanext.evaluation.metrics import Evidence
 from rotanext.evaluation.scores import Floats
-from rotanext.images.reading import FILL, read_image
+from rotanext.images.reading import FILL
+from rotanext.images.scenes import read_pixels
 
 TRUTH, DETECTION = (46, 204, 113), (255, 140, 26)  # RGB
 _DARK = (16, 18, 22)
@@ -51,7 +52,7 @@ def _crops_of(evidence: Evidence, index: int, items: list[tuple[int, Wanted]], s
     if path is None:
         return
     try:
-        image = read_image(path)
+        image = read_pixels(path)
     except UserError:
         return
     predictions, truths = evidence.predictions, evidence.truths

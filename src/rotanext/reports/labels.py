@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from rotanext.errors import UserError, counted
-from rotanext.images.reading import read_image
+from rotanext.images.scenes import read_pixels
 from rotanext.labels.check import Check
 from rotanext.labels.findings import KINDS, Finding
 from rotanext.reports.html import cards, figure, paragraph, scrolling, table, whole_page
@@ -74,7 +74,7 @@ def _shots(findings: Sequence[Finding]) -> str:
             break
         if finding.corners is not None and finding.image is not None and finding.image.file is not None:
             try:
-                source = _crop(read_image(finding.image.file), finding.corners)
+                source = _crop(read_pixels(finding.image.file), finding.corners)
             except (UserError, cv2.error):
                 continue
             name = escape(f"{finding.image.name}: {finding.text}")
@@ -90,7 +90,7 @@ def _samples(check: Check) -> str:
         image = labelled[at]
         assert image.file is not None
         try:
-            pixels = read_image(image.file)
+            pixels = read_pixels(image.file)
         except (UserError, cv2.error):
             continue
         scale = 2 * _SIDE / max(pixels.shape[:2])
