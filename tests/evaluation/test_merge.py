@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from shapely.geometry import Polygon
 
-from rotanext.data.dota import Task1Line, read_task1
+from rotanext.data.task1 import Task1Line, read_task1
 from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.merge import (

@@ -13,7 +13,8 @@ from PIL import Image
 
 from rotanext.archive.addresses import open_address
 from rotanext.config import load_config
-from rotanext.data.dataset import TrainingSet, read_entries
+from rotanext.data.dataset import TrainingSet
+from rotanext.data.index import read_entries
 from rotanext.data.split import split_dataset
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rotanext.config import load_config
-from rotanext.data.dataset import read_entries
+from rotanext.data.index import read_entries
 from rotanext.data.select import thin_out
 from rotanext.data.split import split_dataset
 from rotanext.errors import Problems
@@ -70,7 +70,7 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     )
     write_png(images / "scene_labels.png", draw_objects(scene, objects, detector.class_names))
     write_png(images / "scene_detections.png", read_pixels(folder / "scene/images/scene.png"))
-    entries = read_entries([str(data / "val")], detector.class_names, Problems())[:EXAMPLES]
+    entries = read_entries([data / "val"], detector.class_names, Problems())[:EXAMPLES]
     shown = [read_pixels(entry.path) for entry in entries]
     sheet = contact_sheet([draw_detections(image, detector(image), DRAWN_FROM) for image in shown], 2)
     write_png(images / "validation_detections.png", sheet)

@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 
 from rotanext.config import Config, flat_values
-from rotanext.data.dataset import Entry, read_entries
-from rotanext.data.dota import check_task1_target, write_task1
+from rotanext.data.index import Entry, read_entries
+from rotanext.data.task1 import check_task1_target, write_task1
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.merge import merge_task1
@@ -147,9 +147,10 @@ def evaluate_weights(
     """Score a detector on a DOTA folder, whole images with their tiles merged; its detections are kept in `out`/Task1."""
     check_task1_target(out / "Task1", detector.class_names)
     make_folder(out)
-    entries = read_entries([str(data)], detector.class_names, problems)
+    track = Display(console).track
+    entries = read_entries([data], detector.class_names, problems, track)
     watch = Stopwatch()
-    read, detections = detect_all(detector, Display(console).track(entries, "detecting", len(entries)), problems, batch_size, watch)
+    read, detections = detect_all(detector, track(entries, "detecting", len(entries)), problems, batch_size, watch)
     if not read:
         raise UserError("\n".join([f"none of the images in {data} could be read", *problems.first]))
     speed = watch.figures()

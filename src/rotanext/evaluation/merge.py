@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rotanext.data.dota import read_task1
+from rotanext.data.task1 import read_task1
 from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import write_file

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from rotanext.data.dataset import read_entries
+from rotanext.data.index import read_entries
 from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.evaluation.evaluate import detect_all, score
 from rotanext.export.graph import DecodedNetwork, trace
@@ -215,6 +215,6 @@ def _drawn(detector: Detector) -> list[np.ndarray]:
 def _accuracy(detector: Detector, data: Path) -> dict[str, float | None]:
     """mAP of whole images, as `rotanext eval` has it."""
     problems = Problems(strict=True)
-    entries = read_entries([str(data)], detector.class_names, problems)
+    entries = read_entries([data], detector.class_names, problems)
     read, detections = detect_all(detector, entries, problems)
     return score(detections, read, detector.class_names).summary()

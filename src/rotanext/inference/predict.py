@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from rotanext.boxes import CONVENTION
-from rotanext.data.dota import check_task1_target, write_task1, zip_task1
+from rotanext.data.task1 import check_task1_target, write_task1, zip_task1
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.images.drawing import draw_detections

@@ -43,7 +43,7 @@ def read(source: Path, images: Path | None, problems: Problems) -> LabelSet:
 
 def _read_one(path: Path, file: Path | None, problems: Problems) -> Shapes:
     shapes = Shapes()
-    for place, entry in read_label_entries(path, problems, file):
+    for place, entry in read_label_entries(path, file):
         if isinstance(entry, Fault):
             problems.add(path, entry.found, entry.expected, entry.advice, place)
         elif isinstance(entry, Labelled):

@@ -3,10 +3,10 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,6 +16,19 @@ _PLAIN_EVERY = 15.0  # seconds between plain lines
 _RATE_OVER = 60.0  # seconds that the rate shown, and the time left, are measured over
 _LATEST = 1000  # steps that a rate is measured on
 _SUMMARY_KEYS = ("loss", "loss_cls", "loss_box", "lr", "grad_norm")
+
+
+class Track(Protocol):
+    """Goes through `total` items and shows, under the name `what`, how far it is."""
+
+    def __call__(self, items: Iterable[T], what: str, total: int) -> Generator[T]:
+        """The same items."""
+        ...
+
+
+def untracked(items: Iterable[T], what: str, total: int) -> Generator[T]:
+    """A `Track` that shows nothing."""
+    yield from items
 
 
 class Display:
@@ -132,26 +145,27 @@ class Display:
 
             yield tick
 
-    def track(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
-        """Go through `total` items with a bar on a terminal, or a line now and then."""
+    def track(self, items: Iterable[T], what: str, total: int) -> Generator[T]:
+        """Go through `total` items with a bar on a terminal, or a line now and then; both with a rate and the time left."""
         start = last = time.monotonic()
         if self.console.is_terminal:
             with self._columns() as bar:
                 self._bar = bar
                 task = bar.add_task(what, total=total, note="")
                 try:
-                    for item in items:
+                    for done, item in enumerate(items, 1):
                         yield item
-                        bar.update(task, advance=1)
+                        bar.update(task, completed=done, note=f"{done / max(time.monotonic() - start, 1e-9):.1f}/s")
                 finally:
                     self._bar = None
             return
-        for index, item in enumerate(items):
+        for done, item in enumerate(items, 1):
             yield item
             now = time.monotonic()
-            if now - last >= _PLAIN_EVERY or (index + 1 == total and now - start > 2):
-                last = now
-                self.say(f"{what}: {index + 1}/{total}, {(index + 1) / (now - start):.1f}/s")
+            if now - last >= _PLAIN_EVERY or (done == total and now - start > 2):
+                last, rate = now, done / (now - start)
+                left = f", {_spelt((total - done) / rate)} left" if done < total else ""
+                self.say(f"{what}: {done}/{total}, {rate:.1f}/s{left}")
 
     @contextmanager
     def archive(self, total: int) -> Iterator[Callable[[int | None, int | None], None]]:
