@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import pty
+import shutil
 import subprocess
 import sys
 import threading
@@ -151,8 +152,6 @@ def test_entries_are_light(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[tuple[int, int], dict[str, Any]]:
     """What was opened, by (process, processes)."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("opens")
     shutil.copytree(root, folder / "train")
     draw_dataset(folder / "val", 3, seed=1)
@@ -167,9 +166,8 @@ def counted(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[tuple[
 
 
 def test_each_file_is_opened_once_before_the_first_step(counted: dict[tuple[int, int], dict[str, Any]], root: Path) -> None:
-    labels = [f"train/labelTxt/{path.name}" for path in (root / "labelTxt").iterdir()] + [
-        f"val/labelTxt/p{k}.txt" for k in range(3)
-    ]
+    labels = [f"train/labelTxt/{path.name}" for path in (root / "labelTxt").iterdir()]
+    labels += [f"val/labelTxt/p{k}.txt" for k in range(3)]
     images = [f"train/images/{path.name}" for path in (root / "images").iterdir() if path.stem != "p8"]  # p8 has no label
     images += [f"val/images/p{k}.png" for k in range(3)]
     often = dict.fromkeys([*labels, *images], 1)

@@ -27,8 +27,8 @@ from rotanext.system.readahead import read_ahead
 if TYPE_CHECKING:  # accelerate stays out of what splits and evaluates
     from rotanext.system.processes import Processes
 
-_READERS = 8  # threads: they mostly wait for the disk
-_READING = "reading labels and image headers"
+READERS = 8  # threads: they mostly wait for the disk
+READING = "reading labels and image headers"
 
 Pair = tuple[Path, Path | None]  # a label file and its image
 
@@ -136,8 +136,8 @@ def _pair(item: Item) -> Pair:
 
 def _read_each(pairs: list[Pair], all_classes: bool, track: Track) -> Generator[tuple[Pair, _Read]]:
     """Every pair with what is in it, in order; raises the UserError of a label file that cannot be read."""
-    ahead = read_ahead(pairs, partial(_read, all_classes=all_classes), threads=_READERS, ahead=4 * _READERS)
-    with closing(track(ahead, _READING, len(pairs))) as stream:
+    ahead = read_ahead(pairs, partial(_read, all_classes=all_classes), threads=READERS, ahead=4 * READERS)
+    with closing(track(ahead, READING, len(pairs))) as stream:
         for pair, read in stream:
             if isinstance(read, UserError):
                 raise read

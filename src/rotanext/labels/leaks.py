@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from rotanext.images.reading import image_size
 from rotanext.images.scenes import read_pixels
 from rotanext.labels.dataset import LabelledImage, LabelSet
 from rotanext.labels.findings import Finding
+from rotanext.system.progress import Track, untracked
 
 _COPY = re.compile(r"\.rf\.[0-9a-f]{20,}$")  # what Roboflow adds to each augmented copy
 _COARSE, _FINE = 16, 64  # sides of the small grey images that are compared: of all, and of those found alike
@@ -30,7 +31,6 @@ _BLOCK = 2048
 _REMEMBERED = 4096  # images of 64 x 64
 
 Look = np.ndarray | str | None  # see _look
-Track = Callable[[Iterable[Look], str, int], Iterable[Look]]
 
 
 def scene_of(name: str) -> str:
@@ -38,7 +38,7 @@ def scene_of(name: str) -> str:
     return scene_of_tile(_COPY.sub("", name))
 
 
-def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track: Track | None = None) -> Iterator[Finding]:
+def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track: Track = untracked) -> Iterator[Finding]:
     """Tiles and copies of one scene by their names, identical files and, by their pixels, copies in other bytes.
 
     In training and validation, and files and copies in one set as well. `pixels` has all images decoded, which also finds those
@@ -61,11 +61,11 @@ def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track:
         yield from _copies([one for one in files if one not in same], track)
 
 
-def _copies(files: list[tuple[Path, bool]], track: Track | None) -> Iterator[Finding]:
+def _copies(files: list[tuple[Path, bool]], track: Track) -> Iterator[Finding]:
     """Images that show what an earlier one shows: shrunk to 16 x 16, and then 64 x 64, grey values they hardly differ."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # each holds a decoded image
         made = pool.map(_look, [path for path, _ in files])
-        looks = list(track(made, "decoding", len(files)) if track else made)
+        looks = list(track(made, "decoding", len(files)))
     rows: list[np.ndarray] = []
     shown: list[tuple[Path, bool]] = []
     for (path, training), look in zip(files, looks, strict=True):
