@@ -49,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "p4": "10 10 40 10 40 22 10 22 tower 0\n10 10 40 22 40 10 10 22 harbor 0\n",  # a class of its own, and one crossed
         "p5": f"{PLANE}10 10 40 10 40 22 10 22 shio 0\n",
         "p6": SHIP,  # its image is cut off
-        "p7": f"{PLANE}10 10 40 10 40 22 10 22 caf\xe9 0\n",
+        "p7": f"{PLANE}10 10 40 10 40 22 10 22 b\xe9 0\n",
         "lonely": "10 10 40 10 40 22 10 22 bridge 0\n",  # no image
     }
     for stem, text in labels.items():
