@@ -41,14 +41,13 @@ def read_image(path: str | Path) -> np.ndarray:
     can hold, and pixels that are neither 8 nor 16 bit unsigned (float and signed rasters have no range that everybody means).
     """
     path = Path(path)
-    data = read_bytes(path)
-    return decode_image(path, data, header_size(io.BytesIO(data)))
+    return decode_image(path, read_bytes(path))
 
 
-def decode_image(name: str | Path, data: bytes, size: tuple[int, int] | None) -> np.ndarray:
-    """The same of a file's bytes, whose header says `size`; `name` is what messages call it, and is not opened."""
+def decode_image(name: str | Path, data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The same of a file's bytes; `name` is what messages call it, and is not opened; `size` its header's, where it is known."""
     _check_whole(name, data)
-    _check_claim(name, size, len(data))
+    _check_claim(name, size or header_size(io.BytesIO(data)), len(data))
     pixels = _decode(_as_stored(data))
     if pixels is None:
         raise _not_decoded(name)
