@@ -15,8 +15,10 @@ import numpy as np
 from measure import save
 
 from rotanext.config import load_config
-from rotanext.data.dataset import EpochOrder, TrainingSet, make_loader, read_entries
-from rotanext.data.split import split_dataset, windows
+from rotanext.data.dataset import EpochOrder, TrainingSet, make_loader
+from rotanext.data.index import read_entries
+from rotanext.data.split import split_dataset
+from rotanext.data.tiles import windows
 from rotanext.errors import Problems
 from rotanext.images.reading import PNG_FAST, read_image
 from rotanext.synthetic.scenes import CLASS_NAMES, make_dataset
@@ -42,7 +44,7 @@ def codec_seconds(folder: Path, workers: int) -> float:
 def loader_rate(folder: Path, workers: int) -> float:
     """Augmented images a second of the training loader, after its workers have started."""
     config = load_config("demo", [f'data.train=["{folder}"]', f"data.image_size={TILE}", "data.cache=false"])
-    entries = read_entries([str(folder)], CLASS_NAMES, Problems())
+    entries = read_entries([folder], CLASS_NAMES, Problems())
     dataset = TrainingSet(entries, CLASS_NAMES, config)
     loader = make_loader(dataset, EpochOrder(len(dataset), 2, 0), workers)
     start, count = 0.0, 0

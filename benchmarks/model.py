@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from rotanext.config import load_config
-from rotanext.data.split import windows
+from rotanext.data.tiles import windows
 from rotanext.inference.detector import Detector, build_network
 from rotanext.models.fast import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models.network import Network

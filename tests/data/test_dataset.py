@@ -8,8 +8,9 @@ import torch
 
 from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config, load_config
-from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, collate, make_loader, read_entries
+from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, collate, make_loader
 from rotanext.data.dota import write_objects
+from rotanext.data.index import read_entries
 from rotanext.errors import Problems, UserError
 from rotanext.images.reading import write_png
 from rotanext.objects import Objects

@@ -11,11 +11,9 @@ from rotanext.data.dota import (
     inside,
     list_items,
     read_objects,
-    read_task1,
     write_objects,
-    write_task1,
-    zip_task1,
 )
+from rotanext.data.task1 import read_task1, write_task1, zip_task1
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.objects import Objects

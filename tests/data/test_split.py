@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import places
 from rotanext.data.dota import read_objects, write_objects
-from rotanext.data.split import objects_in_window, split_dataset, windows
+from rotanext.data.split import objects_in_window, split_dataset
+from rotanext.data.tiles import windows
 from rotanext.errors import Problems, UserError
 from rotanext.images.reading import image_size, read_image, write_png
 from rotanext.objects import Objects
@@ -74,54 +73,6 @@ def test_tiles_of_the_official_development_kit(shared: Path, tmp_path: Path) -> 
 
 def polygon(line: str) -> shapely.Polygon:
     return shapely.Polygon(np.array(line.split()[:8], float).reshape(4, 2))
-
-
-ONE = ([1024], [200])
-POOLED = ([2048, 1024, 682], [1000, 500, 333])  # rates 0.5, 1.0, 1.5 of 1024 with overlap 500
-WINDOWS = [
-    # width, height, sizes and overlaps, windows expected
-    (1024, 1024, ONE, [(0, 0, 1024)]),
-    (1025, 1024, ONE, [(0, 0, 1024), (1, 0, 1024)]),
-    (1848, 1024, ONE, [(0, 0, 1024), (824, 0, 1024)]),
-    (1849, 1024, ONE, [(0, 0, 1024), (824, 0, 1024), (825, 0, 1024)]),
-    (451, 839, ONE, [(0, 0, 1024)]),  # 36 % image, but nothing better
-    (1, 1, ONE, [(0, 0, 1024)]),
-    (1, 5000, ONE, [(0, y, 1024) for y in (0, 824, 1648, 2472, 3296, 3976)]),
-    (10, 6, ([10], [0]), [(0, 0, 10)]),  # exactly 60 %
-    (25, 4, ([10], [0]), [(0, 0, 10), (10, 0, 10), (15, 0, 10)]),  # all alike: all stay
-    (
-        1024,
-        1024,
-        POOLED,
-        [(0, 0, 1024), (0, 0, 682), (0, 342, 682), (342, 0, 682), (342, 342, 682)],
-    ),  # the first is 25 %
-    (500, 400, POOLED, [(0, 0, 682)]),  # 43 % beats 19 % and 5 %
-    (10, 5, ([10, 20], [2, 4]), [(0, 0, 10)]),
-]
-
-
-@pytest.mark.parametrize(("width", "height", "scales", "expected"), WINDOWS)
-def test_windows(width: int, height: int, scales: tuple[list[int], list[int]], expected: list[tuple[int, int, int]]) -> None:
-    assert windows(width, height, *scales) == expected
-
-
-def test_windows_of_several_rates() -> None:
-    found = windows(4000, 3000, *POOLED)
-    counts = [sum(size == wanted for _, _, size in found) for wanted in POOLED[0]]
-    assert counts == [3 * 2, 7 * 5, 11 * 8]
-    assert len(set(found)) == len(found)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.data())
-def test_windows_cover_the_image(width: int, height: int, size: int, data: st.DataObject) -> None:
-    overlap = data.draw(st.integers(0, size - 1))
-    covered = np.zeros((height, width), bool)
-    for x, y, _ in windows(width, height, [size], [overlap], min_image=0):
-        assert x + size <= max(width, size)
-        assert y + size <= max(height, size)
-        covered[y : y + size, x : x + size] = True
-    assert covered.all()
 
 
 def one(corners: list[list[float]]) -> Objects:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rotanext.data.dataset import read_entries
 from rotanext.data.dota import read_objects
+from rotanext.data.index import read_entries
 from rotanext.errors import Problems, UserError
 from rotanext.images.reading import check_image
 from tiny import draw_dataset

@@ -7,42 +7,16 @@ import numpy as np
 import pytest
 from shapely.geometry import Polygon
 
-from rotanext.data.dota import Task1Line, read_task1
+from rotanext.data.task1 import Task1Line, read_task1
+from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.merge import (
-    TileName,
     merge_task1,
     overlapping_pairs,
-    parse_tile_name,
     polygon_nms,
 )
 
 LINE = "0 0 10 0 10 10 0 10"
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("P0032__1.0__824___0", TileName("P0032", 1.0, 824, 0)),
-        ("P0032__1__824___0", TileName("P0032", 1.0, 824, 0)),
-        ("P0032__0.5__10___20", TileName("P0032", 0.5, 10, 20)),
-        ("P0032__16__10___20", TileName("P0032", 16.0, 10, 20)),
-        ("P0032__1024__824___1648", TileName("P0032", 1.0, 824, 1648)),  # a size: source pixels, no rate
-        ("P0032__682__0___0", TileName("P0032", 1.0, 0, 0)),
-        ("a__b__1.5__c__1.0__-5___7", TileName("a__b__1.5__c", 1.0, -5, 7)),
-        ("P1__1.0__0___0__1024__824___0", TileName("P1__1.0__0___0", 1.0, 824, 0)),  # a tile of a tile: the last part
-        ("my scene__512__0___0", TileName("my scene", 1.0, 0, 0)),
-        ("P0032", None),
-        ("P0032__1.0__824__0", None),
-        ("P0032__0__824___0", None),
-        ("P0032__20__824___0", None),
-        ("P0032__512.5__824___0", None),
-        ("__1.0__824___0", None),
-        ("P0032__1.0__824___0.png", None),
-    ],
-)
-def test_tile_names(name: str, expected: TileName | None) -> None:
-    assert parse_tile_name(name) == expected
 
 
 def test_overlapping_pairs() -> None:

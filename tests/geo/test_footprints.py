@@ -16,8 +16,8 @@ import torch
 from rasterio.transform import Affine as Geotransform
 
 from rotanext.boxes import boxes_to_corners, corners_to_boxes
-from rotanext.data.dataset import read_entries
 from rotanext.data.dota import find_class_names, inside, list_items, read_objects
+from rotanext.data.index import read_entries
 from rotanext.data.split import split_dataset
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError

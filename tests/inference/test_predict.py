@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rotanext.data.dota import read_task1
+from rotanext.data.task1 import read_task1
 from rotanext.errors import Problems
 from rotanext.images.reading import read_image
 

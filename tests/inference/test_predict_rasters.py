@@ -137,7 +137,7 @@ def test_huge_images_are_read_in_windows(
 ) -> None:
     write_png(tmp_path / "a.png", np.ascontiguousarray(noise(3, 150, 200).transpose(1, 2, 0)))
     assert cli("predict", tmp_path / "a.png", "-w", tiny_weights, "--out", tmp_path / "whole", *TILES, *LOW).code == 0
-    monkeypatch.setattr("rotanext.inference.predict.DECODED_AT_ONCE", 1000)
+    monkeypatch.setattr("rotanext.images.scenes.DECODED_AT_ONCE", 1000)
     monkeypatch.setattr("rotanext.inference.predict.DRAWN_SIDE", 100)
     opened: list[object] = []
     plain = Raster.__init__
@@ -154,7 +154,7 @@ def test_without_the_extra_tiffs_are_images(
 ) -> None:
     write_raster(tmp_path / "a.tif", noise(3, 64, 64), **UTM)
     (tmp_path / "b.jp2").touch()
-    monkeypatch.setattr("rotanext.inference.predict.find_spec", lambda name: None)
+    monkeypatch.setattr("rotanext.images.scenes.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "rasterio", None)
     done = cli("predict", tmp_path / "*.*", "-w", tiny_weights, "--out", tmp_path / "out", *LOW)
     assert done.code == 1

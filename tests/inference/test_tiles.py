@@ -10,8 +10,9 @@ import torch
 
 from rotanext.boxes import boxes_to_corners, corners_to_boxes
 from rotanext.detections import Detections
+from rotanext.images.scenes import Crop, ImageScene, shrunk
 from rotanext.inference.stitch import MergeRule
-from rotanext.inference.tiles import Crop, ImageScene, Tiling, detect_scene, shrunk
+from rotanext.inference.tiles import Tiling, detect_scene
 from rotanext.ops import rotated_iou
 
 NAMES = ("thing",)
@@ -235,7 +236,7 @@ class OnDisk:
 
 @pytest.mark.parametrize("pixels", [1, 10**9], ids=["by an overview", "whole"])
 def test_resizing(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rotanext.inference.tiles._WHOLE", pixels)
+    monkeypatch.setattr("rotanext.images.scenes._WHOLE", pixels)
     image = np.full((300, 900, 3), 100, np.uint8)
     image[:, 450:] = 200
     small, scale = shrunk(OnDisk(image), 90)

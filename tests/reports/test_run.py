@@ -135,8 +135,8 @@ def test_any_number_of_classes(names: tuple[str, ...]) -> None:
 
 def test_each_image_is_read_once(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    plain = crops.read_image
-    monkeypatch.setattr(crops, "read_image", lambda path: (read.append(path), plain(path))[1])
+    plain = crops.read_pixels
+    monkeypatch.setattr(crops, "read_pixels", lambda path: (read.append(path), plain(path))[1])
     page = Page(html_report(contents(evidence)))
     assert len(page.all("img")) > 10
     assert sorted(read) == sorted(path for path in evidence.images if path)

@@ -35,7 +35,8 @@ from rotanext.checkpoints.detectors import read_detector_file
 from rotanext.checkpoints.pretrained import load_backbone
 from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.config import Config, load_config
-from rotanext.data.dota import CLASS_LISTS, find_class_names, list_items, read_objects, read_task1, write_objects
+from rotanext.data.dota import CLASS_LISTS, find_class_names, list_items, read_objects, write_objects
+from rotanext.data.task1 import read_task1
 from rotanext.errors import Problems, UserError
 from rotanext.images.raster import Raster, settings
 from rotanext.images.reading import check_image, image_size, list_images, read_image

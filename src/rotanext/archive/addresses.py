@@ -10,12 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rotanext.errors import UserError, explain, extra
-from rotanext.images.raster import RASTER_SUFFIXES, Raster, RasterOptions
-from rotanext.images.reading import IMAGE_SUFFIXES
-from rotanext.inference.predict import open_scene
-from rotanext.inference.tiles import Scene
+from rotanext.images.raster import Raster, RasterOptions
+from rotanext.images.scenes import SCENE_SUFFIXES, Scene, is_raster, open_scene
 
-SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 # A read that does not follow the one before takes this much more: headers come at once, and blocks of pixels hardly grow.
 _AHEAD = 1 << 15
 
@@ -78,7 +75,7 @@ def list_scenes(source: str) -> list[str]:
             found = files.find(path)
     kept = sorted(_address(files, name, source) for name in found if _is_scene(str(name)))
     if not kept:
-        expected = f"files ending in {' '.join(SUFFIXES)}"
+        expected = f"files ending in {' '.join(SCENE_SUFFIXES)}"
         raise UserError(explain(source, "no scenes", expected, "Check the address; a glob goes in quotation marks."))
     return kept
 
@@ -101,7 +98,7 @@ def _read_list(source: str) -> list[str]:
 
 def _is_scene(name: str) -> bool:
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in SCENE_SUFFIXES and not path.name.startswith(".")
 
 
 def _address(files: Any, path: str, source: str) -> str:
@@ -136,15 +133,10 @@ class _Handle:
         self._file.close()
 
 
-def is_raster(address: str) -> bool:
-    """Whether an address is read in windows; other images are decoded whole."""
-    return PurePosixPath(address).suffix.lower() in RASTER_SUFFIXES
-
-
 def open_address(address: str, options: RasterOptions) -> Scene:
     """The scene at an address: of remote rasters only ranges are read, other remote images come as a whole.
 
-    Raises UserError like `predict.open_scene`, and where the storage does not answer.
+    Raises UserError like `scenes.open_scene`, and where the storage does not answer.
     """
     if not is_remote(address):
         return open_scene(Path(address), options)

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from rotanext.archive.addresses import describe, is_raster, open_address
+from rotanext.archive.addresses import describe, open_address
 from rotanext.archive.results import SCENES, Record, Target, result_name, spelt, to_parquet
 from rotanext.detections import Detections
-from rotanext.images.raster import Raster, settings
+from rotanext.images.raster import Raster
+from rotanext.images.scenes import Scene, is_raster, raster_settings
 from rotanext.inference.detector import Detector
 from rotanext.inference.predict import PredictOptions
 from rotanext.inference.stitch import MergeRule, SceneMerger
-from rotanext.inference.tiles import Scene, Tiling
+from rotanext.inference.tiles import Tiling
 
 Row = dict[str, Any]
 WHOLE = -1  # the tile of detections that need no merging: those of a scene of one chunk
@@ -97,7 +98,7 @@ def plan(row: Row, job: Job, gate: Any, ahead: int) -> list[Row]:
     if job.resized or not is_raster(row["address"]):
         return [rows]
     try:
-        with settings():
+        with raster_settings():
             scene = open_address(row["address"], job.options.raster)
             try:
                 width, height = scene.width, scene.height
@@ -154,7 +155,7 @@ class Worker:
     def _compute(self, row: Row) -> Row:
         job, options = self.job, self.job.options
         how: dict[str, Any] = {"score_threshold": options.score_threshold, "batch_size": options.batch_size}
-        with settings():
+        with raster_settings():
             scene = self._open(row["address"])
             if row["chunks"] == 1:
                 found = [(WHOLE, self.detector.on_scene(scene, across_classes=options.across_classes, **how))]

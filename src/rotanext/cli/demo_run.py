@@ -14,13 +14,14 @@ from pathlib import Path
 from rich.console import Console
 
 from rotanext.config import load_config
-from rotanext.data.dataset import read_entries
+from rotanext.data.index import read_entries
 from rotanext.data.select import thin_out
 from rotanext.data.split import split_dataset
 from rotanext.errors import Problems
 from rotanext.evaluation.evaluate import evaluate_weights
 from rotanext.images.drawing import contact_sheet, draw_detections, draw_objects
-from rotanext.images.reading import read_image, write_png
+from rotanext.images.reading import write_png
+from rotanext.images.scenes import read_pixels
 from rotanext.inference.predict import PredictOptions, predict
 from rotanext.load import load_detector
 from rotanext.synthetic.scenes import draw_scene, make_dataset
@@ -68,9 +69,9 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
         detector, images / "scene.png", folder / "scene", PredictOptions(draw_threshold=DRAWN_FROM), Problems(), Display(console)
     )
     write_png(images / "scene_labels.png", draw_objects(scene, objects, detector.class_names))
-    write_png(images / "scene_detections.png", read_image(folder / "scene/images/scene.png"))
-    entries = read_entries([str(data / "val")], detector.class_names, Problems())[:EXAMPLES]
-    shown = [read_image(entry.path) for entry in entries]
+    write_png(images / "scene_detections.png", read_pixels(folder / "scene/images/scene.png"))
+    entries = read_entries([data / "val"], detector.class_names, Problems())[:EXAMPLES]
+    shown = [read_pixels(entry.path) for entry in entries]
     sheet = contact_sheet([draw_detections(image, detector(image), DRAWN_FROM) for image in shown], 2)
     write_png(images / "validation_detections.png", sheet)
 

@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +12,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config
 from rotanext.data.augment import augment
-from rotanext.data.dota import inside, list_items, read_objects
-from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import check_image, read_image
+from rotanext.data.index import Entry
+from rotanext.errors import UserError
 from rotanext.images.resize import resize_to_fit
-from rotanext.objects import Objects
+from rotanext.images.scenes import read_pixels
 
 
 class Sample(NamedTuple):
@@ -26,44 +24,6 @@ class Sample(NamedTuple):
     image: Tensor
     boxes: Tensor
     labels: Tensor
-
-
-class Entry(NamedTuple):
-    """One labelled image on disk."""
-
-    stem: str
-    path: Path
-    objects: Objects
-
-
-def read_entries(roots: list[str], class_names: tuple[str, ...], problems: Problems) -> list[Entry]:
-    """The labelled images of DOTA folders; raises UserError where there are none.
-
-    Images that are no images or cut off, and objects outside their image, go to `problems`; nothing is decoded yet.
-    """
-    entries = []
-    for root in roots:
-        for item in list_items(Path(root), problems):
-            if item.image is None or item.label is None:
-                continue
-            try:
-                width, height = check_image(item.image)
-            except UserError as error:
-                problems.note(str(error))
-                continue
-            objects = read_objects(item.label, problems, class_names, item.image)
-            objects = inside(objects, width, height, problems, item.label)
-            entries.append(Entry(item.stem, item.image, objects))
-    if not entries:
-        raise UserError(
-            explain(
-                ", ".join(roots) or "data",
-                "no readable image with a label file",
-                "images/NAME.png with labelTxt/NAME.txt",
-                " ".join(["Give a DOTA folder.", *problems.first[:1]]),
-            )
-        )
-    return entries
 
 
 class TrainingSet(Dataset[Sample | UserError]):
@@ -86,7 +46,7 @@ class TrainingSet(Dataset[Sample | UserError]):
     def _load(self, index: int) -> tuple[np.ndarray, float]:
         """The resized image and its scale; kept in memory where the configuration says so."""
         if index not in self._cache:
-            loaded = resize_to_fit(read_image(self.entries[index].path), self.config.data.image_size)
+            loaded = resize_to_fit(read_pixels(self.entries[index].path), self.config.data.image_size)
             if not self.config.data.cache:
                 return loaded
             self._cache[index] = loaded

@@ -1,12 +1,11 @@
-"""DOTA folders (images/ + labelTxt/), their label lines, and the Task1 files of the test server."""
+"""DOTA folders (images/ + labelTxt/), their label files and their classes."""
 
 import difflib
-import io
 import math
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +14,6 @@ from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import IMAGE_SUFFIXES, write_file
 from rotanext.objects import Fault, Labelled, Objects
 from rotanext.polygons import crosses, signed_area
-
-if TYPE_CHECKING:  # torch stays out of the splitter's worker processes
-    from rotanext.detections import Detections
 
 _DOTA1_0 = (
     "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship",
@@ -32,7 +28,6 @@ CLASS_LISTS: dict[str, tuple[str, ...]] = {
 }
 
 _LABEL_LINE = "`x1 y1 x2 y2 x3 y3 x4 y4 class difficult`"
-_TASK1_LINE = "`stem score x1 y1 x2 y2 x3 y3 x4 y4`"
 LABEL_SUFFIXES = (".txt", ".geojson", ".gpkg")  # the first that an image has counts
 _FARTHEST = 1e6
 _LEAST_AREA = 1e-3
@@ -46,12 +41,16 @@ class Item(NamedTuple):
     label: Path | None
 
 
-class Task1Line(NamedTuple):
-    """One detection of a Task1 file; corners are x1, y1, ... x4, y4 in pixels of the whole image."""
+class Parsed(NamedTuple):
+    """What a label file holds: its sound objects and the number of each one's line or feature, and all that is none.
 
-    stem: str
-    score: float
-    corners: tuple[float, ...]
+    faults: number, what is wrong, and the class of what is well-formed otherwise.
+    """
+
+    path: Path
+    objects: Objects
+    places: list[int]
+    faults: list[tuple[int, Fault, str | None]]
 
 
 def read_objects(
@@ -64,23 +63,47 @@ def read_objects(
     where its line or feature is broken, its class is not among `class_names`, or its corners are crossed, without area or those of
     an earlier object of the same class. Raises `UserError` where the file cannot be read, or the image's place is not known.
     """
-    path = Path(path)
-    unit = "feature" if path.suffix.lower() in LABEL_SUFFIXES[1:] else "line"
+    return known_objects(parse_labels(Path(path), image), problems, class_names)
+
+
+def parse_labels(path: Path, image: Path | None = None) -> Parsed:
+    """Read a label file whatever its classes; raises like `read_objects`."""
     seen: dict[tuple[object, ...], str] = {}
     found: list[Labelled] = []
     entries = list(read_label_entries(path, image))
-    shapes = iter(_shape_faults([parsed for _, parsed in entries if isinstance(parsed, Labelled)]))
-    for number, parsed in entries:
-        fault = parsed if isinstance(parsed, Fault) else _fault(parsed, next(shapes), class_names, seen)
-        if fault and unit == "line":
-            problems.add(path, fault.found, fault.expected, fault.advice, number)
-        elif fault:
-            problems.add(path, f"in feature {number} {fault.found}", fault.expected, fault.advice.replace("line", "feature"))
-        elif not isinstance(parsed, Fault):
-            seen[_identity(parsed)] = f"{unit} {number}"
-            found.append(parsed)
+    shapes = iter(_shape_faults([entry for _, entry in entries if isinstance(entry, Labelled)]))
+    places: list[int] = []
+    faults: list[tuple[int, Fault, str | None]] = []
+    for number, entry in entries:
+        if isinstance(entry, Fault):
+            faults.append((number, entry, None))
+        elif fault := _fault(entry, next(shapes), seen):
+            faults.append((number, fault, entry.name))
+        else:
+            seen[_identity(entry)] = f"{_unit(path)} {number}"
+            found.append(entry)
+            places.append(number)
     corners = np.array([item.corners for item in found], np.float64).reshape(-1, 4, 2)
-    return Objects(corners, [item.name for item in found], np.array([item.difficult for item in found], np.int64))
+    names = [sys.intern(item.name) for item in found]  # of a million objects each class once
+    return Parsed(path, Objects(corners, names, np.array([item.difficult for item in found], np.int64)), places, faults)
+
+
+def known_objects(parsed: Parsed, problems: Problems, class_names: Sequence[str] | None) -> Objects:
+    """The objects of the given classes (all, if None); everything else goes to `problems`, in the order of the file."""
+    known = None if class_names is None else set(class_names)
+    of_known = np.array([known is None or name in known for name in parsed.objects.names], bool)
+    faults = [
+        (number, fault if name is None or known is None or name in known else _unknown(name, class_names or ()))
+        for number, fault, name in parsed.faults
+    ]
+    faults += [(parsed.places[at], _unknown(parsed.objects.names[at], class_names or ())) for at in np.flatnonzero(~of_known)]
+    for number, fault in sorted(faults, key=lambda one: one[0]):
+        if _unit(parsed.path) == "line":
+            problems.add(parsed.path, fault.found, fault.expected, fault.advice, number)
+        else:
+            advice = fault.advice.replace("line", "feature")
+            problems.add(parsed.path, f"in feature {number} {fault.found}", fault.expected, advice)
+    return parsed.objects if of_known.all() else parsed.objects.take(of_known)
 
 
 def write_objects(path: str | Path, objects: Objects) -> None:
@@ -155,27 +178,42 @@ def images_beside(labels: Path) -> dict[str, Path]:
 
 def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: Problems) -> tuple[str, ...]:
     """Class names: `auto` (those in the labels, sorted), a name in `CLASS_LISTS`, or a text file with one a line."""
+    if str(choice) == "auto":
+        return class_names_in((parse_labels(label, image) for label, image in all_labels(roots)), roots)
+    return read_class_list(choice, problems)
+
+
+def all_labels(roots: Sequence[str | Path]) -> list[tuple[Path, Path | None]]:
+    """Every label file of some folders with its image, where it has one; footprints are nothing without."""
+    found: list[tuple[Path, Path | None]] = []
+    for folder in (Path(root) / "labelTxt" for root in roots):
+        images = images_beside(folder)
+        # What is wrong with the folder or the files is reported where the images are listed, too.
+        labels = list_labels(folder, Problems())
+        found += [(path, images.get(stem)) for stem, path in labels.items() if stem in images or path.suffix.lower() == ".txt"]
+    return found
+
+
+def class_names_in(found: Iterable[Parsed], roots: Sequence[str | Path]) -> tuple[str, ...]:
+    """The classes of all sound objects, sorted; `UserError` where there are none in the label files of `roots`."""
+    names = {name for parsed in found for name in parsed.objects.names}
+    if not names:
+        where = ", ".join(str(Path(root) / "labelTxt") for root in roots)
+        raise UserError(explain(where, "no valid object in any label file", f"lines {_LABEL_LINE}", "Check the labels."))
+    return tuple(sorted(names))
+
+
+def read_class_list(choice: str | Path, problems: Problems) -> tuple[str, ...]:
+    """The classes of a name in `CLASS_LISTS`, or of a text file with one a line."""
     if str(choice) in CLASS_LISTS:
         return CLASS_LISTS[str(choice)]
-    if str(choice) == "auto":
-        # Broken lines and footprints without image are reported where the objects themselves are read.
-        quiet, found = Problems(), set[str]()
-        for folder in (Path(root) / "labelTxt" for root in roots):
-            images = images_beside(folder)
-            for stem, path in list_labels(folder, quiet).items():
-                if stem in images or path.suffix.lower() == ".txt":
-                    found.update(read_objects(path, quiet, image=images.get(stem)).names)
-        if not found:
-            where = ", ".join(str(Path(root) / "labelTxt") for root in roots)
-            raise UserError(explain(where, "no valid object in any label file", f"lines {_LABEL_LINE}", "Check the labels."))
-        return tuple(sorted(found))
     path = Path(choice)
     if not path.is_file():
         near = difflib.get_close_matches(str(choice), ["auto", *CLASS_LISTS], 1)
         advice = f"Did you mean {near[0]}?" if near else "Check the name or the path."
         raise UserError(explain(path, "no such class list", f"auto, {', '.join(CLASS_LISTS)} or a text file", advice))
     lines: dict[str, int] = {}
-    for number, name in _lines(path, problems):
+    for number, name in text_lines(path, problems):
         if name in lines or len(name.split()) > 1:
             fault = f"{name!r} a second time" if name in lines else f"{name!r}, with a space inside"
             problems.add(path, fault, "one class name a line, each once", "Remove or rename it.", number)
@@ -186,93 +224,17 @@ def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: 
     return tuple(lines)
 
 
-def read_task1(directory: str | Path, problems: Problems) -> dict[str, list[Task1Line]]:
-    """Read every `Task1_<class>.txt` of a folder: class name to detections in the order of the file.
-
-    Broken lines go to `problems`; raises `UserError` where the folder is missing or holds no such file.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(explain(directory, "no such folder", "a folder of Task1_<class>.txt files", "Check it."))
-    files = _task1_files(directory)
-    if not files:
-        raise UserError(explain(directory, "no Task1_<class>.txt file", "one for each class", "Check the folder."))
-    result: dict[str, list[Task1Line]] = {}
-    for path in files:
-        lines = result[path.stem.removeprefix("Task1_")] = []
-        for number, line in _lines(path, problems):
-            fields = line.rsplit(None, 9)  # from the right: an image's name may hold spaces
-            values = _numbers(fields[1:])
-            if len(fields) < 10:
-                advice = "Correct or remove the line."
-                problems.add(path, f"{len(fields)} fields", f"the ten of {_TASK1_LINE}", advice, number)
-            elif isinstance(values, Fault):
-                problems.add(path, values.found, values.expected, values.advice, number)
-            else:
-                lines.append(Task1Line(fields[0], values[0], tuple(values[1:])))
-    return result
-
-
-def check_task1_target(directory: str | Path, class_names: Sequence[str]) -> None:
-    """Raise `UserError` where `write_task1` would: known before the work of hours, not after it.
-
-    A folder that holds files of other classes (they would end up in the zip), or a class that cannot be a file's name.
-    """
-    directory = Path(directory)
-    for name in class_names:
-        if "/" in name or "\\" in name:
-            raise UserError(explain(directory, f"a class named {name!r}", "a name for a file", "Rename it."))
-    stale = [path for path in _task1_files(directory) if path.stem.removeprefix("Task1_") not in class_names]
-    if stale:
-        raise UserError(explain(stale[0], "detections of another class", "none", "Choose an empty folder."))
-
-
-def write_task1(directory: str | Path, detections_by_stem: Mapping[str, "Detections"], class_names: Sequence[str]) -> list[Path]:
-    """Write one `Task1_<class>.txt` a class (empty where nothing was found) with full precision scores.
-
-    Raises `UserError` where the folder or a class cannot be used; see `check_task1_target`.
-    """
-    directory = Path(directory)
-    check_task1_target(directory, class_names)
-    lines: dict[str, list[str]] = {name: [] for name in class_names}
-    for stem in sorted(detections_by_stem):
-        found = detections_by_stem[stem]
-        for name, score, corners in zip(found.names, found.scores.tolist(), found.corners.tolist(), strict=True):
-            numbers = " ".join(f"{value:.4f}" for point in corners for value in point)
-            lines[name].append(f"{stem} {score!r} {numbers}\n")
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in class_names:
-        write_file(directory / f"Task1_{name}.txt", "".join(lines[name]).encode())
-    return [directory / f"Task1_{name}.txt" for name in class_names]
-
-
-def zip_task1(directory: str | Path) -> Path:
-    """Pack a folder's Task1 files into its `Task1.zip` for the test server; the same files give the same bytes."""
-    directory = Path(directory)
-    files = _task1_files(directory)
-    if not files:
-        raise UserError(explain(directory, "no Task1_<class>.txt file", "one for each class", "Write them first."))
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for path in files:
-            entry = zipfile.ZipInfo(path.name)  # dated 1980, so that no clock gets into the file
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    write_file(directory / "Task1.zip", packed.getvalue())
-    return directory / "Task1.zip"
-
-
-def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
     """Numbered lines with something on them; one that is not UTF-8 goes to `problems`."""
-    for number, line in _decoded(path):
+    for number, line in _lines(path):
         if isinstance(line, Fault):
             problems.add(path, line.found, line.expected, line.advice, number)
         else:
             yield number, line
 
 
-def _decoded(path: Path) -> Iterator[tuple[int, str | Fault]]:
-    """Numbered lines with something on them, or a `Fault` for one that is not UTF-8."""
+def _lines(path: Path) -> Iterator[tuple[int, str | Fault]]:
+    """Numbered lines with something on them."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -288,7 +250,7 @@ def _decoded(path: Path) -> Iterator[tuple[int, str | Fault]]:
             yield number, text
 
 
-def _numbers(fields: Sequence[str]) -> list[float] | Fault:
+def read_numbers(fields: Sequence[str]) -> list[float] | Fault:
     """Finite numbers of a plausible size, or what is wrong with the first that is not one."""
     values = []
     for field in fields:
@@ -310,7 +272,7 @@ def read_label_entries(path: Path, image: Path | None = None) -> Iterator[tuple[
         from rotanext.geo.footprints import read_footprints
 
         return (yield from read_footprints(path, image))
-    for number, line in _decoded(path):
+    for number, line in _lines(path):
         if isinstance(line, Fault):
             yield number, line
         elif not line.lower().startswith(("imagesource:", "gsd:")):
@@ -321,7 +283,7 @@ def _parse_object(line: str) -> Labelled | Fault:
     fields = line.split()
     if len(fields) not in (9, 10):
         return Fault(f"{len(fields)} fields", f"the ten of {_LABEL_LINE}")
-    values = _numbers(fields[:8])
+    values = read_numbers(fields[:8])
     if isinstance(values, Fault):
         return values
     if not fields[9:]:
@@ -346,14 +308,18 @@ def _shape_faults(found: Sequence[Labelled]) -> list[Fault | None]:
     return [crossed if crossing else empty if area < _LEAST_AREA else None for crossing, area in areas]
 
 
-def _fault(
-    item: Labelled, shape: Fault | None, class_names: Sequence[str] | None, seen: Mapping[tuple[object, ...], str]
-) -> Fault | None:
-    """What makes a well-formed line no object, or None; shape: what is wrong with its corners."""
-    if class_names is not None and item.name not in class_names:
-        near = difflib.get_close_matches(item.name, class_names, 1)
-        advice = f"Did you mean {near[0]}?" if near else "Correct the name or the list of classes."
-        return Fault(f"the unknown class {item.name!r}", f"one of {', '.join(class_names)}", advice)
+def _unit(path: Path) -> str:
+    return "feature" if path.suffix.lower() in LABEL_SUFFIXES[1:] else "line"
+
+
+def _unknown(name: str, class_names: Sequence[str]) -> Fault:
+    near = difflib.get_close_matches(name, class_names, 1)
+    advice = f"Did you mean {near[0]}?" if near else "Correct the name or the list of classes."
+    return Fault(f"the unknown class {name!r}", f"one of {', '.join(class_names)}", advice)
+
+
+def _fault(item: Labelled, shape: Fault | None, seen: Mapping[tuple[object, ...], str]) -> Fault | None:
+    """What makes a well-formed line no object of any class, or None; shape: what is wrong with its corners."""
     if shape:
         return shape
     if _identity(item) in seen:
@@ -363,16 +329,18 @@ def _fault(
 
 def _folder(root: Path, name: str, suffixes: Sequence[str]) -> list[Path]:
     """Files of a data set's subfolder, sorted; `UserError` where there are none."""
-    folder = root / name
-    if not folder.is_dir():
-        missing, expected = (folder, f"the folder {name} in {root}") if root.is_dir() else (root, "a data set")
-        found = "a file" if root.is_file() else "no such folder"
-        raise UserError(explain(missing, found, expected, folder_advice(root)))
+    folder = check_folder(root, name)
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     if not files:
         raise UserError(explain(folder, "no such files", f"files ending in {' '.join(suffixes)}", "Check the folder."))
     return files
 
 
-def _task1_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("Task1_*.txt"))
+def check_folder(root: Path, name: str) -> Path:
+    """A data set's subfolder; `UserError` where it is missing."""
+    folder = root / name
+    if not folder.is_dir():
+        missing, expected = (folder, f"the folder {name} in {root}") if root.is_dir() else (root, "a data set")
+        found = "a file" if root.is_file() else "no such folder"
+        raise UserError(explain(missing, found, expected, folder_advice(root)))
+    return folder

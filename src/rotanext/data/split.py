@@ -14,13 +14,14 @@ import numpy as np
 from rich.console import Console
 
 from rotanext.data.dota import Item, inside, list_items, read_objects, write_objects
+from rotanext.data.tiles import ANY_TILE, tile_name, windows
 from rotanext.errors import Problems, UserError, counted, explain
-from rotanext.images.reading import FILL, read_image, write_png
+from rotanext.images.reading import FILL, write_png
+from rotanext.images.scenes import read_pixels
 from rotanext.objects import Objects
 from rotanext.polygons import area_inside, signed_area
 from rotanext.system.progress import Display
 
-_MIN_IMAGE = 0.6  # of a window, by area
 _MIN_OBJECT = 0.7  # of an object, by area
 _TRUNCATED = 2
 
@@ -43,27 +44,6 @@ class SplitReport:
             f"{counted(self.tiles, 'tile')} of {counted(self.images, 'image')}, {self.empty_tiles:,} without objects, "
             f"{counted(self.objects, 'object')}, in {self.seconds:.1f} s: {target}{labels}"
         )
-
-
-def windows(
-    width: int, height: int, sizes: Sequence[int], overlaps: Sequence[int], min_image: float = _MIN_IMAGE
-) -> list[tuple[int, int, int]]:
-    """Square windows `(x, y, size)` that cover an image, for several sizes pooled; column by column.
-
-    Steps are size - overlap, and the last window of a row or column moves back to the image's edge. Windows with a
-    smaller share of image than `min_image` are dropped unless none would remain; then those within 0.01 of the best
-    stay.
-    """
-    found, shares = [], []
-    for size, overlap in zip(sizes, overlaps, strict=True):
-        for x in starts(width, size, overlap):
-            for y in starts(height, size, overlap):
-                found.append((x, y, size))
-                shares.append(min(size, width - x) * min(size, height - y) / size**2)
-    if not found:
-        return []
-    limit = min_image if max(shares) >= min_image else max(shares) - 0.01
-    return [window for window, share in zip(found, shares, strict=True) if share >= limit]
 
 
 def objects_in_window(objects: Objects, x: int, y: int, size: int) -> Objects:
@@ -101,7 +81,7 @@ def split_dataset(
     """Cut the data set `source` (images/, and labelTxt/ unless it is test data) into tiles in `target`.
 
     A rate r reads windows of size / r source pixels at overlaps of overlap / r and stores them unresized. Every window
-    becomes a tile and a label file (empty without objects) named `{stem}__{size}__{x}___{y}`. Images that cannot be
+    becomes a tile and a label file (empty without objects) named by `tile_name`. Images that cannot be
     read go to `problems`, and the others are cut. Raises `UserError` for options that make no sense, a target that is
     in use, a full disk, or if nothing could be read. Each worker is a thread and holds one image in memory.
     """
@@ -139,14 +119,6 @@ class _Result:
     objects: int = 0
 
 
-def starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where windows of a size begin that cover a length: `size - overlap` apart, the last one moved back to the end."""
-    if length <= size:
-        return [0]
-    step = size - overlap
-    return [*range(0, length - size, step), length - size]
-
-
 def _scales(size: int, overlap: int, rates: Sequence[float]) -> tuple[list[int], list[int]]:
     """Window sizes and overlaps in source pixels, one a rate; refuses options that make no sense."""
 
@@ -179,7 +151,7 @@ def _prepare(source: Path, target: Path, overwrite: bool, labelled: bool) -> Non
         for name in ("images", "labelTxt") if labelled else ("images",):
             (target / name).mkdir(parents=True, exist_ok=True)
         for name, suffix in (("images", "png"), ("labelTxt", "txt")):
-            for tile in (target / name).glob(f"*__*__*___*.{suffix}"):
+            for tile in (target / name).glob(f"{ANY_TILE}.{suffix}"):
                 tile.unlink()
     except OSError as error:
         reason = f"that it cannot be written ({error.strerror})"
@@ -191,7 +163,7 @@ def _split_image(item: Item, target: Path, sizes: Sequence[int], overlaps: Seque
     result = _Result(Problems(strict))
     assert item.image is not None
     try:
-        image = read_image(item.image)
+        image = read_pixels(item.image)
         objects = None if item.label is None else read_objects(item.label, result.problems, image=item.image)
     except UserError as error:
         if strict:
@@ -202,7 +174,7 @@ def _split_image(item: Item, target: Path, sizes: Sequence[int], overlaps: Seque
     if objects is not None and item.label is not None:
         objects = inside(objects, width, height, result.problems, item.label)
     for x, y, size in windows(width, height, sizes, overlaps):
-        name = f"{item.stem}__{size}__{x}___{y}"
+        name = tile_name(item.stem, size, x, y)
         tile = image[y : y + size, x : x + size]
         below, right = size - tile.shape[0], size - tile.shape[1]
         if below or right:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from rotanext.data.dataset import Entry, read_entries
-from rotanext.data.dota import check_task1_target, write_task1
+from rotanext.data.index import Entry, read_entries
+from rotanext.data.task1 import check_task1_target, write_task1
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.merge import merge_task1
 from rotanext.evaluation.metrics import THRESHOLDS, Evidence, Predictions, Scores, Truths, read_evidence
-from rotanext.images.reading import read_image
+from rotanext.images.scenes import read_pixels
 from rotanext.inference.detector import Detector
 from rotanext.system.files import make_folder
 from rotanext.system.processes import Processes
@@ -61,7 +61,7 @@ def detect_each(
     detector: Detector, entries: Iterable[Entry], batch_size: int = 1, watch: Stopwatch | None = None
 ) -> Iterator[tuple[Entry, Detections | UserError]]:
     """Every entry with the detections on its image, or with the reason why that cannot be read."""
-    for entry, image in read_ahead(entries, lambda entry: read_image(entry.path)):
+    for entry, image in read_ahead(entries, lambda entry: read_pixels(entry.path)):
         if isinstance(image, UserError):
             yield entry, image
             continue
@@ -140,9 +140,10 @@ def evaluate_weights(
     """Score a detector on a DOTA folder, whole images with their tiles merged; its detections are kept in `out`/Task1."""
     check_task1_target(out / "Task1", detector.class_names)
     make_folder(out)
-    entries = read_entries([str(data)], detector.class_names, problems)
+    track = Display(console).track
+    entries = read_entries([data], detector.class_names, problems, track)
     watch = Stopwatch()
-    read, detections = detect_all(detector, Display(console).track(entries, "detecting", len(entries)), problems, batch_size, watch)
+    read, detections = detect_all(detector, track(entries, "detecting", len(entries)), problems, batch_size, watch)
     if not read:
         raise UserError("\n".join([f"none of the images in {data} could be read", *problems.first]))
     speed = watch.figures()

@@ -1,51 +1,21 @@
 """Files of detections on overlapping tiles, brought into the scene's frame and merged by non-maximum suppression per class."""
 
-import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rotanext.data.dota import read_task1
+from rotanext.data.task1 import read_task1
+from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import write_file
 from rotanext.ops import overlapping_polygons
 
 MERGE_IOU = 0.1
-_TILE_NAME = re.compile(r"(?P<stem>.+)__(?P<size>\d+(?:\.\d+)?)__(?P<x>-?\d+)___(?P<y>-?\d+)")
-_LARGEST_RATE, _SMALLEST_SIZE = 16.0, 32
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-class TileName(NamedTuple):
-    """Where a tile lies: scene coordinates = (tile coordinates + (x, y)) / rate."""
-
-    stem: str
-    rate: float
-    x: int
-    y: int
-
-
-def parse_tile_name(name: str) -> TileName | None:
-    """Read `{stem}__{size or rate}__{x}___{y}`; None for any other name. The stem may contain "__" itself.
-
-    The middle field has two meanings in the field's data sets. DOTA_devkit writes the rate by which the image was
-    resized before it was cut (`P0032__1.0__824___0`): offsets and coordinates are divided by it. `rotanext split`
-    writes the window's size in pixels of the source, which is not resized. Up to 16 it is a rate, an integer from 32 on
-    a size.
-    """
-    match = _TILE_NAME.fullmatch(name)
-    if match is None:
-        return None
-    size = float(match["size"])
-    is_rate = 0 < size <= _LARGEST_RATE
-    if not is_rate and (size < _SMALLEST_SIZE or size != int(size)):
-        return None
-    return TileName(match["stem"], size if is_rate else 1.0, int(match["x"]), int(match["y"]))
 
 
 def overlapping_pairs(a: Floats, b: Floats) -> tuple[Ints, Ints, Floats]:

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rotanext.data.dota import LABEL_SUFFIXES, images_beside, list_labels, read_objects, read_task1
+from rotanext.data.dota import LABEL_SUFFIXES, images_beside, list_labels, read_objects
+from rotanext.data.task1 import read_task1
+from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError, explain
-from rotanext.evaluation.merge import overlapping_pairs, parse_tile_name
+from rotanext.evaluation.merge import overlapping_pairs
 from rotanext.evaluation.scores import THRESHOLDS, ClassResult, Floats, Ints, Scores
 
 __all__ = [

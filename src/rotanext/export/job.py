@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from rotanext.data.dataset import read_entries
+from rotanext.data.index import read_entries
 from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.evaluation.evaluate import detect_all, score
 from rotanext.export.graph import DecodedNetwork, trace
@@ -20,7 +20,8 @@ from rotanext.export.openvino_file import weights_of, write_openvino
 from rotanext.export.parity import Parity, compare
 from rotanext.export.runtime import SUFFIXES, RuntimeNetwork, open_exported
 from rotanext.export.torch_file import open_program, write_program
-from rotanext.images.reading import IMAGE_SUFFIXES, list_images, read_image
+from rotanext.images.reading import IMAGE_SUFFIXES, list_images
+from rotanext.images.scenes import read_pixels
 from rotanext.inference.detector import Detector
 from rotanext.synthetic.scenes import draw_scene
 from rotanext.system.files import make_folder
@@ -182,7 +183,7 @@ def _tiles(detector: Detector, source: Path, most: int) -> list[np.ndarray]:
     tiles = []
     share = -(-most // len(paths))
     for path in paths:
-        image = read_image(path)
+        image = read_pixels(path)
         if detector.config.predict.image_size:
             from rotanext.images.resize import resize_to_fit
 
@@ -214,6 +215,6 @@ def _drawn(detector: Detector) -> list[np.ndarray]:
 def _accuracy(detector: Detector, data: Path) -> dict[str, float | None]:
     """mAP of whole images, as `rotanext eval` has it."""
     problems = Problems(strict=True)
-    entries = read_entries([str(data)], detector.class_names, problems)
+    entries = read_entries([data], detector.class_names, problems)
     read, detections = detect_all(detector, entries, problems)
     return score(detections, read, detector.class_names).summary()

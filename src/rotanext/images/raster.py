@@ -103,6 +103,7 @@ class Raster:
         self.bands = self._chosen(file, options.bands)
         self._kind = np.dtype(file.dtypes[self.bands[0] - 1])
         self._bits = int(file.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        self._white_is_0 = file.tags(1, ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"  # GDAL leaves that to us
         self._all_valid = all(flags[0].name == "all_valid" for flags in file.mask_flag_enums)
         self._has_overviews = bool(file.overviews(1))
         self._in_strips = file.block_shapes[0][1] >= self.width
@@ -224,6 +225,8 @@ class Raster:
             return self._palette[np.minimum(values[0], len(self._palette) - 1)]
         stretch = self._stretch()
         image = values if stretch is None else stretch.apply(values)
+        if self._white_is_0:
+            image = 255 - image
         return cv2.merge([image[0], image[len(image) // 2], image[-1]])  # NumPy's copy takes twenty times as long
 
     @property
@@ -231,7 +234,8 @@ class Raster:
         """What its colours come from, in words."""
         found = self._stretch()
         colours = "palette" if self._palette is not None else f"band {', '.join(map(str, self.bands))} of {self._count}"
-        return f"{colours}, {self._kind} {'as stored' if found is None else f'stretched from {found.text}'}"
+        values = "as stored" if found is None else f"stretched from {found.text}"
+        return f"{colours}, {self._kind} {values}{', 0 is white' * self._white_is_0}"
 
     def _stretch(self) -> Stretch | None:
         """The stretch, whose percentiles are measured when the first colours are wanted."""

@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from rotanext.errors import UserError, explain
 
@@ -24,11 +25,12 @@ _OPENCV_SIDE, _OPENCV_PIXELS = 1 << 20, 1 << 30
 PNG_FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 _FEW_PIXELS = 100_000_000  # take little memory, whatever the file
 _PIXELS_A_BYTE = 8 * 1032  # at most: one-bit pixels, deflated
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TAIL = 1 << 16  # bytes at the end of a file in which its end marker is looked for
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as uint8 RGB `[H, W, 3]`, its pixels as they are stored.
+    """Read an image as uint8 RGB `[H, W, 3]`, its pixels as they are stored; `scenes.read_pixels` also reads rasters.
 
     Grey and palette images become RGB, an alpha channel (or any fourth band) is dropped. 16-bit values are divided
     by 257 and rounded, so that 0..65535 becomes 0..255 whatever the image holds; 11- or 12-bit data come out dark
@@ -39,13 +41,13 @@ def read_image(path: str | Path) -> np.ndarray:
     can hold, and pixels that are neither 8 nor 16 bit unsigned (float and signed rasters have no range that everybody means).
     """
     path = Path(path)
-    return decode_image(path, _read_bytes(path))
+    return decode_image(path, read_bytes(path))
 
 
-def decode_image(name: str | Path, data: bytes) -> np.ndarray:
-    """The same of a file's bytes; `name` is what messages call it, and is not opened."""
+def decode_image(name: str | Path, data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The same of a file's bytes; `name` is what messages call it, and is not opened; `size` its header's, where it is known."""
     _check_whole(name, data)
-    _check_claim(name, _header_size(io.BytesIO(data)), len(data))
+    _check_claim(name, size or header_size(io.BytesIO(data)), len(data))
     pixels = _decode(_as_stored(data))
     if pixels is None:
         raise _not_decoded(name)
@@ -55,33 +57,42 @@ def decode_image(name: str | Path, data: bytes) -> np.ndarray:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Width and height in stored pixels, from the header alone where it can be read; raises like `read_image`."""
     path = Path(path)
-    _check_file(path)
-    size = _header_size(path)
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            size = header_size(file)
+    except OSError:
+        size = None  # `read_image` says why
     _check_claim(path, size, path.stat().st_size)
-    if size is None:
-        height, width = read_image(path).shape[:2]
-        return width, height
-    return size
+    return size or _size_of(read_image(path))
 
 
-def check_image(path: str | Path) -> tuple[int, int]:
+def check_image(path: str | Path, read: Callable[[Path], np.ndarray] = read_image) -> tuple[int, int]:
     """Width and height of an image whose header and end are there, without decoding it; raises like `read_image`.
 
     Finds files that are empty, cut off or no images at a fraction of the cost of reading them; damage within shows only when
-    an image is decoded.
+    an image is decoded, which `read` does where header and end do not tell. The file is opened once.
     """
     path = Path(path)
-    width, height = image_size(path)
-    with path.open("rb") as file:
-        start = file.read(4)
-        file.seek(max(0, path.stat().st_size - _TAIL))
-        end = file.read()
+    check_file(path)
+    length = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            size, needed = _header(file)
+            file.seek(max(0, length - _TAIL))
+            end = file.read()
+    except OSError:
+        return _size_of(read(path))  # which says why
+    _check_claim(path, size, length)
+    if size is None:
+        return _size_of(read(path))
     if start.startswith((b"\xff\xd8", b"\x89PNG")):
         if (b"\xff\xd9" if start[0] == 0xFF else b"IEND") not in end:
-            _check_whole(path, _read_bytes(path))
-    elif not _has_all_strips(path):
-        read_image(path)
-    return width, height
+            _check_whole(path, read_bytes(path))
+    elif needed is None or needed > length:
+        read(path)
+    return size
 
 
 def list_images(source: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
@@ -131,25 +142,13 @@ def write_file(path: str | Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _has_all_strips(path: Path) -> bool:
-    """Whether a TIFF is as long as its strips or tiles need; False for other kinds, and where it cannot be told."""
-    try:
-        with _pillow_without_limit, Image.open(path) as image:
-            tags = getattr(image, "tag_v2", {})
-            offsets, lengths = (tags.get(273) or tags.get(324), tags.get(279) or tags.get(325))
-            if not offsets or not lengths:
-                return False
-            return max(at + length for at, length in zip(offsets, lengths, strict=False)) <= path.stat().st_size
-    except Exception:  # see _header_size
-        return False
-
-
 def _is_image(path: Path, suffixes: tuple[str, ...]) -> bool:
     # Names with a leading dot are the leftovers of copying programs ("._P0001.png"), not images.
     return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise UserError for what is not there, a folder, or an empty file."""
     if path.is_dir():
         raise UserError(explain(path, "a folder", "an image file", "Name a file inside it."))
     if not path.is_file():
@@ -158,8 +157,9 @@ def _check_file(path: Path) -> None:
         raise UserError(explain(path, "an empty file", "an image file", "Copy or download it again."))
 
 
-def _read_bytes(path: Path) -> bytes:
-    _check_file(path)
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file that is to be an image; UserError where there are none to be had."""
+    check_file(path)
     try:
         return path.read_bytes()
     except OSError as error:
@@ -188,16 +188,37 @@ def _check_whole(path: str | Path, data: bytes) -> None:
         raise UserError(explain(path, cut, "a complete image", "Copy or download it again."))
 
 
-def _header_size(source: Path | io.BytesIO) -> tuple[int, int] | None:
-    """Width and height as the header says; None where Pillow cannot tell."""
+def header_size(file: IO[bytes]) -> tuple[int, int] | None:
+    """Width and height in stored pixels, as the header says; None where it cannot be told."""
+    return _header(file)[0]
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, int] | None, int | None]:
+    """Width and height as the header says, and how long a TIFF must be to hold its strips or tiles; None where it does not tell."""
+    needed = None
     try:
-        with _pillow_without_limit, Image.open(source) as image:
-            # Pillow swaps the sides of a TIFF by its orientation; its tags 256 and 257 hold what is stored.
-            tags = getattr(image, "tag_v2", None)
-            width, height = (int(tags[256]), int(tags[257])) if tags is not None else image.size
+        file.seek(0)
+        prefix = file.read(16)
+        file.seek(0)
+        with _pillow_without_limit:
+            if prefix[:4] in _TIFF:  # by its tags: Pillow refuses many kinds of pixels, and swaps sides by orientation
+                tags = TiffImagePlugin.ImageFileDirectory_v2(prefix[: 16 if b"+" in prefix[:4] else 8])
+                file.seek(tags.next)
+                tags.load(file)
+                width, height = int(tags[256]), int(tags[257])
+                offsets, lengths = (tags.get(273) or tags.get(324), tags.get(279) or tags.get(325))
+                if offsets and lengths:
+                    needed = max(at + length for at, length in zip(offsets, lengths, strict=False))
+            else:
+                with Image.open(file) as image:
+                    width, height = image.size
     except Exception:  # Pillow's readers fail in a dozen ways on damaged files
-        return None
-    return (width, height) if width > 0 and height > 0 else None
+        return None, None
+    return ((width, height), needed) if width > 0 and height > 0 else (None, None)
+
+
+def _size_of(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
 
 
 def _check_claim(path: str | Path, size: tuple[int, int] | None, length: int) -> None:
@@ -209,7 +230,7 @@ def _check_claim(path: str | Path, size: tuple[int, int] | None, length: int) ->
 
 def _as_stored(data: bytes) -> bytes | bytearray:
     """The same file, a TIFF's tags changed so that opencv neither turns the image nor multiplies alpha into it."""
-    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if data[:4] not in _TIFF:
         return data
     changed = bytearray(data)
     order, big = ("<" if data[:2] == b"II" else ">"), b"+" in data[:4]
@@ -243,7 +264,7 @@ def _decode_huge(data: bytes | bytearray) -> np.ndarray | None:
             if max(image.size) <= _OPENCV_SIDE and image.width * image.height <= _OPENCV_PIXELS:
                 return None
             return np.asarray(image.convert("RGB"))[..., ::-1]
-    except Exception:  # see _header_size
+    except Exception:  # see _header
         return None
 
 

@@ -14,9 +14,10 @@ from rotanext.config import Config, validate
 from rotanext.detections import Detections
 from rotanext.errors import UserError
 from rotanext.heads.contract import Raw
+from rotanext.images.scenes import Crop, ImageScene, Scene, shrunk
 from rotanext.inference.postprocess import detect, detect_decoded
 from rotanext.inference.stitch import MergeRule
-from rotanext.inference.tiles import Crop, ImageScene, Scene, Tick, Tiling, detect_scene, detect_tiles, shrunk, unheard
+from rotanext.inference.tiles import Tick, Tiling, detect_scene, detect_tiles, unheard
 from rotanext.models.fast import PRECISIONS, CompiledNetwork, for_inference
 from rotanext.models.network import Network
 

@@ -2,34 +2,31 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from rotanext.boxes import CONVENTION
-from rotanext.data.dota import check_task1_target, write_task1, zip_task1
+from rotanext.data.task1 import check_task1_target, write_task1, zip_task1
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.images.drawing import draw_detections
-from rotanext.images.raster import RASTER_SUFFIXES, Raster, RasterOptions, settings
-from rotanext.images.reading import IMAGE_SUFFIXES, image_size, list_images, read_image, write_file
+from rotanext.images.raster import Raster, RasterOptions
+from rotanext.images.reading import list_images, write_file
+from rotanext.images.scenes import SCENE_SUFFIXES, open_scene, raster_settings
 from rotanext.inference.detector import Detector
-from rotanext.inference.tiles import ImageScene, Scene
 from rotanext.system.files import make_folder
 from rotanext.system.progress import Display
 from rotanext.system.readahead import read_ahead
 
 JPEG_ABOVE = 4_000_000  # pixels; smaller images are written as PNG
 DRAWN_SIDE = 4096  # larger scenes are drawn shrunk to this
-DECODED_AT_ONCE = 64_000_000  # pixels; larger images are read in windows, as rasters are
 _UNLOCATED = "a geotransform without CRS: coordinates in its own units, no GeoJSON, no metres, no headings"
 _NO_PLACE = "its geotransform or GCPs give no place on the ground: no GeoJSON, GeoPackage, GeoParquet"
-_SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,13 @@ def predict(
     know where they lie `vectors/`. What cannot be read is a problem (skipped, or refused when strict); the others go on.
     """
     sources = [source] if isinstance(source, str | Path) else source
-    paths = list(dict.fromkeys(path for each in sources for path in list_images(each, _SUFFIXES)))
+    paths = list(dict.fromkeys(path for each in sources for path in list_images(each, SCENE_SUFFIXES)))
     check_task1_target(target / "Task1", detector.class_names)
     make_folder(target)
     found: dict[str, Detections] = {}
     named: dict[str, Path] = {}
     try:
-        with settings() if find_spec("rasterio") else nullcontext():
+        with raster_settings():
             _detect_each(detector, paths, target, options, problems, display, found, named)
     finally:  # Ctrl-C, a full disk or a refused image must not lose what was found before
         if found:
@@ -75,21 +72,6 @@ def predict(
         given = ", ".join(map(str, sources[:3]))
         raise UserError("\n".join([f"none of the images in {given} could be read", *problems.first]))
     return found
-
-
-def open_scene(path: Path, options: RasterOptions) -> Scene:
-    """A file as a scene: rasters and huge images are read in windows, other images are decoded at once.
-
-    Without the extra `geo` TIFFs are read as images, too. Raises UserError like `read_image` and `Raster`.
-    """
-    is_image = path.suffix.lower() in IMAGE_SUFFIXES
-    if find_spec("rasterio") is None and is_image:
-        return ImageScene(read_image(path))
-    if is_image and path.suffix.lower() not in RASTER_SUFFIXES:
-        width, height = image_size(path)
-        if width * height <= DECODED_AT_ONCE:
-            return ImageScene(read_image(path))
-    return Raster(path, options)
 
 
 def _detect_each(

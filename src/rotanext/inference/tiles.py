@@ -5,72 +5,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
 
-from rotanext.data.split import starts
+from rotanext.data.tiles import starts
 from rotanext.detections import Detections
 from rotanext.errors import UserError
-from rotanext.images.resize import resize_to_fit
+from rotanext.images.scenes import Crop, Scene
 from rotanext.inference.stitch import MergeRule, SceneMerger, Window
 from rotanext.system.readahead import read_ahead
 
-Crop = np.ndarray  # uint8 RGB [H, W, 3]
 Tile = tuple[Crop, np.ndarray | None]  # and which pixels hold data (None: all)
 Tick = Callable[[int, int], None]  # hears how many tiles are done, and of how many
-_WHOLE = 32_000_000  # pixels: a scene on disk up to this size is read whole where it is resized
 
 
 def unheard(done: int, total: int) -> None:
     """A `Tick` for nobody."""
-
-
-class Scene(Protocol):
-    """An image that is read in windows: in memory (`Image`) or on disk (`data.raster.Raster`)."""
-
-    width: int
-    height: int
-
-    def read(self, x: int, y: int, width: int, height: int) -> tuple[Crop, np.ndarray | None]:
-        """Uint8 RGB `[height, width, 3]` of a window inside the scene, and which pixels hold data (None: all)."""
-        ...
-
-    def overview(self, size: int) -> Crop:
-        """The whole scene, its longer side shrunk to at most `size` pixels."""
-        ...
-
-    def close(self) -> None:
-        """Let go of files."""
-        ...
-
-
-class ImageScene:
-    """A scene in memory: uint8 RGB `[H, W, 3]`."""
-
-    def __init__(self, image: np.ndarray) -> None:
-        self.image = image
-        self.height, self.width = image.shape[:2]
-
-    def read(self, x: int, y: int, width: int, height: int) -> tuple[Crop, np.ndarray | None]:
-        """See `Scene.read`; a view."""
-        return self.image[y : y + height, x : x + width], None
-
-    def overview(self, size: int) -> Crop:
-        """See `Scene.overview`."""
-        return resize_to_fit(self.image, min(size, max(self.width, self.height)))[0]
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-
-def shrunk(scene: Scene, size: int) -> tuple[ImageScene, float]:
-    """A scene resized to fit a square of `size` pixels, and the scale applied; a huge one by way of its overview."""
-    whole = isinstance(scene, ImageScene) or scene.width * scene.height <= _WHOLE
-    image = scene.read(0, 0, scene.width, scene.height)[0] if whole else scene.overview(2 * size)
-    resized, _ = resize_to_fit(image, size)
-    return ImageScene(resized), size / max(scene.width, scene.height)
 
 
 @dataclass(frozen=True)

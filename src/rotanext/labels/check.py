@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 from rotanext.config import Config, load_config
 from rotanext.data.dota import CLASS_LISTS, find_class_names
 from rotanext.errors import Problems, UserError, counted
+from rotanext.labels import dota_text
 from rotanext.labels.convert import find_format
 from rotanext.labels.coverage import Coverage, advise, cover, needs_cutting
 from rotanext.labels.dataset import LabelSet, is_validation
 from rotanext.labels.findings import KINDS, Finding, find_all, find_rare
-from rotanext.labels.leaks import Track, find_leaks
+from rotanext.labels.leaks import find_leaks
+from rotanext.system.progress import Track, untracked
 
 _LISTED = 200  # findings of one kind in the JSON
 
@@ -110,14 +113,14 @@ def check_labels(
     class_names: Sequence[str] | None = None,
     images: Path | None = None,
     pixels: bool = True,
-    track: Track | None = None,
+    track: Track = untracked,
 ) -> Check:
     """Check a data set, and whether a validation set is apart from it; `config` tells head and image size (recipe "small").
 
     class_names: the only classes that may occur; any where None. pixels, track: see `find_leaks`. Raises
     `UserError` where there is nothing to check.
     """
-    reader = find_format(form, "--from").read
+    reader = partial(dota_text.read, track=track) if form == "dota" else find_format(form, "--from").read
     config = config or load_config("small")
     findings: list[Finding] = []
 

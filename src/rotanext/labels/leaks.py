@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,12 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rotanext.data.tiles import scene_of_tile
 from rotanext.errors import UserError
-from rotanext.images.reading import image_size, read_image
+from rotanext.images.reading import image_size
+from rotanext.images.scenes import read_pixels
 from rotanext.labels.dataset import LabelledImage, LabelSet
 from rotanext.labels.findings import Finding
+from rotanext.system.progress import Track, untracked
 
-_TILE = re.compile(r"__\d+(?:\.\d+)?__-?\d+___-?\d+$")  # rates may be fractions, as in the devkit of DOTA
 _COPY = re.compile(r"\.rf\.[0-9a-f]{20,}$")  # what Roboflow adds to each augmented copy
 _COARSE, _FINE = 16, 64  # sides of the small grey images that are compared: of all, and of those found alike
 # Root mean square of the differences, in grey levels, below which two of them are one image. On the parcels of docs/results.md:
@@ -29,15 +31,14 @@ _BLOCK = 2048
 _REMEMBERED = 4096  # images of 64 x 64
 
 Look = np.ndarray | str | None  # see _look
-Track = Callable[[Iterable[Look], str, int], Iterable[Look]]
 
 
 def scene_of(name: str) -> str:
     """The image that a tile, or a copy by Roboflow, was made of."""
-    return _TILE.sub("", _COPY.sub("", name))
+    return scene_of_tile(_COPY.sub("", name))
 
 
-def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track: Track | None = None) -> Iterator[Finding]:
+def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track: Track = untracked) -> Iterator[Finding]:
     """Tiles and copies of one scene by their names, identical files and, by their pixels, copies in other bytes.
 
     In training and validation, and files and copies in one set as well. `pixels` has all images decoded, which also finds those
@@ -60,11 +61,11 @@ def find_leaks(data: LabelSet, val: LabelSet | None, pixels: bool = True, track:
         yield from _copies([one for one in files if one not in same], track)
 
 
-def _copies(files: list[tuple[Path, bool]], track: Track | None) -> Iterator[Finding]:
+def _copies(files: list[tuple[Path, bool]], track: Track) -> Iterator[Finding]:
     """Images that show what an earlier one shows: shrunk to 16 x 16, and then 64 x 64, grey values they hardly differ."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # each holds a decoded image
         made = pool.map(_look, [path for path, _ in files])
-        looks = list(track(made, "decoding", len(files)) if track else made)
+        looks = list(track(made, "decoding", len(files)))
     rows: list[np.ndarray] = []
     shown: list[tuple[Path, bool]] = []
     for (path, training), look in zip(files, looks, strict=True):
@@ -112,7 +113,7 @@ def _look(path: Path, side: int = _COARSE) -> Look:
         width, height = image_size(path)
         if width * height > _LARGEST:
             return None
-        grey = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(read_pixels(path), cv2.COLOR_RGB2GRAY)
     except UserError as error:
         return str(error).removeprefix(f"{path}: ")
     if min(grey.shape) > 8 * side:  # in bytes as long as rounding is far below what is compared

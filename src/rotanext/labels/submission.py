@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rotanext.data.dota import CLASS_LISTS
+from rotanext.data.tiles import scene_of_tile
 from rotanext.errors import UserError, counted, explain
 from rotanext.images.reading import IMAGE_SUFFIXES
 from rotanext.polygons import signed_area
@@ -142,13 +143,13 @@ def _check_file(name: str, data: bytes, result: Submission, stems: set[str] | No
         if wrong:
             fault(line, *wrong)
         if stems is not None and fields[0] not in stems:
-            tile = "a tile, not a whole image: merge the tiles first" if "___" in fields[0] else "no such image"
+            tile = "a tile, not a whole image: merge the tiles first" if scene_of_tile(fields[0]) != fields[0] else "no such image"
             fault(line, tile, f" ({fields[0][:60]})")
         if raw in seen:
             fault(line, "the same line again", "")
         seen.add(raw)
         found.add(fields[0])
-    if stems is None and any("___" in stem for stem in found):
+    if stems is None and any(scene_of_tile(stem) != stem for stem in found):
         result.problems.append(f"Task1_{name}.txt: images named like tiles (P0001__1024__0___0); the server wants whole images")
     for kind, number in faults.items():
         if number > _KEEP:

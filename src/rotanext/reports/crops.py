@@ -11,7 +11,8 @@ from rotanext.errors import UserError
 from rotanext.evaluation.metrics import Evidence
 from rotanext.evaluation.scores import Floats
 from rotanext.images.drawing import draw_outline
-from rotanext.images.reading import FILL, read_image
+from rotanext.images.reading import FILL
+from rotanext.images.scenes import read_pixels
 
 TRUTH, DETECTION = (46, 204, 113), (255, 140, 26)  # RGB
 SIDE = 264  # pixels of a crop
@@ -50,7 +51,7 @@ def _crops_of(evidence: Evidence, index: int, items: list[tuple[int, Wanted]], s
     if path is None:
         return
     try:
-        image = read_image(path)
+        image = read_pixels(path)
     except UserError:
         return
     for place, item in items:

@@ -10,7 +10,8 @@ import numpy as np
 
 from rotanext.errors import UserError, counted
 from rotanext.images.drawing import draw_outline
-from rotanext.images.reading import read_image, write_file
+from rotanext.images.reading import write_file
+from rotanext.images.scenes import read_pixels
 from rotanext.labels.check import Check
 from rotanext.labels.findings import KINDS, Finding
 from rotanext.reports.charts import Axis, Bars, Chart, number
@@ -88,7 +89,7 @@ def _shots(findings: Sequence[Finding]) -> str:
         corners = finding.corners
         if corners is not None and np.isfinite(corners).all() and finding.image is not None and finding.image.file is not None:
             try:
-                source = jpeg_uri(draw_shot(read_image(finding.image.file), corners))
+                source = jpeg_uri(draw_shot(read_pixels(finding.image.file), corners))
             except (UserError, cv2.error):
                 continue
             name = escape(f"{finding.image.name}: {finding.text}")
@@ -104,7 +105,7 @@ def _samples(check: Check) -> str:
         image = labelled[at]
         assert image.file is not None
         try:
-            pixels = read_image(image.file)
+            pixels = read_pixels(image.file)
         except (UserError, cv2.error):
             continue
         name = escape(f"{image.name}: {counted(len(image.objects), 'object')}")

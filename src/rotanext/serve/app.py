@@ -23,8 +23,8 @@ from rotanext import __version__
 from rotanext.boxes import CONVENTION
 from rotanext.errors import UserError
 from rotanext.images.drawing import class_colour
+from rotanext.images.scenes import ImageScene
 from rotanext.inference.detector import Detector
-from rotanext.inference.tiles import ImageScene
 from rotanext.serve.answers import About, Class, Health, Prediction, geojson, prediction_json, refusal, says_no
 from rotanext.serve.batching import Abandoned, Batcher
 from rotanext.serve.guard import HEADERS, Guard, KnownHosts

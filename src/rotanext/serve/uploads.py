@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from rotanext.errors import UserError
 from rotanext.images.raster import Raster, load_rasterio
 from rotanext.images.reading import decode_image
-from rotanext.inference.tiles import Crop, ImageScene, Scene
+from rotanext.images.scenes import Crop, ImageScene, Scene, reads_rasters
 from rotanext.serve.limits import Limits, Refused, check_pixels
 
 NAME = "the image"  # in messages
@@ -54,11 +53,12 @@ class Upload:
         self._memory: Any = None
         self._scene: Scene
         with _blaming_the_file():
-            if self.kind in _DRIVERS and find_spec("rasterio"):
+            if self.kind in _DRIVERS and reads_rasters():
                 self._open_raster(data, limits)
             else:
-                check_pixels(*_size_in_header(self.kind, data, limits), limits)
-                self._scene = ImageScene(decode_image(NAME, data))
+                size = _size_in_header(self.kind, data, limits)
+                check_pixels(*size, limits)
+                self._scene = ImageScene(decode_image(NAME, data, size))
         self.width, self.height = self._scene.width, self._scene.height
 
     def __enter__(self) -> "Upload":

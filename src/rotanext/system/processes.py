@@ -2,10 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from torch import Tensor
 from rotanext.errors import UserError
 from rotanext.system.devices import find_device
 
+T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)  # how long a process waits for one that still reads, saves or validates
 _LOST = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Timed out waiting")
 
@@ -60,6 +61,23 @@ class Processes:
         items: list[Any] | None = [None] * self.count if self.is_main else None
         dist.gather_object(item, items, dst=0, group=self._talk)
         return items or []
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the main process, on every process; anything that pickles. Its UserError is raised on all, too."""
+        if self._talk is None:
+            return make()
+        sent: list[Any] = [None]
+        if self.is_main:
+            try:
+                sent = [(make(), None)]
+            except UserError as error:
+                sent = [(None, str(error))]
+        dist.broadcast_object_list(sent, src=0, group=self._talk)
+        made, message = sent[0]
+        if message is not None:
+            raise UserError(message)
+        result: T = made
+        return result
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
         """Each number's sum over the processes."""

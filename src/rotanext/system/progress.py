@@ -3,10 +3,10 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,6 +18,19 @@ _LATEST = 1000  # steps that a rate is measured on
 _MOMENT = 2.0  # seconds: what took less needs no line at its end
 _FIXED = 8 + 1 + 4  # columns of a bar's line: the time, the count's slash, spaces between
 Show = Callable[[float, int, str], None]
+
+
+class Track(Protocol):
+    """Goes through `total` items and shows, under the name `what`, how far it is."""
+
+    def __call__(self, items: Iterable[T], what: str, total: int) -> Generator[T]:
+        """The same items."""
+        ...
+
+
+def untracked(items: Iterable[T], what: str, total: int) -> Generator[T]:
+    """A `Track` that shows nothing."""
+    yield from items
 
 
 class Display:
@@ -175,7 +188,7 @@ class Display:
         unit: str = "images",
         units: Callable[[T], int] = lambda _: 1,
         moment: float = _MOMENT,
-    ) -> Iterator[T]:
+    ) -> Generator[T]:
         """Go through `total` items; shows the time left and the units of work a second, one an item or what `units` says of it.
 
         Where output is no terminal, less than `moment` seconds are not worth a line.

@@ -14,8 +14,8 @@ from rotanext.checkpoints.own import save_detector_file
 from rotanext.checkpoints.pretrained import load_backbone
 from rotanext.config import Config, saved_values
 from rotanext.config.formats import FORMAT
-from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader, read_entries
-from rotanext.data.dota import find_class_names
+from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader
+from rotanext.data.index import read_datasets
 from rotanext.errors import Problems, UserError, explain, first_line
 from rotanext.evaluation.evaluate import detect_shared, gather, keep_readable
 from rotanext.evaluation.metrics import Evidence, Scores
@@ -86,9 +86,8 @@ class Trainer:
         data, train = self.config.data, self.config.train
         if not data.train:
             raise UserError("no training data: give --data FOLDER (a DOTA folder: images/ and labelTxt/), or set data.train")
-        self.class_names = find_class_names(data.train, data.classes, self.problems)
-        entries = read_entries(data.train, self.class_names, self.problems)
-        self.validation = read_entries(data.val, self.class_names, self.problems) if data.val else []
+        read = read_datasets(data.train, data.val, data.classes, self.problems, self.processes, self.display.track)
+        self.class_names, entries, self.validation = read
         dataset = TrainingSet(entries, self.class_names, self.config)
         self.order = EpochOrder(len(dataset), train.batch_size, train.seed, self.processes.rank, self.processes.count)
         self.loader = make_loader(dataset, self.order, data.workers)
