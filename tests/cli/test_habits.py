@@ -135,7 +135,7 @@ def test_hooks_before_a_commit() -> None:
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     (repository,) = config["repos"]
     assert repository["repo"] == "local", "no hub is needed to commit"
-    assert {hook["id"] for hook in repository["hooks"]} == {"ruff-format", "ruff-check", "mypy", "codespell"}
+    assert {hook["id"] for hook in repository["hooks"]} == {"ruff-format", "ruff-check", "mypy", "codespell", "import-linter"}
     for hook in repository["hooks"]:
         assert hook["language"] == "system"
         program = shlex.split(hook["entry"])[0]
