@@ -17,7 +17,6 @@ from rotanext.config.formats import FORMAT
 from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader
 from rotanext.data.index import read_datasets
 from rotanext.errors import Problems, UserError, explain, first_line
-from rotanext.evaluation.evaluate import detect_shared, gather, keep_readable
 from rotanext.evaluation.metrics import Evidence, Scores
 from rotanext.heads.contract import Targets
 from rotanext.inference.detector import Detector, build_network
@@ -26,7 +25,7 @@ from rotanext.system.files import write_atomically
 from rotanext.system.processes import Processes
 from rotanext.system.progress import Display
 from rotanext.system.signals import asked_to_stop
-from rotanext.training.feeding import StepData, batches_of, load_window, vanished
+from rotanext.training.feeding import StepData, batches_of, load_window
 from rotanext.training.optimizer import AveragedModel, build_optimizer, rate_factor, set_rate
 from rotanext.training.runlog import append_row, keep_rows
 from rotanext.training.sharding import load_optimizer, load_weights, shard, synchronise_norms, wants_shards, whole, whole_on_main
@@ -40,6 +39,7 @@ from rotanext.training.state import (
     seed_process,
     set_random_state,
 )
+from rotanext.training.validation import validate, whole_network
 
 BAD_STEPS_IN_A_ROW = 20
 EMPTY_STEPS_IN_A_ROW = 5
@@ -152,6 +152,10 @@ class Trainer:
         """Ask for a stop after the current step; whether it had been asked for already."""
         before, self._asked = self._asked, True
         return before
+
+    def _stopped(self) -> bool:
+        """Whether this process knows of a wish to stop."""
+        return self._asked or self.stop
 
     def _validation_is_due(self) -> bool:
         """After every `validate_every` epochs and after the last one, once; a resumed training makes up for an interrupted one."""
@@ -298,45 +302,30 @@ class Trainer:
 
     def _validate(self) -> Scores | None:
         """Score the weights to keep; None where Ctrl-C came in between, and on all processes but the first."""
-        epoch = self.progress.step // self.steps_per_epoch
-        detector = Detector(self._plain_model(), self.config, self.class_names)
-        known, scores = self.problems.count, None
-        mine = self.validation[self.processes.rank :: self.processes.count]
-        tracked = self.display.track(mine, "validating", len(mine))
-        found = detect_shared(detector, self.validation, tracked, self.processes, lambda: self._asked or self.stop)
-        if found is None:
+        network, scores = self.final_model, None
+        if self.sharded:
+            network = whole_network(network, self.config, len(self.class_names), self.processes)
+        detector = Detector(network, self.config, self.class_names)
+        done = validate(detector, self.validation, self.processes, self.display, self.problems, self._stopped, self.folder)
+        if not done.finished:
             self.stop = True
             return None
+        self.progress.validated = self.progress.step // self.steps_per_epoch
         with self.processes.together():
-            if self.processes.is_main:
-                read, detections = keep_readable(found, self.problems)
-                if self.problems.count > known:
-                    if gone := vanished(self.config.data.val):
-                        raise UserError(f"{gone} Go on with: rotanext train --resume {self.folder}")
-                    self.display.say(f"validating without {self.problems.count - known} images that cannot be read")
-                self.evidence = gather(detections, read, self.class_names)
-                scores = self.evidence.score()
-                self._note_report(scores, epoch, detector.model)
-        self.progress.validated = epoch
+            if done.evidence is not None:
+                self.evidence, scores = done.evidence, done.evidence.score()
+                self._note_scores(scores, network)
         return scores
 
-    def _plain_model(self) -> Network:
-        """The weights to keep, in one plain model."""
-        if not self.sharded:
-            return self.final_model
-        with torch.random.fork_rng():
-            model = build_network(self.config, len(self.class_names)).to(self.processes.device)
-        model.load_state_dict(whole(self.final_model.state_dict()))
-        return model
-
-    def _note_report(self, scores: Scores, epoch: int, model: Network) -> None:
-        """Log a validation's figures, and keep the model where it is the best so far."""
+    def _note_scores(self, scores: Scores, network: Network) -> None:
+        """Log a validation's figures, and keep the network where it is the best so far."""
+        epoch = self.progress.validated
         figures = {name: value or 0.0 for name, value in scores.summary().items()}  # None: no object to find
         self._log({"step": self.progress.step, "epoch": epoch} | figures, always=True)
         self.display.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         if figures[self.config.train.best_metric] > self.progress.best:
             self.progress.best = figures[self.config.train.best_metric]
-            self._save_detector("best.safetensors", model.state_dict())
+            self._save_detector("best.safetensors", network.state_dict())
 
     def _log(self, row: dict[str, float], always: bool = False) -> None:
         """Append a row to metrics.jsonl and TensorBoard."""
