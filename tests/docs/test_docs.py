@@ -219,6 +219,15 @@ def test_every_setting_has_its_meaning() -> None:
     assert not missing
 
 
+def test_the_readme_names_every_folder() -> None:
+    table = (ROOT / "README.md").read_text().split("## Files")[1].split("## ")[0]
+    rows = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    package = ROOT / "src/rotanext"
+    folders = {path.name for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(re.findall(r"`(\w+)/`", rows)) == folders
+    assert all((package / name).is_file() for name in re.findall(r"`(\w+\.py)`", rows))
+
+
 def hooks() -> Any:
     spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs/hooks.py")
     assert spec is not None
