@@ -111,6 +111,7 @@ PARSERS: dict[str, Callable[[list[str]], None]] = {
     ".": parse_known,
     "pre-commit": parse_known,
     "git": parse_known,
+    "cd": parse_known,
     "apt-get": parse_known,
     "curl": parse_known,
 }
