@@ -6,11 +6,12 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pydantic import BaseModel
 
 from rotanext.config import Config, sections_of
 
@@ -62,20 +63,28 @@ def settings_table() -> str:
     values = [tomllib.loads((recipes / f"{name}.toml").read_text()) for name in names]
     rows = ["| key | `small` | ConvNeXt-T on DOTA | meaning |", "|---|---|---|---|"]
     for name, info in Config.model_fields.items():
-        told: set[str] = set()
-        for kind in sections_of(info.annotation):
-            for key, meaning in _meanings(kind):
-                if key not in told:
-                    shown = [_shown(part[name][key]) if key in part[name] else "" for part in values]
-                    rows.append(f"| `{name}.{key}` | {shown[0]} | {shown[1]} | {meaning} |")
-                    told.add(key)
+        kinds = {_kind(section): dict(_meanings(section)) for section in sections_of(info.annotation)}
+        for key in dict.fromkeys(key for meanings in kinds.values() for key in meanings):
+            shown = [_shown(part[name][key]) if key in part[name] else "" for part in values]
+            told = {kind: meanings[key] for kind, meanings in kinds.items() if key in meanings}
+            if len(told) == len(kinds) and len(set(told.values())) == 1:
+                meaning = next(iter(told.values()))
+            else:
+                meaning = "; ".join(f"`{kind}`: {meaning}" for kind, meaning in told.items())
+            rows.append(f"| `{name}.{key}` | {shown[0]} | {shown[1]} | {meaning} |")
     return "\n".join(rows)
 
 
-def _meanings(section: type) -> Iterator[tuple[str, str]]:
+def _kind(section: type[BaseModel]) -> str:
+    """The kind of a part that a section describes, "" where there is only one."""
+    field = section.model_fields.get("kind")
+    return get_args(field.annotation)[0] if field else ""
+
+
+def _meanings(section: type[BaseModel]) -> Iterator[tuple[str, str]]:
     """The keys of a section and the comment beside each."""
     for line in inspect.getsource(section).splitlines():
-        if (field := re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line)) and field[1] in section.model_fields:  # type: ignore[attr-defined]
+        if (field := re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line)) and field[1] in section.model_fields:
             yield field[1], (field[2] or "").replace("|", "/")
 
 

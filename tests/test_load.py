@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import formula
 import rotanext
-from mmrotate_files import as_mmrotate
+from mmrotate_files import reference_weights
 from networks import backbone_overrides
 from places import TESTS
 from process_memory import forget_peak, status
@@ -27,13 +27,6 @@ from rotanext.load import load_detector, read_detector, save_detector
 V0 = {"mmrotate_version": "0.1.0", "mmdet_version": "2.19.0"}
 V1 = {"mmengine_version": "0.3.2", "dataset_meta": {"classes": CLASS_LISTS["dota1.0"]}}
 IMAGE = formula.image(3, 96, 128)
-
-
-def reference_weights(backbone: str, classes: int) -> dict[str, torch.Tensor]:
-    """A small detector's weights under MMRotate's names, valued by name and shape as in the golden files."""
-    config = load_config("demo", [f"backbone.name={backbone}", "neck.channels=8", "head.stacked_convs=1"])
-    names = as_mmrotate(build_network(config, classes).state_dict())
-    return {name: torch.from_numpy(formula.weight(name, tuple(value.shape))) for name, value in names.items()}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def to_supervision(detections: Detections) -> Any:
-    """A `supervision.Detections`: upright boxes in `xyxy`, the turned ones as `data["xyxyxyxy"]` (corners `[N, 4, 2]` float32).
+    """A `supervision.Detections`: upright boxes in `xyxy`, the rotated ones as `data["xyxyxyxy"]` (corners `[N, 4, 2]` float32).
 
     `OrientedBoxAnnotator` draws the latter; names are in `data["class_name"]`. Raises `UserError` without supervision.
     """
@@ -45,7 +45,7 @@ def to_tv_tensors(detections: Detections, height: int, width: int) -> "BoundingB
 
 
 def from_tv_tensors(boxes: "BoundingBoxes") -> Any:
-    """Our boxes `[N, 5]` (le90, float32, see boxes.py) of torchvision's in any of its turned formats."""
+    """Our boxes `[N, 5]` (le90, float32, see boxes.py) of torchvision's in any of its rotated formats."""
     import torch
     from torchvision.transforms.v2.functional import convert_bounding_box_format
     from torchvision.tv_tensors import BoundingBoxFormat

@@ -84,7 +84,7 @@ def _read_exported(
     if not path.is_file():
         raise UserError(explain(path, "nothing there", "a file written by rotanext export", "Check the path."))
     if anchors is not None:
-        raise UserError(explain(path, "an exported file", "a checkpoint where anchors are given", "Leave --anchors away."))
+        raise UserError(explain(path, "an exported file", "a checkpoint where anchors are given", "Leave out --anchors."))
     names = find_class_names([], classes, Problems()) if classes not in (None, "auto") else None
     detector, metadata = open_exported(path, device=device, class_names=names, precision=precision, compiled=compiled)
     note = f"exported by rotanext {metadata.version}: {metadata.precision}, {counted(len(metadata.class_names), 'class')}"

@@ -111,6 +111,7 @@ PARSERS: dict[str, Callable[[list[str]], None]] = {
     ".": parse_known,
     "pre-commit": parse_known,
     "git": parse_known,
+    "cd": parse_known,
     "apt-get": parse_known,
     "curl": parse_known,
 }
@@ -217,6 +218,15 @@ def test_every_setting_has_its_meaning() -> None:
     table = hooks().settings_table()
     missing = [key for key in keys_of() if "." in key and f"| `{key}` |" not in table]
     assert not missing
+
+
+def test_the_readme_names_every_folder() -> None:
+    table = (ROOT / "README.md").read_text().split("## Files")[1].split("## ")[0]
+    rows = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    package = ROOT / "src/rotanext"
+    folders = {path.name for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(re.findall(r"`(\w+)/`", rows)) == folders
+    assert all((package / name).is_file() for name in re.findall(r"`(\w+\.py)`", rows))
 
 
 def hooks() -> Any:

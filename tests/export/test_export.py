@@ -283,7 +283,7 @@ def test_exported_detectors_only_detect(written: Path, tmp_path: Path) -> None:
         save_detector(exported, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="choose the precision when exporting"):
         load_detector(written / "model.onnx", precision="fp16")
-    with pytest.raises(UserError, match="Leave --anchors away"):
+    with pytest.raises(UserError, match="Leave out --anchors"):
         load_detector(written / "model.onnx", anchors="v0")
     with pytest.raises(UserError, match="nothing there"):
         load_detector(tmp_path / "none.onnx")

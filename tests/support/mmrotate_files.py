@@ -2,7 +2,12 @@
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor
+
+import formula
+from rotanext.config import load_config
+from rotanext.inference.detector import build_network
 
 
 def as_mmrotate(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
@@ -22,3 +27,10 @@ def as_mmrotate(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
             key = f"{stem}.conv.{leaf}"
         renamed[key] = value
     return renamed
+
+
+def reference_weights(backbone: str, classes: int) -> dict[str, Tensor]:
+    """A small detector's weights under MMRotate's names, valued by name and shape as in the golden files."""
+    config = load_config("demo", [f"backbone.name={backbone}", "neck.channels=8", "head.stacked_convs=1"])
+    names = as_mmrotate(build_network(config, classes).state_dict())
+    return {name: torch.from_numpy(formula.weight(name, tuple(value.shape))) for name, value in names.items()}

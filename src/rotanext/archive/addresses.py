@@ -88,11 +88,11 @@ def _read_list(source: str) -> list[str]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise UserError(explain(source, "text that is no UTF-8", "an address a line", "Save it as UTF-8.", line)) from None
+        raise UserError(explain(source, "text that is not UTF-8", "one address per line", "Save it as UTF-8.", line)) from None
     lines = (line.split("#")[0].strip() if line.lstrip().startswith("#") else line.strip() for line in text.splitlines())
     found = [line if is_remote(line) else os.path.abspath(line) for line in lines if line]  # noqa: PTH100  (no links followed)
     if not found:
-        raise UserError(explain(source, "an empty list", "an address a line", "Write one scene's address on each line."))
+        raise UserError(explain(source, "an empty list", "one address per line", "Write one scene's address on each line."))
     return list(dict.fromkeys(found))
 
 

@@ -230,7 +230,7 @@ def _resources(ray: Any, job: Job, cluster: ClusterOptions) -> tuple[Job, int, f
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     on_gpu = job.device != "cpu" and gpus > 0
     if job.device not in ("auto", "cpu") and not on_gpu:
-        raise UserError(explain(f"--device {job.device}", "no GPU in the cluster", "one at least", "Give --device cpu."))
+        raise UserError(explain(f"--device {job.device}", "no GPU in the cluster", "at least one", "Give --device cpu."))
     cores = cluster.cores or (1 if on_gpu else max(1, min([CORES, *(count for count in cpus if count)])))
     room = gpus if on_gpu else sum(count // cores for count in cpus)
     if not room or max(cpus) < cores:

@@ -74,7 +74,7 @@ def _own(header: dict[str, str], weights: StateDict, path: Path, anchors: Anchor
         head = values.get("head")
         if not isinstance(head, dict) or "anchors" not in head:
             raise UserError(
-                explain(path, "a head without anchors", "one with them where anchors are given", "Leave --anchors away.")
+                explain(path, "a head without anchors", "one with them where anchors are given", "Leave out --anchors.")
             )
         values = values | {"head": head | {"anchors": convention}}
     config = validate_saved(values, f"{path} (configuration)")

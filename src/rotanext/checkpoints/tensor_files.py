@@ -22,7 +22,7 @@ DAMAGE = (
 def _empty_storage(persistent_id: Any, room: int) -> tuple[np.ndarray, Storage]:
     """Writable bytes and the storage on them for ('storage', type, key, location, elements, ...)."""
     if type(persistent_id) is not tuple or len(persistent_id) < 5 or persistent_id[0] != "storage":
-        raise ValueError("a reference to something that is no tensor's data")
+        raise ValueError("a reference to something other than a tensor's data")
     kind, elements = persistent_id[1], persistent_id[4]
     if type(kind) is not Global or kind.name not in STORAGE_TYPES:
         raise ValueError(f"data of type {kind.name if type(kind) is Global else type(kind).__name__}")

@@ -135,7 +135,7 @@ def _dtype(code: str, *_: Any) -> Unfinished:
 
 def _array(dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool, data: Any) -> np.ndarray:
     if not isinstance(dtype, np.dtype) or dtype.kind not in "biufcSU":
-        raise ValueError("an array of something else than numbers or texts")
+        raise ValueError("an array of something other than numbers or texts")
     raw = data.encode("latin-1") if type(data) is str else data
     return np.frombuffer(raw, dtype=dtype).reshape(shape, order="F" if fortran else "C")
 

@@ -18,24 +18,24 @@ class DataConfig(Section):
     classes: str  # "auto": the names found in the labels; dota1.0, dota1.5, dota2.0; or a text file with one name a line
     image_size: Natural  # images are resized to fit this square; 0: as they are
     background: Switch  # train on images without objects, too
-    workers: Natural
+    workers: Natural  # processes that load images; 0: the training's own
     cache: Switch  # keep decoded images in memory
 
 
 class AugmentConfig(Section):
     """Random changes of training images; all exact on corners."""
 
-    flip_horizontal: Fraction
-    flip_vertical: Fraction
-    flip_diagonal: Fraction  # both at once
-    quarter_turns: Fraction  # chance of a turn by 90, 180 or 270 degrees
-    rotate: Fraction  # chance of a turn by any angle
+    flip_horizontal: Fraction  # chance of a flip from left to right
+    flip_vertical: Fraction  # chance of a flip from top to bottom
+    flip_diagonal: Fraction  # chance of both at once
+    quarter_turns: Fraction  # chance of a rotation by 90, 180 or 270 degrees
+    rotate: Fraction  # chance of a rotation by any angle
     scale: tuple[Positive, Positive]  # range of a random zoom
     translate: Fraction  # largest random shift, in image sizes
-    brightness: Fraction
-    contrast: Fraction
-    saturation: Fraction
-    hue: Annotated[float, Field(ge=0, le=0.5, strict=True)]
+    brightness: Fraction  # drawn factor: 1 plus or minus at most this
+    contrast: Fraction  # as for brightness
+    saturation: Fraction  # as for brightness
+    hue: Annotated[float, Field(ge=0, le=0.5, strict=True)]  # largest random shift, in turns of the colour circle
 
     @model_validator(mode="after")
     def _consistent(self) -> "AugmentConfig":
@@ -49,30 +49,30 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """Optimisation."""
 
-    epochs: Count
+    epochs: Count  # passes over the training images
     batch_size: Count  # per process
     accumulate: Count  # batches per optimiser step
-    optimizer: Literal["sgd", "adamw"]
-    lr: Positive
+    optimizer: Literal["sgd", "adamw"]  # sgd: with momentum
+    lr: Positive  # highest learning rate, after the warm-up
     scale_lr: Switch  # multiply lr by the total batch over 2
-    momentum: Fraction  # sgd
-    betas: tuple[Fraction, Fraction]  # adamw
-    weight_decay: NotNegative
+    momentum: Fraction  # of sgd
+    betas: tuple[Fraction, Fraction]  # of adamw
+    weight_decay: NotNegative  # for all parameters but those of no_decay
     no_decay: list[str]  # parameters whose name contains one of these have no weight decay
-    schedule: Literal["step", "cosine"]
+    schedule: Literal["step", "cosine"]  # how the learning rate falls
     milestones: list[Natural]  # step: epochs after which the rate falls to a tenth
-    warmup_steps: Natural
-    warmup_ratio: Fraction
+    warmup_steps: Natural  # optimiser steps in which the rate rises to lr
+    warmup_ratio: Fraction  # where it begins, as a share of lr
     clip_norm: NotNegative  # largest L2 norm of the gradient; 0: no clipping
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)]  # decay of the averaged weights; 0: none
-    precision: Literal["fp32", "bf16", "fp16"]
-    seed: Natural
-    validate_every: Natural  # epochs; 0: only at the end
+    precision: Literal["fp32", "bf16", "fp16"]  # of forward and backward passes; weights are fp32
+    seed: Natural  # of order, augmentation and first weights
+    validate_every: Natural  # epochs from one validation to the next; 0: only at the end
     save_every: Natural  # steps from one saved state to the next, besides those at the end of every epoch; 0: only those
     keep: Count  # saved states that are kept, the newest ones
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]]  # where the figures go besides metrics.jsonl
     shard: Switch  # several processes share the parameters (FSDP) instead of each having them all (DDP)
-    best_metric: Literal["map50", "map75", "map50_95"]
+    best_metric: Literal["map50", "map75", "map50_95"]  # what makes a checkpoint the best
 
 
 class PredictConfig(Section):
@@ -81,11 +81,11 @@ class PredictConfig(Section):
     image_size: Natural  # images are resized to fit this square; 0: their own resolution
     tile: Count  # larger images are cut into tiles of this size ...
     overlap: Natural  # ... that overlap by this much (only where image_size is 0)
-    score_threshold: Fraction
-    top_k: Count
-    iou_threshold: Fraction
-    max_detections: Count
-    merge_iou: Fraction
+    score_threshold: Fraction  # lowest score of a detection
+    top_k: Count  # candidates of each level that go into NMS, the best ones
+    iou_threshold: Fraction  # of two boxes of a class with a larger IoU, NMS keeps the better one
+    max_detections: Count  # of an image or tile
+    merge_iou: Fraction  # the same as iou_threshold, for boxes of different tiles
 
     @model_validator(mode="after")
     def _consistent(self) -> "PredictConfig":

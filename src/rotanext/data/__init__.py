@@ -1,1 +1,1 @@
-"""Images and labels: reading, cutting, changing, inventing."""
+"""Data sets: DOTA folders and label files, tiles, augmentation, selection."""

@@ -85,7 +85,7 @@ def check_options(options: ExportOptions) -> None:
         advice = f"Name it {options.out.with_suffix(suffix).name}."
         raise UserError(explain(options.out, f"a name for {options.format}", f"one that ends in {suffix}", advice))
     if options.precision == "int8" and options.format == "torch":
-        raise UserError("--precision int8 is for onnx and openvino; for torch take fp32 or fp16")
+        raise UserError("--precision int8 is for onnx and openvino; for torch use fp32 or fp16")
     if options.precision == "int8" and options.calibrate is None:
         raise UserError("--precision int8 needs --calibrate: a folder of images like those it will see (a hundred will do)")
     if options.precision != "int8" and options.calibrate is not None:

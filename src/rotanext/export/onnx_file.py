@@ -31,7 +31,7 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
     need("export", "onnx", "onnxscript")
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     if size > _LARGEST:
-        raise UserError(explain(path, f"{size >> 20} MB of weights", "at most 2 GB in an ONNX file", "Take --precision fp16."))
+        raise UserError(explain(path, f"{size >> 20} MB of weights", "at most 2 GB in an ONNX file", "Use --precision fp16."))
     with quiet(), torch.no_grad():
         exported = torch.onnx.export(
             program,
@@ -108,7 +108,7 @@ def check_onnx(path: Path) -> tuple[bytes, Metadata]:
         raise UserError(explain(path, f"no ONNX model ({shortened(str(error))})", "an exported file", _DAMAGED)) from None
     metadata = read_metadata(found.texts, path)
     if found.texts.get(CHECKSUM) != found.digest:
-        raise UserError(explain(path, "another checksum than the one in it", "the file as it was exported", _DAMAGED))
+        raise UserError(explain(path, "a checksum that is not the one in it", "the file as it was exported", _DAMAGED))
     _refuse_foreign(found, path)
     return content, metadata
 

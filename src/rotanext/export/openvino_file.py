@@ -56,7 +56,7 @@ def check_openvino(path: Path) -> tuple[bytes, bytes]:
         found = "no checksum of rotanext"
         raise UserError(explain(path, found, "a file written by rotanext export", "Export the checkpoint again."))
     if rest.removesuffix(_END) != _digest(document, parts[1]).encode():
-        raise UserError(explain(path, "another checksum than the one in it", "the files as they were exported", _DAMAGED))
+        raise UserError(explain(path, "a checksum that is not the one in it", "the files as they were exported", _DAMAGED))
     return document, parts[1]
 
 

@@ -57,7 +57,7 @@ def open_exported(
 
         return open_program(path, find_device(device), class_names, precision=precision, compiled=compiled)
     if compiled or precision != "fp32":
-        advice = "Leave --precision and --compile away; choose the precision when exporting."
+        advice = "Leave out --precision and --compile; choose the precision when exporting."
         raise UserError(explain(path, "an exported file", "a checkpoint where a precision is asked for", advice))
     where = None if device == "auto" else torch.device(device) if device == "cuda" else find_device(device)
     run, metadata, computes_on = _OPENERS[kind](path, where)

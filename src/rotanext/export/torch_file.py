@@ -92,14 +92,14 @@ def _tensor(archive: zipfile.ZipFile, root: str, entry: dict[str, Any]) -> Tenso
     content = _stored(archive, f"{root}/{_WEIGHTS}/{entry['path_name']}", 1 << 40)
     flat = torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
     if len(shape) != len(strides) or math.prod(shape) > len(flat):
-        raise ValueError("weights of other sizes than it says")
+        raise ValueError("weights of sizes other than it says")
     return flat.as_strided(shape, strides, offset).float().contiguous()  # torch refuses strides that lead outside
 
 
 def _whole(number: dict[str, Any]) -> int:
     value = number["as_int"]
     if not isinstance(value, int) or value < 0:
-        raise ValueError("a size that is no whole number")
+        raise ValueError("a size that is not a whole number")
     return value
 
 
@@ -116,7 +116,7 @@ def open_program(
             weights.setdefault(name, torch.ones(value.shape))
     check_strict(shapes, weights, path, "torch.export")
     if not all(bool(value.isfinite().all()) for value in weights.values()):
-        raise UserError(explain(path, "weights that are no numbers", "finite weights", _DAMAGED))
+        raise UserError(explain(path, "weights that are not numbers", "finite weights", _DAMAGED))
     model = build_network(config, len(names))
     model.load_state_dict(weights)
     return Detector(model.to(device), config, names, precision=precision, compiled=compiled), metadata

@@ -27,18 +27,18 @@ NUMBERS = 5  # of a box: dx, dy, dw, dh, da
 class RetinaConfig(Section):
     """A head with anchors: sigmoid scores by the focal loss, boxes as offsets from the anchors."""
 
-    kind: Literal["retina"]
+    kind: Literal["retina"]  # rotated RetinaNet
     stacked_convs: Annotated[int, Field(ge=1, le=32, strict=True)]  # convolutions before each output
-    anchors: Literal["v0", "v1"]  # see heads/anchors.py
+    anchors: Literal["v0", "v1"]  # those of MMRotate 0.x or 1.x, see heads/anchors.py
     anchor_scale: Annotated[float, Field(ge=0.1, le=100, strict=True)]  # side of the smallest square anchor, in strides
     anchor_octaves: Annotated[int, Field(ge=1, le=8, strict=True)]  # sizes between one level and the next
     anchor_ratios: Annotated[  # height / width
         tuple[Annotated[float, Field(ge=0.01, le=100, strict=True)], ...], Field(min_length=1, max_length=16)
     ]
-    positive_iou: Fraction  # from this IoU with an object on an anchor learns it
+    positive_iou: Fraction  # an anchor learns an object from this IoU on
     negative_iou: Fraction  # below it an anchor learns background; in between it learns nothing
     box_loss: Literal["kld-stable", "kld", "gwd"]  # see heads/losses.py
-    box_loss_weight: Positive
+    box_loss_weight: Positive  # beside a classification loss of weight 1
 
     @model_validator(mode="after")
     def _consistent(self) -> "RetinaConfig":

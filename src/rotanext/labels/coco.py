@@ -1,4 +1,4 @@
-"""COCO's JSON: outlines as `segmentation`, or turned boxes of five values.
+"""COCO's JSON: outlines as `segmentation`, or rotated boxes of five values.
 
 Five values in `bbox` are read and written as Detectron2's XYWHA_ABS: centre, width, height in pixels, and the angle in degrees,
 counter-clockwise on the screen. Files written here say so in `info`. Four values are COCO's own: left, top, width, height.

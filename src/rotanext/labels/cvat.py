@@ -1,4 +1,4 @@
-"""CVAT's "for images 1.1": one XML file, with turned boxes and polygons.
+"""CVAT's "for images 1.1": one XML file, with rotated boxes and polygons.
 
 A box's rotation is in degrees, clockwise on the screen, about its centre. Written are rectangles as boxes with rotation, everything
 else as polygons; difficulty and score are attributes of these names.

@@ -1,1 +1,1 @@
-"""The networks: backbones, FPN, the detector, and the reading of their checkpoints."""
+"""The networks: backbones, necks, the detector's network, and its rearrangement for detection."""

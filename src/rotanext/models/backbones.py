@@ -20,7 +20,7 @@ OUTPUT_STRIDES = (4, 8, 16, 32)
 class ConvNeXtConfig(Section):
     """Our ConvNeXt, V1 or V2."""
 
-    kind: Literal["convnext"]
+    kind: Literal["convnext"]  # ours
     name: str  # a variant of models/convnext.py
     weights: str  # "" for none, a local file of any known layout, or a name on the Hugging Face hub
     drop_path: Fraction  # chance that a block is left out, rising linearly to this
@@ -46,7 +46,7 @@ class ConvNeXtConfig(Section):
 class TimmConfig(Section):
     """Any of timm's feature extractors that has maps at strides 4, 8, 16 and 32."""
 
-    kind: Literal["timm"]
+    kind: Literal["timm"]  # any of timm's that gives such maps
     name: str  # as timm lists it, such as resnet50
     weights: str  # "" for none, a local file of any known layout, or a name on the Hugging Face hub
     drop_path: Fraction  # chance that a block is left out; 0 for families without it

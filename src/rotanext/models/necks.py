@@ -17,7 +17,7 @@ SIZE_DIVISOR = 32  # a batch's height and width are multiples of it: the stride 
 class FPNConfig(Section):
     """The feature pyramid."""
 
-    kind: Literal["fpn"]
+    kind: Literal["fpn"]  # feature pyramid
     channels: Annotated[int, Field(ge=1, le=8192, strict=True)]  # of every map
 
     @property

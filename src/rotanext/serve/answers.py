@@ -150,7 +150,7 @@ def prediction_json(upload: Upload, found: Detections, threshold: float, *, both
 
 
 def geojson(upload: Upload, found: Detections) -> bytes:
-    """A FeatureCollection in longitude and latitude; `Refused` (422) where the image does not say where it lies."""
+    """A FeatureCollection in longitude and latitude; `Refused` (422) where the image is not georeferenced."""
     if upload.georeference is None:
         why = next((note for note in upload.notes if "georeference" in note), "no georeference")
         raise Refused(422, f"format is geojson, but the image has {why}. Ask for format=json.")

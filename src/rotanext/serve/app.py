@@ -136,7 +136,7 @@ class Service:
         except UserError as error:
             raise Refused(422, str(error)) from error
         except Abandoned:
-            raise Refused(504, "nobody waits for this answer any more") from None
+            raise Refused(504, "nobody is waiting for this answer any more") from None
         except (MemoryError, torch.OutOfMemoryError) as error:
             log.error("out of memory: %s", error)
             wait = {"Retry-After": str(self.gate.wait)}

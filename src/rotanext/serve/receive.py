@@ -28,7 +28,7 @@ async def receive_upload(request: Request, limits: Limits) -> bytes:
     most = limits.upload + (_ENVELOPE if form else 0)
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > most:
-        raise too_large(limits) if length.isdecimal() else Refused(400, "the header Content-Length is no number")
+        raise too_large(limits) if length.isdecimal() else Refused(400, "the header Content-Length is not a number")
     request = _hurried(request)
     try:
         async with asyncio.timeout(limits.seconds):

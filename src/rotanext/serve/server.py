@@ -31,7 +31,7 @@ def serve(detector: Detector, options: ServeOptions, console: Console) -> None:
     if options.token is not None and (not options.token.isascii() or not options.token.isprintable() or " " in options.token):
         raise UserError("the token has characters that no header may hold; expected printable ASCII without spaces")
     if options.token == "":
-        raise UserError("the token is empty; leave --token away, or give it a value")
+        raise UserError("the token is empty; leave out --token, or give it a value")
     listening = _listen(options.host, options.port)
     try:
         host, port = listening.getsockname()[:2]

@@ -65,9 +65,9 @@ def reconfigured(saved: Config, overrides: Sequence[str] = (), wanted: Config | 
 def start_training(
     config: Config, folder: Path, device: str, problems: Problems, console: Console, resume: bool = False
 ) -> Scores | None:
-    """Train in `folder` from the beginning, or go on with the training saved there; returns the last validation's report.
+    """Train in `folder` from the beginning, or go on with the training saved there; returns the last validation's scores.
 
-    In several processes (torchrun, accelerate launch) each calls it; the report is the first one's. Raises UserError where it
+    In several processes (torchrun, accelerate launch) each calls it; the scores are the first one's. Raises UserError where it
     cannot, and KeyboardInterrupt after Ctrl-C, when everything is saved; of several processes the first raises, the others exit.
     """
     processes = Processes(device, config.train.precision)
@@ -91,8 +91,8 @@ def start_training(
     except RuntimeError as error:
         if processes.count > 1 and lost_contact(error):
             raise UserError(
-                f"process {processes.rank}: another process of this training has died or hangs (what it said itself tells why; one "
-                f"killed for memory says nothing). Go on from the last saved state with: rotanext train --resume {folder}"
+                f"process {processes.rank}: another process of this training has died or hangs (its own output says why; one "
+                f"killed for memory prints nothing). Go on from the last saved state with: rotanext train --resume {folder}"
             ) from error
         raise
     finally:

@@ -111,7 +111,7 @@ async function ask(file, preview, signal) {
       if (!(error instanceof Refusal) || error.status !== 429 || attempt === RETRIES) throw error;
       clock.stop();
       for (let left = error.retryAfter || 1; left > 0; left -= 1) {
-        busy(true, `The server is busy; again in ${left} s`);
+        busy(true, `The server is busy; trying again in ${left} s`);
         await new Promise((resolve) => setTimeout(resolve, 1000));
         signal.throwIfAborted();
       }
@@ -170,7 +170,7 @@ async function take(answer, image) {
   find("results").hidden = false;
   find("token-form").hidden = true;
   find("get-geojson").disabled = !answer.geojson;
-  find("get-geojson").title = answer.geojson ? "" : "This image does not say where it lies";
+  find("get-geojson").title = answer.geojson ? "" : "This image is not georeferenced";
   const { width, height, kind, notes } = answer.image;
   const name = document.createElement("span");
   name.textContent = name.title = state.file.name;
