@@ -22,7 +22,7 @@ def test_the_rate_is_that_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) ->
     now = [1000.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     written = io.StringIO()
-    row = dict.fromkeys(progress._SUMMARY_KEYS, 1.0)
+    row = dict.fromkeys(("loss", "loss_cls", "loss_box", "lr", "grad_norm"), 1.0)
     with Display(Console(file=written, width=200)).training(1000, 0) as tick:
         for step in range(1, 501):
             now[0] += 10.0 if step <= 100 else 0.5

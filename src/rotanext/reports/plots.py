@@ -1,6 +1,7 @@
 """Images of an evaluation and of a training run: figures of their own, no pyplot, no global state."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -167,15 +168,18 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def plot_training(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Write a run's curves as an image, from the rows of `metrics.jsonl`.
 
-    Training rows hold step, loss, loss_cls, loss_box, lr, grad_norm; validation rows step, map50, map75, map50_95 (in
-    [0, 1]). Missing keys and undefined values (null, NaN) are left out; a smooth line lies over the faint raw one.
+    Training rows hold step, loss, its terms under the head's names (loss_...), lr, grad_norm; validation rows step, map50,
+    map75, map50_95 (in [0, 1]). Missing keys and undefined values (null, NaN) are left out; a smooth line lies over the
+    faint raw one.
     """
     figure = Figure(figsize=(10.4, 6.4), layout="constrained")
     grid = figure.add_gridspec(2, 2)
     losses, scores = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     rate, norm = figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
     _dress(losses, "Loss")
-    _noisy(losses, rows, {"loss": ("total", _INK), "loss_cls": ("classification", _BLUE), "loss_box": ("box", _ORANGE)})
+    terms = dict.fromkeys(key for row in rows for key in row if key.startswith("loss_"))
+    coloured = zip(terms, cycle((_BLUE, _ORANGE, _GREEN)), strict=False)
+    _noisy(losses, rows, {"loss": ("total", _INK), **{key: (key.removeprefix("loss_"), colour) for key, colour in coloured}})
     _dress(scores, "Validation mAP")
     named = {"map50": ("mAP50", _BLUE), "map75": ("mAP75", _ORANGE), "map50_95": ("mAP50:95", _GREEN)}
     for key, (label, colour) in named.items():

@@ -124,8 +124,10 @@ def _foot() -> str:
 def _training(rows: Sequence[Mapping[str, Any]]) -> str:
     last = max((float(row["step"]) for row in rows), default=1.0)
     steps = Axis(0, max(last, 1.0), "Step")
+    terms = dict.fromkeys(key for row in rows for key in row if key.startswith("loss_"))  # named by the head
+    named: dict[str, tuple[str, int | str]] = {key: (key.removeprefix("loss_"), at % 10) for at, key in enumerate(terms)}
     parts = [
-        _noisy("Loss", rows, steps, {"loss": ("total", "ink"), "loss_cls": ("classification", 0), "loss_box": ("box", 1)}),
+        _noisy("Loss", rows, steps, {"loss": ("total", "ink"), **named}),
         _scores(rows, steps),
         _noisy("Learning rate", rows, steps, {"lr": ("learning rate", 2)}, smooth=False),
         _noisy("Gradient norm, before clipping", rows, steps, {"grad_norm": ("gradient norm", 4)}),

@@ -15,7 +15,6 @@ T = TypeVar("T")
 _PLAIN_EVERY = 15.0  # seconds between plain lines
 _RATE_OVER = 60.0  # seconds that the rate shown, and the time left, are measured over
 _LATEST = 1000  # steps that a rate is measured on
-_SUMMARY_KEYS = ("loss", "loss_cls", "loss_box", "lr", "grad_norm")
 
 
 class Display:
@@ -113,8 +112,8 @@ class Display:
 
                 def tick(row: dict[str, float]) -> None:
                     rate = self._note_step(row["step"])
-                    losses = f"loss {row['loss']:.3f} (cls {row['loss_cls']:.3f} box {row['loss_box']:.3f})"
-                    note = f"{losses} lr {row['lr']:.1e} {rate:.2f} steps/s"
+                    terms = " ".join(f"{key.removeprefix('loss_')} {row[key]:.3f}" for key in row if key.startswith("loss_"))
+                    note = f"loss {row['loss']:.3f} ({terms}) lr {row['lr']:.1e} {rate:.2f} steps/s"
                     bar.update(task, completed=row["step"], note=note)
 
                 yield tick
@@ -126,7 +125,8 @@ class Display:
                 now = time.monotonic()
                 if now - last >= _PLAIN_EVERY or row["step"] == total:
                     last = now
-                    values = " ".join(f"{key} {row[key]:.4g}" for key in _SUMMARY_KEYS)
+                    keys = ("loss", *(key for key in row if key.startswith("loss_")), "lr", "grad_norm")
+                    values = " ".join(f"{key} {row[key]:.4g}" for key in keys)
                     pace = f"{rate:.2f} steps/s, {_spelt((total - row['step']) / rate)} left" if rate else ""
                     self.say(f"step {row['step']}/{total} {values} {pace}".rstrip())
 
