@@ -118,7 +118,7 @@ def fill_sandbox(folder: Path, weights: Path) -> None:
     draw_dataset(folder / "mydata/val", 2, seed=1)
     for path in [*(folder / "mydata/val").rglob("p*.*")]:
         path.rename(path.with_name(path.name.replace("p", "v", 1)))
-    convert_labels(folder / "mydata", folder / "yolodata", "dota", "yolo-obb", images="copy")
+    convert_labels(folder / "mydata", folder / "yolodata", "dota", "yolo-obb", placing="copy")
     image = cv2.imread(str(folder / "mydata/val/images/v0.png"))[..., ::-1]
     for name in ("images/a.jpg", "scene.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)
