@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rotanext.heads.contract import HeadSection, Raw
-from rotanext.models.backbones import ConvNeXtConfig, TimmConfig
-from rotanext.models.necks import SIZE_DIVISOR, FPNConfig
+from rotanext.models.backbones import BackboneConfig
+from rotanext.models.necks import SIZE_DIVISOR, NeckConfig
 from rotanext.models.small_maps import guard_small_maps
 
 MEAN = (123.675, 116.28, 103.53)
@@ -20,7 +20,7 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: ConvNeXtConfig | TimmConfig, neck: FPNConfig, head: HeadSection, num_classes: int) -> None:
+    def __init__(self, backbone: BackboneConfig, neck: NeckConfig, head: HeadSection, num_classes: int) -> None:
         """Build the parts that the sections of a configuration describe, with random weights."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)

@@ -27,13 +27,15 @@ def training_section(rows: Rows) -> str:
 def training_charts(rows: Rows) -> list[Chart]:
     """Losses, validation, learning rate and gradient norm over the steps.
 
-    Training rows hold step, loss, loss_cls, loss_box, lr, grad_norm; validation rows step, map50, map75, map50_95 (in [0, 1]).
+    Training rows hold step, loss, its terms (loss_..., named by the head), lr and grad_norm; validation rows step, map50, map75, map50_95 (in [0, 1]).
     Missing keys, undefined values (null, NaN) and rows without a step are left out.
     """
     last = max((float(row["step"]) for row in rows if row.get("step") is not None), default=1.0)
     steps = Axis(0, max(last, 1.0), "Step", whole=True)
+    terms = dict.fromkeys(key for row in rows for key in row if key.startswith("loss_"))
+    named = {key: (key.removeprefix("loss_"), str(number % 10)) for number, key in enumerate(terms)}
     return [
-        _noisy("Loss", rows, steps, {"loss": ("total", "ink"), "loss_cls": ("classification", "0"), "loss_box": ("box", "1")}),
+        _noisy("Loss", rows, steps, {"loss": ("total", "ink"), **named}),
         _validation(rows, steps),
         _noisy("Learning rate", rows, steps, {"lr": ("learning rate", "2")}, smooth=False),
         _noisy("Gradient norm, before clipping", rows, steps, {"grad_norm": ("gradient norm", "4")}),
