@@ -27,7 +27,8 @@ def training_section(rows: Rows) -> str:
 def training_charts(rows: Rows) -> list[Chart]:
     """Losses, validation, learning rate and gradient norm over the steps.
 
-    Training rows hold step, loss, its terms (loss_..., named by the head), lr and grad_norm; validation rows step, map50, map75, map50_95 (in [0, 1]).
+    Training rows hold step, loss, its terms (loss_..., named by the head), lr and grad_norm; validation rows step, map50, map75,
+    map50_95 (in [0, 1]).
     Missing keys, undefined values (null, NaN) and rows without a step are left out.
     """
     last = max((float(row["step"]) for row in rows if row.get("step") is not None), default=1.0)
