@@ -281,3 +281,15 @@ def test_another_kind_leaves_the_values_of_the_first_behind() -> None:
 def test_a_format_of_the_future_is_refused() -> None:
     with pytest.raises(UserError, match="a configuration of format 3; expected format 2 or 1"):
         validate_saved(saved_values(load_config("small")) | {"format": 3}, "here")
+
+
+def test_folders_of_any_name_come_through(tmp_path: Path) -> None:
+    """Values that a program has chosen are not read as text."""
+    names = [str(tmp_path / name) for name in ('a "quoted" one', "2024", "true", "x\U0001f600y", "[1]")]
+    assert load_config("small", ["train.epochs=1"], {"data.train": names}).data.train == names
+
+
+@pytest.mark.parametrize("value", ['["a', '["\\ud83d"]', "{a", "'b"])
+def test_what_looks_like_toml_must_be(value: str) -> None:
+    with pytest.raises(UserError, match="no valid TOML"):
+        load_config("small", [f"data.train={value}"])

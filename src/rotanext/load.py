@@ -1,17 +1,14 @@
 """From a checkpoint of any known layout, or an exported file, to a detector; and back to a file of our own."""
 
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
-import torch
-
-from rotanext.checkpoints.detectors import BackboneFile, DetectorFile, read_detector_file, read_weights
-from rotanext.checkpoints.layouts import check_strict
-from rotanext.checkpoints.mmrotate import Anchors
+from rotanext.checkpoints.detectors import BackboneFile, DetectorFile, filled_network, read_detector_file, read_weights
 from rotanext.checkpoints.own import save_detector_file
 from rotanext.data.dota import CLASS_LISTS, find_class_names
 from rotanext.errors import Problems, UserError, counted, explain
-from rotanext.inference.detector import Detector, build_network
+from rotanext.heads.anchors import CONVENTIONS, Convention
+from rotanext.inference.detector import Detector
 from rotanext.system.devices import find_device
 
 EXPORTED = (".onnx", ".xml", ".pt2")  # what `rotanext export` writes
@@ -45,18 +42,15 @@ def _build(
 ) -> tuple[Detector, list[str]]:
     """The detector of a file that was read, and what there is to say of it."""
     names, where = _names(file, path, classes), find_device(device)
-    with torch.device("meta"):  # shapes alone, without memory: a file may claim a network of any size
-        report = check_strict(build_network(file.config, len(names)), file.weights, path, file.layout)
-    network = build_network(file.config, len(names))
-    network.load_state_dict({key: file.weights[key] for key in report.matched}, strict=False)
+    network, report = filled_network(file.config, len(names), file.weights, path, file.layout)
     return Detector(network.to(where), file.config, names, precision=precision, compiled=compiled), [report.text(), *file.notes]
 
 
-def checked_anchors(choice: str | None) -> Anchors | None:
+def checked_anchors(choice: str | None) -> Convention | None:
     """The anchor convention of that name; raises UserError for another name."""
-    if choice not in (None, *get_args(Anchors)):
-        raise UserError(f"--anchors is '{choice}'; expected {' or '.join(get_args(Anchors))}")
-    return cast(Anchors | None, choice)
+    if choice not in (None, *CONVENTIONS):
+        raise UserError(f"--anchors is '{choice}'; expected {' or '.join(CONVENTIONS)}")
+    return cast(Convention | None, choice)
 
 
 def read_detector(
@@ -76,7 +70,7 @@ def read_detector(
 
 
 def _read_exported(
-    path: Path, device: str, anchors: Anchors | None, classes: str | None, precision: str, compiled: bool
+    path: Path, device: str, anchors: Convention | None, classes: str | None, precision: str, compiled: bool
 ) -> tuple[Detector, list[str]]:
     """The same of a file that `rotanext export` wrote; its priors are within its graph."""
     from rotanext.export.runtime import open_exported

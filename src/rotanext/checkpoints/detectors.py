@@ -4,14 +4,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rotanext.checkpoints import mmrotate
-from rotanext.checkpoints.layouts import DETECTORS, FORMAT_1, OURS, StateDict, detect_layout, find_state_dict, map_keys
-from rotanext.checkpoints.mmrotate import Anchors
+from rotanext.checkpoints.layouts import (
+    DETECTORS,
+    FORMAT_1,
+    OURS,
+    LoadReport,
+    StateDict,
+    check_strict,
+    detect_layout,
+    find_state_dict,
+    map_keys,
+)  # fmt: skip
 from rotanext.checkpoints.own import read_header
 from rotanext.checkpoints.tensor_files import read_checkpoint
-from rotanext.config import Config, load_config, validate, validate_saved
-from rotanext.config.formats import of_any_format
+from rotanext.config import Config, validate, validate_saved
 from rotanext.errors import UserError, explain
+from rotanext.heads.anchors import Convention
+from rotanext.inference.detector import build_network
+from rotanext.models.network import Network
 
 
 @dataclass
@@ -34,7 +47,7 @@ class BackboneFile:
     weights: StateDict
 
 
-def read_weights(path: str | Path, anchors: Anchors | None = None) -> DetectorFile | BackboneFile:
+def read_weights(path: str | Path, anchors: Convention | None = None) -> DetectorFile | BackboneFile:
     """Read a detector of MMRotate 0.x or 1.x or of our own format, or a backbone of any known layout, under our names.
 
     `anchors` overrides the convention that the file tells. Raises UserError for a file of any other kind, that is damaged,
@@ -54,7 +67,7 @@ def read_weights(path: str | Path, anchors: Anchors | None = None) -> DetectorFi
     return file
 
 
-def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> DetectorFile:
+def read_detector_file(path: str | Path, anchors: Convention | None = None) -> DetectorFile:
     """`read_weights` of a whole detector; UserError for a backbone's file."""
     file = read_weights(path, anchors)
     if isinstance(file, BackboneFile):
@@ -63,36 +76,25 @@ def read_detector_file(path: str | Path, anchors: Anchors | None = None) -> Dete
     return file
 
 
-def _own(header: dict[str, str], weights: StateDict, path: Path, anchors: Anchors | None) -> DetectorFile:
+def _own(header: dict[str, str], weights: StateDict, path: Path, anchors: Convention | None) -> DetectorFile:
     """A file in our own format."""
     stated = read_header(header, path)
     layout = FORMAT_1 if stated["format"] == 1 else OURS
-    values = stated["config"]
     convention = anchors or (stated.get("anchors") if stated["format"] == 1 else None)
-    if convention is not None:
-        values = of_any_format(values)
-        head = values.get("head")
-        if not isinstance(head, dict) or "anchors" not in head:
-            raise UserError(
-                explain(path, "a head without anchors", "one with them where anchors are given", "Leave out --anchors.")
-            )
-        values = values | {"head": head | {"anchors": convention}}
-    config = validate_saved(values, f"{path} (configuration)")
+    chosen = {} if convention is None else {"head.anchors": convention}
+    config = validate_saved(stated["config"], f"{path} (configuration)", chosen)
     weights = map_keys(layout, weights)
     return _checked(DetectorFile(layout, weights, config, tuple(stated["class_names"]), 0), path)
 
 
-def _of_mmrotate(content: dict[str, Any], weights: StateDict, path: Path, anchors: Anchors | None) -> DetectorFile:
+def _of_mmrotate(content: dict[str, Any], weights: StateDict, path: Path, anchors: Convention | None) -> DetectorFile:
     """A checkpoint of MMRotate: the published recipe with the architecture that its weights have."""
     ignored = [key for key in weights if key.startswith(("data_preprocessor.", "ema_"))]
     notes = [f"ignored: {', '.join(ignored[:4])}{' ...' * (len(ignored) > 4)}"] if ignored else []
     weights = map_keys("mmrotate", {key: value for key, value in weights.items() if key not in ignored})
     convention, reason = mmrotate.anchor_convention(content, path, anchors)
     notes += [f"anchors {convention}: {reason}", mmrotate.check_angles(content, path)]
-    if not {"head.cls_out.weight", "head.reg_out.weight", "neck.output.0.weight"} <= weights.keys():
-        raise UserError(explain(path, "no head or no FPN", "a rotated RetinaNet", "Its weights are incomplete."))
-    recipe = load_config(mmrotate.PUBLISHED[any(".dwconv." in key for key in weights)]).model_dump()
-    config = validate(mmrotate.config_values(weights, convention, recipe, path), str(path))
+    config = validate(mmrotate.config_values(weights, convention, path), str(path))
     return _checked(DetectorFile("mmrotate", weights, config, mmrotate.class_names(content), 0, notes), path)
 
 
@@ -103,3 +105,12 @@ def _checked(file: DetectorFile, path: Path) -> DetectorFile:
         advice = "Its metadata and weights come from different runs; it cannot be used as it is."
         raise UserError(explain(path, f"{len(file.class_names)} class names", f"{file.num_classes}, as its head has", advice))
     return file
+
+
+def filled_network(config: Config, num_classes: int, weights: StateDict, path: Path, layout: str) -> tuple[Network, LoadReport]:
+    """The network a configuration describes with these weights, all of them and no others; UserError where they do not fit."""
+    with torch.device("meta"):  # shapes alone, without memory: a file may claim a network of any size
+        report = check_strict(build_network(config, num_classes), weights, path, layout)
+    network = build_network(config, num_classes)
+    network.load_state_dict({key: weights[key] for key in report.matched}, strict=False)
+    return network, report

@@ -5,17 +5,18 @@ Their configurations are programs, so nothing is taken from them but what stands
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from rotanext.checkpoints.layouts import StateDict
 from rotanext.checkpoints.unpickle import Placeholder
+from rotanext.config import recipe_values
 from rotanext.errors import UserError, explain
+from rotanext.heads.anchors import Convention
 from rotanext.models.convnext import VARIANTS
 
-Anchors = Literal["v0", "v1"]
-PUBLISHED = {  # recipes, by whether the backbone is a ConvNeXt
-    True: "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota",
-    False: "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota",
+PUBLISHED = {  # recipes of rotated RetinaNet, by the kind of backbone
+    "convnext": "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota",
+    "timm": "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota",
 }
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks of the four stages, with bottleneck or without
     ((2, 2, 2, 2), False): "resnet18",
@@ -26,9 +27,15 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks of the four stage
 }
 
 
-def config_values(weights: StateDict, anchors: Anchors, recipe: dict[str, Any], path: Any) -> dict[str, Any]:
-    """The values of the published `recipe` changed to the architecture that weights under our names have."""
-    backbone = infer_backbone(weights, path)
+def config_values(weights: StateDict, anchors: Convention, path: Any) -> dict[str, Any]:
+    """The values of a published recipe, changed to the architecture that weights under our names have.
+
+    Raises UserError for weights without a head or a pyramid, or of a backbone that cannot be built here.
+    """
+    if not {"head.cls_out.weight", "head.reg_out.weight", "neck.output.0.weight"} <= weights.keys():
+        raise UserError(explain(path, "no head or no FPN", "a rotated RetinaNet", "Its weights are incomplete."))
+    kind, backbone = infer_backbone(weights, path)
+    recipe = recipe_values(PUBLISHED[kind])
     depth = sum(re.fullmatch(r"head\.cls_convs\.\d+\.weight", key) is not None for key in weights)
     return recipe | {
         "backbone": recipe["backbone"] | {"name": backbone, "weights": ""},
@@ -45,7 +52,7 @@ def _mapping(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def anchor_convention(content: Mapping[str, Any], path: Any, override: Anchors | None = None) -> tuple[Anchors, str]:
+def anchor_convention(content: Mapping[str, Any], path: Any, override: Convention | None = None) -> tuple[Convention, str]:
     """Which anchors an MMRotate checkpoint was trained with, and why: `v0` never regularised, `v1` regularised to le90.
 
     `content` is the whole checkpoint, of which `meta` and the presence of `message_hub` tell. `override` wins. Raises
@@ -56,7 +63,7 @@ def anchor_convention(content: Mapping[str, Any], path: Any, override: Anchors |
     meta = _mapping(content.get("meta"))
     found_versions = {name: meta.get(f"{name}_version") for name in ("mmrotate", "mmdet", "mmcv", "mmengine")}
     versions = {name: value if isinstance(value, str) else "" for name, value in found_versions.items()}
-    signs: dict[Anchors, list[str]] = {"v0": [], "v1": []}
+    signs: dict[Convention, list[str]] = {"v0": [], "v1": []}
     for name, first_of_v0, first_of_v1 in (("mmrotate", "0.", "1."), ("mmdet", "2.", "3."), ("mmcv", "1.", "2.")):
         if versions[name].startswith(first_of_v0):
             signs["v0"].append(f"{name} {versions[name]}")
@@ -72,7 +79,7 @@ def anchor_convention(content: Mapping[str, Any], path: Any, override: Anchors |
         found = f"signs of both ({both})" if both else "no version in its metadata"
         advice = "Say which with anchors v0 (MMRotate 0.x, all published rows) or v1 (MMRotate 1.x)."
         raise UserError(explain(path, found, "the version of MMRotate that trained it", advice))
-    chosen: Anchors = "v0" if signs["v0"] else "v1"
+    chosen: Convention = "v0" if signs["v0"] else "v1"
     return chosen, ", ".join(signs[chosen])
 
 
@@ -90,8 +97,8 @@ def check_angles(content: Mapping[str, Any], path: Any) -> str:
     return "angles le90: from its configuration" if found else "angles le90: assumed, the file holds no configuration that tells"
 
 
-def infer_backbone(state_dict: StateDict, path: Any) -> str:
-    """The backbone's name from block counts and widths."""
+def infer_backbone(state_dict: StateDict, path: Any) -> tuple[str, str]:
+    """The backbone's kind and name from block counts and widths."""
     keys = "\n".join(state_dict)
     blocks = set(re.findall(r"^backbone\.(?:stages\.|body\.layer)(\d)\.(\d+)\.", keys, re.MULTILINE))
     stages = sorted({stage for stage, _ in blocks})
@@ -102,12 +109,12 @@ def infer_backbone(state_dict: StateDict, path: Any) -> str:
         generation = 2 if ".grn." in keys else 1
         for name, variant in VARIANTS.items():
             if variant == (depths, widths, generation):
-                return name
+                return "convnext", name
         found = f"a ConvNeXt of {depths} blocks and {widths} channels"
     else:
         resnet = RESNETS.get((depths, "backbone.body.layer1.0.conv3.weight" in state_dict))
         if resnet:
-            return resnet
+            return "timm", resnet
         found = f"a backbone with keys such as {next(iter(state_dict))}"
     raise UserError(explain(path, found, "a published ConvNeXt or ResNet", "This architecture cannot be built here."))
 

@@ -56,7 +56,11 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     drawn = time.monotonic()
 
     begun = bool(state_files(folder))
-    config = read_run_config(folder) if begun else load_config("demo", [f"data.train={data / 'train'}", f"data.val={data / 'val'}"])
+    config = (
+        read_run_config(folder)
+        if begun
+        else load_config("demo", chosen={f"data.{key}": [str(data / key)] for key in ("train", "val")})
+    )
     scores = start_training(config, folder, device, Problems(strict=True), console, resume=begun)
     trained = time.monotonic()
 

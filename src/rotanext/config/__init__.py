@@ -7,7 +7,7 @@ nearest valid key. Each part of a detector has its section beside it (a literal 
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -129,9 +129,10 @@ def _of_today(values: Any, origin: str) -> Any:
     return of_any_format(values) if isinstance(values, dict) else values
 
 
-def validate_saved(values: Any, origin: str) -> Config:
-    """A `Config` from a saved configuration of any format; raises UserError like `validate`."""
-    return validate(_of_today(values, origin), origin)
+def validate_saved(values: Any, origin: str, chosen: Mapping[str, Any] | None = None) -> Config:
+    """A `Config` from a saved configuration of any format, with `chosen` values by dotted keys; UserError like `validate`."""
+    today = _of_today(values, origin)
+    return validate(_changed(today, (), chosen) if chosen and isinstance(today, dict) else today, origin)
 
 
 def saved_values(config: Config) -> dict[str, Any]:
@@ -158,8 +159,16 @@ def _parse(text: str, is_json: bool, origin: str) -> dict[str, Any]:
     return values
 
 
-def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
-    """The configuration of a recipe, by its name or the path of a .toml or .json file, with `key=value` overrides applied."""
+def load_config(recipe: str, overrides: Sequence[str] = (), chosen: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of a recipe, by its name or the path of a .toml or .json file.
+
+    `key=value` overrides are applied, then the values `chosen`, by their dotted keys. Raises UserError naming each wrong key.
+    """
+    return validate(_changed(recipe_values(recipe), overrides, chosen), recipe)
+
+
+def recipe_values(recipe: str) -> dict[str, Any]:
+    """The plain nested values of a recipe in today's format, not validated; UserError where there is none, or it is no recipe."""
     path = Path(recipe)
     if path.suffix in (".toml", ".json"):
         if not path.is_file():
@@ -175,19 +184,12 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
         near = difflib.get_close_matches(recipe, recipe_names(), 1, 0)
         raise UserError(f"no recipe '{recipe}'; nearest: '{near[0]}'; all: {', '.join(recipe_names())}")
     values = _parse(text, is_json, recipe)
-    if is_json:  # what runs save, of any format
-        values = _of_today(values, recipe)
-    for override in overrides or []:
-        _apply(values, override)
-    return validate(values, recipe)
+    return _of_today(values, recipe) if is_json else values  # JSON is what runs save, of any format
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """A configuration with `key=value` overrides applied; raises UserError like `load_config`."""
-    values = config.model_dump(mode="json")
-    for override in overrides:
-        _apply(values, override)
-    return validate(values, config.name)
+    return validate(_changed(config.model_dump(mode="json"), overrides), config.name)
 
 
 def flat_values(config: Config) -> dict[str, Any]:
@@ -208,18 +210,32 @@ def _number_or_text(text: str) -> float | str:
         return text
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one `key=value` in nested values; the value is read as TOML, and as plain text where that fails."""
-    key, equals, text = override.partition("=")
-    key = key.strip()
+def _changed(values: dict[str, Any], overrides: Sequence[str], chosen: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Nested values with `key=value` overrides, then `chosen` ones, in their place; in place."""
+    for override in overrides:
+        _put(values, *_parsed(override))
+    for key, value in (chosen or {}).items():
+        _put(values, key, value)
+    return values
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    """Key and value of one `key=value`; the value is read as TOML, or as plain text where it does not look like TOML."""
+    key, equals, text = (part.strip() for part in override.partition("="))
     if not equals:
         raise UserError(f"override '{override}': expected KEY=VALUE, for example train.epochs=3")
     if key not in keys_of():
         raise UserError(f"override '{override}': {_unknown(key, None)}")
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = _number_or_text(text.strip())
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        if text[:1] in ("[", "{", '"', "'"):
+            raise UserError(f"override '{override}': the value is no valid TOML ({error})") from None
+    return key, _number_or_text(text)
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key in nested values."""
     *parents, leaf = key.split(".")
     for parent in parents:
         section = values.setdefault(parent, {})

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from rotanext.checkpoints.layouts import FORMAT_1, OURS, check_strict, map_keys
+from rotanext.checkpoints.detectors import filled_network
+from rotanext.checkpoints.layouts import FORMAT_1, OURS, map_keys
 from rotanext.config import Config
 from rotanext.errors import UserError, explain, shortened
 from rotanext.export.metadata import Metadata, read_metadata
@@ -114,9 +115,7 @@ def open_program(
     for name, value in shapes.state_dict().items():
         if name.endswith(".gamma") and ".grn." not in name:  # layer scale, which the exported weights have in themselves
             weights.setdefault(name, torch.ones(value.shape))
-    check_strict(shapes, weights, path, "torch.export")
     if not all(bool(value.isfinite().all()) for value in weights.values()):
         raise UserError(explain(path, "weights that are not numbers", "finite weights", _DAMAGED))
-    model = build_network(config, len(names))
-    model.load_state_dict(weights)
-    return Detector(model.to(device), config, names, precision=precision, compiled=compiled), metadata
+    network, _ = filled_network(config, len(names), weights, path, "torch.export")
+    return Detector(network.to(device), config, names, precision=precision, compiled=compiled), metadata

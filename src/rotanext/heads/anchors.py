@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 STRIDES = (8, 16, 32, 64, 128)
-CONVENTIONS = ("v0", "v1")
+Convention = Literal["v0", "v1"]
+CONVENTIONS = get_args(Convention)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from rotanext.heads.anchors import AnchorRule
+from rotanext.heads.anchors import AnchorRule, Convention
 from rotanext.heads.coding import decode
 from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, nothing_to_learn, rows
 from rotanext.heads.losses import REGRESSION_LOSSES, focal_loss
@@ -29,7 +29,7 @@ class RetinaConfig(Section):
 
     kind: Literal["retina"]  # rotated RetinaNet
     stacked_convs: Annotated[int, Field(ge=1, le=32, strict=True)]  # convolutions before each output
-    anchors: Literal["v0", "v1"]  # those of MMRotate 0.x or 1.x, see heads/anchors.py
+    anchors: Convention  # v0: horizontal (MMRotate 0.x); v1: brought to le90 (1.x)
     anchor_scale: Annotated[float, Field(ge=0.1, le=100, strict=True)]  # side of the smallest square anchor, in strides
     anchor_octaves: Annotated[int, Field(ge=1, le=8, strict=True)]  # sizes between one level and the next
     anchor_ratios: Annotated[  # height / width

@@ -1,6 +1,8 @@
 """Necks: maps of equal width at several strides from the backbone's maps.
 
-The feature pyramid gives five from the last three (Lin et al., arXiv:1612.03144; P6 and P7 of RetinaNet, arXiv:1708.02002).
+A neck's section tells `channels`, `strides` and `level_sizes(height, width)` of its maps, and builds the module, whose `first` is
+the finest of the backbone's four maps that it uses. The feature pyramid gives five maps from the last three (Lin et al.,
+arXiv:1612.03144; P6 and P7 of RetinaNet, arXiv:1708.02002).
 """
 
 from typing import Annotated, Literal

@@ -58,14 +58,12 @@ def what_to_train(options: TrainOptions) -> Job:
         return Job(reconfigured(saved, [*changes, *options.overrides, *trackers]), options.resume, True)
     if options.recipe is None:
         raise UserError(f"a recipe is needed: {', '.join(recipe_names())}, or a file")
-    folders = [*_folders("train", options.data), *_folders("val", options.val)]
-    config = load_config(options.recipe, [*options.overrides, *folders, *trackers])
+    # absolute: --resume may be called from anywhere
+    folders = {
+        f"data.{key}": [str(Path(f).resolve()) for f in of] for key, of in (("train", options.data), ("val", options.val)) if of
+    }
+    config = load_config(options.recipe, [*options.overrides, *trackers], folders)
     folder = options.run or Path("runs") / config.name
     if options.go_on and holds_training(folder):
         return Job(reconfigured(read_run_config(folder), wanted=config), folder, True)
     return Job(config, folder, False)
-
-
-def _folders(key: str, folders: Sequence[str]) -> list[str]:
-    """An override that sets a list of data folders, absolute: --resume may be called from anywhere."""
-    return [f"data.{key}={json.dumps([str(Path(folder).resolve()) for folder in folders])}"] if folders else []
