@@ -253,7 +253,7 @@ def test_differences_are_told_even_without_detections(detector: Detector, writte
         ({"out": "m.bin"}, "one that ends in .onnx"),
         ({"precision": "int8"}, "needs --calibrate"),
         ({"calibrate": Path()}, "belongs to --precision int8"),
-        ({"form": "torch", "out": "m.pt2", "precision": "int8", "calibrate": Path()}, "for torch take fp32 or fp16"),
+        ({"form": "torch", "out": "m.pt2", "precision": "int8", "calibrate": Path()}, "for torch use fp32 or fp16"),
         ({"check": Path("nowhere")}, "nothing there"),
     ],
 )
@@ -324,7 +324,7 @@ def test_damaged_weights_of_openvino_are_refused(written: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="side by side"):
         load_detector(tmp_path / "model.xml")
     (tmp_path / "model.bin").write_bytes(_flip((written / "model.bin").read_bytes(), 0.5))
-    with pytest.raises(UserError, match="another checksum"):
+    with pytest.raises(UserError, match="a checksum that is not the one in it"):
         load_detector(tmp_path / "model.xml")
 
 
