@@ -89,7 +89,7 @@ def _invalid(path: Path) -> None:
 
 
 PLANTED: tuple[tuple[Callable[[Path], Any], str], ...] = (
-    (_boom, "KeyError at tests/test_fuzz.py"),
+    (_boom, "KeyError at test_fuzz.py"),
     (_nameless, "names no file"),
     (_hang, "no answer in 1 s"),
     (_greedy, "GB"),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # accelerate stays out of what splits and evaluates
     from rotanext.system.processes import Processes
 
 READERS = 8  # threads: they mostly wait for the disk
-READING = "reading labels and image headers"
+READING = "reading the data set"
 
 Pair = tuple[Path, Path | None]  # a label file and its image
 
@@ -88,6 +88,7 @@ def read_dataset(
                 elif parsed is not None and item.image is not None:
                     objects = inside(known_objects(parsed, problems, names), *size, problems, parsed.path)
                     entries.append(Entry(item.stem, item.image, objects))
+        read.update(stream)  # nothing is left in it, but its display has yet to come to the end
     if not entries:
         raise UserError(
             explain(
