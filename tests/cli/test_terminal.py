@@ -34,7 +34,8 @@ def test_a_training(tiny_dataset: Path, tmp_path: Path) -> None:
     lines = screen(written)
     (bar,) = bars(lines)  # those of the validations are gone
     assert re.match(done("training", 6, "steps") + r", loss \d+\.\d+ \(", bar)
-    before, after = lines[: lines.index(bar)], lines[lines.index(bar) + 1 :]
+    at = lines.index(bar)
+    before, after = [line for line in lines[:at] if not line.startswith(READING)], lines[at + 1 :]
     assert before[0].startswith("demo: 4 images, 2 classes, ")
     assert [line.partition(":")[0] for line in before[1:]] == ["epoch 1", "epoch 2", "epoch 3"]
     assert any(re.match(r"│ plane +│ +2 │", line) for line in after), "the table of the last validation"
