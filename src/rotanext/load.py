@@ -9,7 +9,7 @@ from rotanext.checkpoints.detectors import BackboneFile, DetectorFile, read_dete
 from rotanext.checkpoints.layouts import check_strict
 from rotanext.checkpoints.mmrotate import Anchors
 from rotanext.checkpoints.own import save_detector_file
-from rotanext.data.dota import CLASS_LISTS, find_class_names
+from rotanext.data.dota import CLASS_LISTS, read_class_list
 from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.inference.detector import Detector, build_network
 from rotanext.system.devices import find_device
@@ -20,11 +20,7 @@ EXPORTED = (".onnx", ".xml", ".pt2")  # what `rotanext export` writes
 def _names(file: DetectorFile, path: Path, choice: str | None) -> tuple[str, ...]:
     """The class names: as asked, else the file's own, else the DOTA list of that length (said in the notes)."""
     if choice is not None:
-        if choice == "auto":
-            raise UserError(
-                f"--classes auto reads labels, and there are none here; expected {', '.join(CLASS_LISTS)} or a text file"
-            )
-        names = find_class_names([], choice, Problems())
+        names = read_class_list(choice, Problems())
         if len(names) != file.num_classes:
             advice = "Give the class list the model was trained with."
             raise UserError(explain(path, f"{file.num_classes} classes", f"{len(names)}, as in '{choice}'", advice))
@@ -85,7 +81,7 @@ def _read_exported(
         raise UserError(explain(path, "nothing there", "a file written by rotanext export", "Check the path."))
     if anchors is not None:
         raise UserError(explain(path, "an exported file", "a checkpoint where anchors are given", "Leave out --anchors."))
-    names = find_class_names([], classes, Problems()) if classes not in (None, "auto") else None
+    names = None if classes is None else read_class_list(classes, Problems())
     detector, metadata = open_exported(path, device=device, class_names=names, precision=precision, compiled=compiled)
     note = f"exported by rotanext {metadata.version}: {metadata.precision}, {counted(len(metadata.class_names), 'class')}"
     return detector, [note]

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from places import ROOT, SUPPORT
 from rotanext.data import index
-from rotanext.data.dota import find_class_names, inside, list_items, parse_labels, read_objects
+from rotanext.data.dota import all_labels, class_names_in, inside, list_items, parse_labels, read_class_list, read_objects
 from rotanext.data.index import Entry, read_dataset, read_datasets, read_entries
 from rotanext.errors import Problems, UserError
 from rotanext.images.scenes import check_pixels
@@ -62,7 +62,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def one_by_one(roots: Sequence[Path], choice: str, problems: Problems) -> tuple[tuple[str, ...], list[Entry]]:
     """The same, each file read on its own as often as it takes."""
-    names, entries = find_class_names(roots, choice, problems), []
+    if choice == "auto":
+        names = class_names_in((parse_labels(*pair) for pair in all_labels(roots)), roots)
+    else:
+        names = read_class_list(choice, problems)
+    entries = []
     for root in roots:
         for item in list_items(root, problems):
             assert item.image is not None

@@ -176,13 +176,6 @@ def images_beside(labels: Path) -> dict[str, Path]:
     return {path.stem: path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
 
 
-def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: Problems) -> tuple[str, ...]:
-    """Class names: `auto` (those in the labels, sorted), a name in `CLASS_LISTS`, or a text file with one a line."""
-    if str(choice) == "auto":
-        return class_names_in((parse_labels(label, image) for label, image in all_labels(roots)), roots)
-    return read_class_list(choice, problems)
-
-
 def all_labels(roots: Sequence[str | Path]) -> list[tuple[Path, Path | None]]:
     """Every label file of some folders with its image, where it has one; footprints are nothing without."""
     found: list[tuple[Path, Path | None]] = []
@@ -204,14 +197,17 @@ def class_names_in(found: Iterable[Parsed], roots: Sequence[str | Path]) -> tupl
 
 
 def read_class_list(choice: str | Path, problems: Problems) -> tuple[str, ...]:
-    """The classes of a name in `CLASS_LISTS`, or of a text file with one a line."""
+    """The classes of a name in `CLASS_LISTS`, or of a text file with one a line; `auto` is not for here: see `read_dataset`."""
     if str(choice) in CLASS_LISTS:
         return CLASS_LISTS[str(choice)]
+    if str(choice) == "auto":
+        found, lists = "a choice for training, where the names are those in the labels", ", ".join(CLASS_LISTS)
+        raise UserError(explain("--classes auto", found, f"{lists} or a text file", "Give one of these, or leave out --classes."))
     path = Path(choice)
     if not path.is_file():
         near = difflib.get_close_matches(str(choice), ["auto", *CLASS_LISTS], 1)
         advice = f"Did you mean {near[0]}?" if near else "Check the name or the path."
-        raise UserError(explain(path, "no such class list", f"auto, {', '.join(CLASS_LISTS)} or a text file", advice))
+        raise UserError(explain(path, "no such class list", f"{', '.join(CLASS_LISTS)}, a text file, or in training auto", advice))
     lines: dict[str, int] = {}
     for number, name in text_lines(path, problems):
         if name in lines or len(name.split()) > 1:

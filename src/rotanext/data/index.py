@@ -61,8 +61,8 @@ def read_dataset(
 ) -> tuple[tuple[str, ...], list[Entry]]:
     """Class names and labelled images of DOTA folders, in one pass; raises UserError where there are none.
 
-    classes: the names, or what `find_class_names` makes them of. Images that are no images or cut off, and objects that are none
-    of these classes or outside their image, go to `problems`; nothing is decoded yet.
+    classes: the names; "auto": those in the labels, sorted; or what `read_class_list` takes. Images that are no images or cut off,
+    and objects that are none of these classes or outside their image, go to `problems`; nothing is decoded yet.
     """
     names = classes if isinstance(classes, tuple) else None if str(classes) == "auto" else read_class_list(classes, problems)
     labels = all_labels(roots) if names is None else []
