@@ -270,7 +270,7 @@ def test_a_full_disk(start: Start, data: Path, straight: Path, tmp_path: Path) -
     text = command.log.read_text()
     assert text.count("error: ") == 1
     assert "could not be written" in text
-    assert "Make room or choose another folder, then resume." in text
+    assert f"Make room, then go on with: rotanext train --resume {run}" in text
     assert [path.read_bytes() for path in state_files(run)] == kept
     assert newest_state(run, pytest.fail)["progress"]["step"] == reached
     assert not parts(run)

@@ -11,9 +11,10 @@ import numpy as np
 
 from rotanext.data.folder_advice import folder_advice
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import IMAGE_SUFFIXES, write_file
+from rotanext.images.reading import IMAGE_SUFFIXES
 from rotanext.objects import Fault, Labelled, Objects
 from rotanext.polygons import crosses, signed_area
+from rotanext.system.files import write_bytes
 
 _DOTA1_0 = (
     "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship",
@@ -112,7 +113,7 @@ def write_objects(path: str | Path, objects: Objects) -> None:
     rounded = np.round(objects.corners.reshape(-1, 8), 4) + 0.0  # no "-0.0"
     for values, name, difficult in zip(rounded.tolist(), objects.names, objects.difficult.tolist(), strict=True):
         lines.append(f"{' '.join(map(str, values))} {name} {difficult}\n")
-    write_file(path, "".join(lines).encode())
+    write_bytes(path, "".join(lines).encode())
 
 
 def inside(objects: Objects, width: int, height: int, problems: Problems, path: str | Path) -> Objects:

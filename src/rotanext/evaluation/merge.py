@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from rotanext.data.task1 import read_task1
 from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import write_file
 from rotanext.ops import overlapping_polygons
+from rotanext.system.files import write_bytes
 
 MERGE_IOU = 0.1
 
@@ -78,6 +78,6 @@ def merge_task1(
                 # A ten-thousandth of a pixel: hides the sum's rounding, not a digit that was read.
                 numbers = " ".join(str(value) for value in np.round(quads[k].ravel(), 4).tolist())
                 text.append(f"{stem} {scores[k].item()} {numbers}\n")
-        write_file(target / f"Task1_{name}.txt", "".join(text).encode())
+        write_bytes(target / f"Task1_{name}.txt", "".join(text).encode())
         kept += len(text)
     return total, kept

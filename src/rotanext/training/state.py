@@ -14,7 +14,8 @@ from rotanext.checkpoints.layouts import FORMAT_1, map_keys
 from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.config.formats import FORMAT
 from rotanext.errors import UserError, explain, first_line, shortened
-from rotanext.system.files import write_atomically
+from rotanext.system.files import remove_parts, write_atomically
+from rotanext.training.folder import to_go_on
 
 State = dict[str, Any]
 
@@ -46,7 +47,7 @@ def save_state(folder: Path, step: int, state: State, keep: int) -> None:
     States of later steps go, too: the training has gone back behind them. Raises UserError where writing fails.
     """
     path = folder / "states" / f"state-{step:08d}.pt"
-    write_atomically(path, lambda part: torch.save(state, part))
+    write_atomically(path, lambda part: torch.save(state, part), durable=True, advice=to_go_on(folder))
     files = state_files(folder)
     later = [old for old in files if old.name > path.name]
     for old in [*later, *files[len(later) + keep :]]:
@@ -56,9 +57,8 @@ def save_state(folder: Path, step: int, state: State, keep: int) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half written; only while nobody else writes there."""
-    for part in [*folder.glob(".*.part"), *folder.glob("states/.*.part")]:
-        with suppress(OSError):
-            part.unlink()
+    for place in (folder, folder / "states"):
+        remove_parts(place)
 
 
 def newest_state(folder: Path, say: Callable[[str], object]) -> State:
