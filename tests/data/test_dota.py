@@ -7,7 +7,6 @@ import torch
 
 from rotanext.data.dota import (
     CLASS_LISTS,
-    all_labels,
     class_names_in,
     inside,
     list_items,
@@ -215,7 +214,7 @@ def test_folders_that_are_missing_or_empty(
 def test_class_names(tmp_path: Path) -> None:
     root = folders(tmp_path / "data", ["a.png"], [])
     (root / "labelTxt" / "a.txt").write_text(f"{SQUARE} ship 0\nbroken line\n{SQUARE} boat\n10 10 1 bad\n")
-    assert class_names_in((parse_labels(*pair) for pair in all_labels([root])), [root]) == ("boat", "ship")
+    assert class_names_in([parse_labels(root / "labelTxt" / "a.txt")], [root]) == ("boat", "ship")
     names = tmp_path / "names.txt"
     names.write_bytes("\ufeffship\r\n\r\ncafé\r\n".encode())
     assert read_class_list(names, Problems(strict=True)) == ("ship", "café")

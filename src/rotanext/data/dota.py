@@ -38,8 +38,18 @@ class Item(NamedTuple):
     """One image of a data set and its label file (None in a data set without labels)."""
 
     stem: str
-    image: Path | None
+    image: Path
     label: Path | None
+
+
+class Listed(NamedTuple):
+    """What a data set's folder holds: images with a label file, sorted by stem, and label files of text without an image.
+
+    In footprints without an image nothing can be read: where they lie in it is not known.
+    """
+
+    items: list[Item]
+    alone: list[Path]
 
 
 class Parsed(NamedTuple):
@@ -134,58 +144,54 @@ def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> l
     image or label file of a stem are left out through `problems`. Raises `UserError` where a folder is missing or empty, or
     nothing fits together.
     """
+    if labelled:
+        return list_folder(root, problems).items
+    images = _first_of_each(_folder(Path(root), "images", IMAGE_SUFFIXES), "image named {}", problems)
+    return [Item(stem, path, None) for stem, path in images.items()]
+
+
+def list_folder(root: str | Path, problems: Problems) -> Listed:
+    """The labelled images of `list_items`, and the label files of text that have no image; each folder is listed once."""
     root = Path(root)
-    images: dict[str, Path] = {}
-    for path in _folder(root, "images", IMAGE_SUFFIXES):
-        if path.stem in images:
-            advice = "Rename or remove one of them; this one is left out."
-            problems.add(path, f"a second image named {path.stem} beside {images[path.stem].name}", "one", advice)
-        else:
-            images[path.stem] = path
-    if not labelled:
-        return [Item(stem, images[stem], None) for stem in sorted(images)]
+    images = _first_of_each(_folder(root, "images", IMAGE_SUFFIXES), "image named {}", problems)
     labels = list_labels(root / "labelTxt", problems)
     for stem in sorted(images.keys() - labels.keys()):
         advice = "Add it; an empty file says that the image is background."
         problems.add(images[stem], "no label file for this image", f"{root / 'labelTxt' / stem}.txt", advice)
-    for stem in sorted(labels.keys() - images.keys()):
+    alone = [path for stem, path in labels.items() if stem not in images]
+    for path in alone:
         advice = "Add the image or remove the label file."
-        problems.add(labels[stem], "no image for this label file", f"{root / 'images' / stem}.png (or jpg, tif, bmp)", advice)
-    both = sorted(images.keys() & labels.keys())
-    if not both:
+        problems.add(path, "no image for this label file", f"{root / 'images' / path.stem}.png (or jpg, tif, bmp)", advice)
+    items = [Item(stem, path, labels[stem]) for stem, path in images.items() if stem in labels]
+    if not items:
         advice = "Give each image and its label file the same name."
         raise UserError(explain(root, "no image that has a label file", "images/NAME.png and labelTxt/NAME.txt", advice))
-    return [Item(stem, images[stem], labels[stem]) for stem in both]
+    return Listed(items, [path for path in alone if path.suffix.lower() == ".txt"])
 
 
 def list_labels(folder: Path, problems: Problems) -> dict[str, Path]:
-    """The label file of each stem in a folder; a second one goes to `problems`, `UserError` where there is none."""
-    labels: dict[str, Path] = {}
+    """The label file of each stem in a folder, sorted; a second one goes to `problems`, `UserError` where there is none."""
     files = _folder(folder.parent, folder.name, LABEL_SUFFIXES)
-    for path in sorted(files, key=lambda path: LABEL_SUFFIXES.index(path.suffix.lower())):
-        if path.stem in labels:
-            advice = "Remove one of them; this one is left out."
-            problems.add(path, f"a second label file beside {labels[path.stem].name}", "one for each image", advice)
-        else:
-            labels[path.stem] = path
-    return dict(sorted(labels.items()))
+    return _first_of_each(sorted(files, key=lambda path: LABEL_SUFFIXES.index(path.suffix.lower())), "label file", problems)
 
 
 def images_beside(labels: Path) -> dict[str, Path]:
     """The image of each stem in the folder `images` beside a folder of labels; empty where there is no such folder."""
-    files = sorted((labels.parent / "images").glob("[!.]*"), reverse=True)  # the first of a stem counts
-    return {path.stem: path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
+    folder = labels.parent / "images"
+    return _first_of_each(_files(folder, IMAGE_SUFFIXES), "image named {}", Problems()) if folder.is_dir() else {}
 
 
-def all_labels(roots: Sequence[str | Path]) -> list[tuple[Path, Path | None]]:
-    """Every label file of some folders with its image, where it has one; footprints are nothing without."""
-    found: list[tuple[Path, Path | None]] = []
-    for folder in (Path(root) / "labelTxt" for root in roots):
-        images = images_beside(folder)
-        # What is wrong with the folder or the files is reported where the images are listed, too.
-        labels = list_labels(folder, Problems())
-        found += [(path, images.get(stem)) for stem, path in labels.items() if stem in images or path.suffix.lower() == ".txt"]
-    return found
+def _first_of_each(files: Iterable[Path], kind: str, problems: Problems) -> dict[str, Path]:
+    """The first file of each stem, sorted by stem; the others go to `problems`, as a second one of that kind."""
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            advice = "Rename or remove one of them; this one is left out."
+            second = f"a second {kind.format(path.stem)} beside {found[path.stem].name}"
+            problems.add(path, second, "one for each name", advice)
+        else:
+            found[path.stem] = path
+    return dict(sorted(found.items()))
 
 
 def class_names_in(found: Iterable[Parsed], roots: Sequence[str | Path]) -> tuple[str, ...]:
@@ -327,10 +333,14 @@ def _fault(item: Labelled, shape: Fault | None, seen: Mapping[tuple[object, ...]
 def _folder(root: Path, name: str, suffixes: Sequence[str]) -> list[Path]:
     """Files of a data set's subfolder, sorted; `UserError` where there are none."""
     folder = check_folder(root, name)
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    files = _files(folder, suffixes)
     if not files:
         raise UserError(explain(folder, "no such files", f"files ending in {' '.join(suffixes)}", "Check the folder."))
     return files
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
 
 
 def check_folder(root: Path, name: str) -> Path:
