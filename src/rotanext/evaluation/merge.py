@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rotanext.data.task1 import read_task1
@@ -18,13 +17,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def overlapping_pairs(a: Floats, b: Floats) -> tuple[Ints, Ints, Floats]:
-    """Indices i, j (ascending) and IoU, `[K]` each, of overlapping quadrilaterals a `[N, 4, 2]` and b `[M, 4, 2]`."""
-    first, second = (torch.from_numpy(np.ascontiguousarray(x, np.float64)) for x in (a, b))
-    i, j, iou = overlapping_polygons(first, second)
-    return i.numpy(), j.numpy(), iou.numpy()
-
-
 def polygon_nms(corners: Floats, scores: Floats, iou_threshold: float) -> Ints:
     """Greedy non-maximum suppression of quadrilaterals; the kept indices, best first.
 
@@ -32,7 +24,7 @@ def polygon_nms(corners: Floats, scores: Floats, iou_threshold: float) -> Ints:
     better one is greater than the threshold. Ties in score: the lower index wins.
     """
     order = np.argsort(-scores, kind="stable")
-    i, j, iou = overlapping_pairs(corners[order], corners[order])
+    i, j, iou = overlapping_polygons(corners[order], corners[order])
     over = (i < j) & (iou > iou_threshold)
     i, j = i[over], j[over]
     alive = np.ones(len(order), bool)

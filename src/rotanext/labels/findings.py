@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from rotanext.errors import counted
 from rotanext.labels.dataset import LabelledImage, LabelSet
@@ -128,7 +127,7 @@ def _of_objects(image: LabelledImage, class_names: Sequence[str] | None) -> Iter
 
 
 def _alike(image: LabelledImage, whole: np.ndarray, tell) -> Iterator[Finding]:  # type: ignore[no-untyped-def]
-    corners, names = torch.from_numpy(image.objects.corners[whole]), image.objects.names
+    corners, names = image.objects.corners[whole], image.objects.names
     first, second, iou = overlapping_polygons(corners, corners, _SAME)
     for i, j, value in zip(first.tolist(), second.tolist(), iou.tolist(), strict=True):
         if i >= j:
