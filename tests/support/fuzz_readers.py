@@ -47,10 +47,10 @@ from rotanext.load import load_detector
 from rotanext.objects import Objects
 from rotanext.reports.training import plot_training
 from rotanext.system.progress import Display
+from rotanext.training.folder import read_run_config, state_files
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import keep_rows, read_rows
-from rotanext.training.state import newest_state, state_files
-from rotanext.training.train import read_run_config
+from rotanext.training.state import newest_state
 from tiny import draw_dataset, tiny_config
 
 RECIPES = ROOT / "src/rotanext/recipes"

@@ -24,9 +24,10 @@ from places import ROOT, SUPPORT
 from rotanext.errors import Problems, UserError
 from rotanext.system.progress import Display
 from rotanext.training.feeding import load_window
+from rotanext.training.folder import state_files
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import read_rows
-from rotanext.training.state import newest_state, save_state, state_files
+from rotanext.training.state import newest_state, save_state
 from tiny import TINY, draw_dataset, tiny_config
 
 KILLS = 50

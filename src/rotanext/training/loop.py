@@ -24,7 +24,7 @@ from rotanext.system.processes import Processes
 from rotanext.system.progress import Display
 from rotanext.system.signals import asked_to_stop
 from rotanext.training.feeding import StepData, batches_of, load_window
-from rotanext.training.folder import to_go_on, write_run_config
+from rotanext.training.folder import BEST, CONFIG, LAST, LOG, STATES, to_go_on, write_run_config
 from rotanext.training.optimizer import AveragedModel, build_optimizer, rate_factor, set_rate
 from rotanext.training.runlog import append_row, keep_rows
 from rotanext.training.sharding import load_optimizer, load_weights, shard, synchronise_norms, wants_shards, whole, whole_on_main
@@ -323,15 +323,15 @@ class Trainer:
         self.display.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         if figures[self.config.train.best_metric] > self.progress.best:
             self.progress.best = figures[self.config.train.best_metric]
-            self._save_detector("best.safetensors", network.state_dict())
+            self._save_detector(BEST, network.state_dict())
 
     def _log(self, row: dict[str, float], always: bool = False) -> None:
-        """Append a row to metrics.jsonl and TensorBoard."""
+        """Append a row to the log, TensorBoard and the other trackers, where it is due."""
         due = always or self.progress.step % LOG_EVERY == 0 or self.progress.step in (1, self.total_steps)
         if not due or not self.processes.is_main:
             return
         try:
-            append_row(self.folder / "metrics.jsonl", row)
+            append_row(self.folder / LOG, row)
         except UserError as error:
             self._trouble = str(error)
         self._rows += 1
@@ -366,7 +366,7 @@ class Trainer:
                 "as last saved. Start again in another --run folder with a lower train.lr or more train.warmup_steps."
             )
         save_state(self.folder, self.progress.step, state, self.config.train.keep)
-        self._save_detector("last.safetensors", state["averaged"] or state["model"])
+        self._save_detector(LAST, state["averaged"] or state["model"])
 
     def _save_detector(self, name: str, weights: dict[str, Tensor]) -> None:
         save_detector_file(self.folder / name, weights, self.config, self.class_names, to_go_on(self.folder))
@@ -385,11 +385,11 @@ class Trainer:
                     self.accelerator.scaler.load_state_dict(state["scaler"])
                 self.progress = Progress(**state["progress"])
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                advice = "Has the run's config.json been changed? Restore it, or start a new training in another --run folder."
+                advice = f"Has the run's {CONFIG} been changed? Restore it, or start a new training in another --run folder."
                 found = f"a state that does not fit ({first_line(error)})"
-                raise UserError(explain(self.folder / "states", found, "this training's", advice)) from None
+                raise UserError(explain(self.folder / STATES, found, "this training's", advice)) from None
             if self.processes.is_main:
-                keep_rows(self.folder / "metrics.jsonl", state["rows"])
+                keep_rows(self.folder / LOG, state["rows"])
         self._rows = state["rows"]
         if self.processes.rank < len(state["random"]):
             set_random_state(state["random"][self.processes.rank], self.processes.device)
