@@ -11,10 +11,9 @@ from rotanext.checkpoints.mmrotate import Anchors
 from rotanext.checkpoints.own import save_detector_file
 from rotanext.data.dota import CLASS_LISTS, read_class_list
 from rotanext.errors import Problems, UserError, counted, explain
+from rotanext.export.metadata import SUFFIXES
 from rotanext.inference.detector import Detector, build_network
 from rotanext.system.devices import find_device
-
-EXPORTED = (".onnx", ".xml", ".pt2")  # what `rotanext export` writes
 
 
 def _names(file: DetectorFile, path: Path, choice: str | None) -> tuple[str, ...]:
@@ -66,7 +65,7 @@ def read_detector(
 ) -> tuple[Detector, list[str]]:
     """A detector, and lines on what its file said; see `load_detector`."""
     path, chosen = Path(path), checked_anchors(anchors)
-    if path.suffix.lower() in EXPORTED:
+    if path.suffix.lower() in SUFFIXES:
         return _read_exported(path, device, chosen, classes, precision, compiled)
     return _build(read_detector_file(path, chosen), path, device, classes, precision, compiled)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from rotanext.errors import UserError
 from rotanext.images import reading
 from rotanext.images.reading import check_image, image_size, list_images, read_image, write_png
+from rotanext.models.network import MEAN
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +208,10 @@ def test_write_png_is_exact_and_leaves_nothing_else(tmp_path: Path, pixels: np.n
     write_png(tmp_path / "a.png", pixels)
     assert (read_image(tmp_path / "a.png") == pixels).all()
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_what_lies_beyond_an_edge_is_the_mean_that_networks_subtract() -> None:
+    assert tuple(round(value) for value in MEAN) == reading.FILL
 
 
 def test_threads_leave_the_libraries_as_they_were(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from rotanext.data.folder_advice import folder_advice
 from rotanext.errors import Problems, UserError, explain
 from rotanext.images.reading import IMAGE_SUFFIXES
-from rotanext.objects import Fault, Labelled, Objects
+from rotanext.objects import FARTHEST, LEAST_AREA, Fault, Labelled, Objects
 from rotanext.polygons import crosses, signed_area
 from rotanext.system.files import write_bytes
 
@@ -30,8 +30,6 @@ CLASS_LISTS: dict[str, tuple[str, ...]] = {
 
 _LABEL_LINE = "`x1 y1 x2 y2 x3 y3 x4 y4 class difficult`"
 LABEL_SUFFIXES = (".txt", ".geojson", ".gpkg")  # the first that an image has counts
-_FARTHEST = 1e6
-_LEAST_AREA = 1e-3
 
 
 class Item(NamedTuple):
@@ -263,8 +261,8 @@ def read_numbers(fields: Sequence[str]) -> list[float] | Fault:
             return Fault(repr(field), "a number")
         if not math.isfinite(value):
             return Fault(field, "a finite number")
-        if abs(value) > _FARTHEST:
-            return Fault(f"the coordinate {field}", f"at most {_FARTHEST:.0f} pixels either side of 0")
+        if abs(value) > FARTHEST:
+            return Fault(f"the coordinate {field}", f"at most {FARTHEST:.0f} pixels either side of 0")
         values.append(value)
     return values
 
@@ -308,7 +306,7 @@ def _shape_faults(found: Sequence[Labelled]) -> list[Fault | None]:
     crossed = Fault("crossed corners", "four corners in order around the object")
     empty = Fault("corners that enclose no area", "four corners around the object")
     areas = zip(crosses(corners).tolist(), np.abs(signed_area(corners)).tolist(), strict=True)
-    return [crossed if crossing else empty if area < _LEAST_AREA else None for crossing, area in areas]
+    return [crossed if crossing else empty if area < LEAST_AREA else None for crossing, area in areas]
 
 
 def _unit(path: Path) -> str:

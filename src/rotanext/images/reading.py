@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 from rotanext.errors import UserError, explain
 from rotanext.system.files import write_bytes
 
-FILL = (124, 116, 104)  # RGB beyond an image's edge: the mean that the published systems subtract, rounded
+FILL = (124, 116, 104)  # RGB beyond an image's edge: models.network.MEAN, rounded; torch is not imported for it
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 # opencv refuses larger images (settable only by an environment variable before its import); Pillow decodes those.
