@@ -28,7 +28,7 @@ class Contents:
     """What a page is about; parts that are not there make no section.
 
     rows: of metrics.jsonl, see `training.training_charts`. about: what was trained or evaluated, by name. speed: figures by name,
-    such as "images/s". config: every key with its value. environment: see `provenance.provenance`.
+    such as "images/s". config: every key with its value. environment: see `system.facts.provenance`.
     """
 
     title: str
