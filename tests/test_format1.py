@@ -17,7 +17,8 @@ from rotanext.detections import Detections
 from rotanext.errors import Problems
 from rotanext.images.reading import read_image
 from rotanext.load import load_detector, save_detector
-from rotanext.training.train import read_run_config, start_training
+from rotanext.training.folder import read_run_config
+from rotanext.training.train import start_training
 
 FILES = TESTS / "files/format1"
 RUNS = ("adamw-ema", "sgd-v1")

@@ -25,7 +25,7 @@ def convert_checkpoint(source: Path, target: Path, anchors: str | None = None, c
         return [*notes, f"{target}: a detector of {counted(len(detector.class_names), 'class')}"]
     tensors = {key: value.clone().contiguous() for key, value in found.weights.items()}
     # A copy of each, because safetensors refuses tensors that share their memory.
-    write_atomically(target, lambda path: save_file(tensors, path))
+    write_atomically(target, lambda path: save_file(tensors, path), durable=True)
     return [
         f"{found.layout} layout: {len(tensors)} tensors",
         f"{target}: backbone weights; use them as backbone.weights={target}",

@@ -5,23 +5,18 @@ from typing import cast
 
 from rotanext.checkpoints.detectors import BackboneFile, DetectorFile, filled_network, read_detector_file, read_weights
 from rotanext.checkpoints.own import save_detector_file
-from rotanext.data.dota import CLASS_LISTS, find_class_names
+from rotanext.data.dota import CLASS_LISTS, read_class_list
 from rotanext.errors import Problems, UserError, counted, explain
+from rotanext.export.metadata import SUFFIXES
 from rotanext.heads.anchors import CONVENTIONS, Convention
 from rotanext.inference.detector import Detector
 from rotanext.system.devices import find_device
-
-EXPORTED = (".onnx", ".xml", ".pt2")  # what `rotanext export` writes
 
 
 def _names(file: DetectorFile, path: Path, choice: str | None) -> tuple[str, ...]:
     """The class names: as asked, else the file's own, else the DOTA list of that length (said in the notes)."""
     if choice is not None:
-        if choice == "auto":
-            raise UserError(
-                f"--classes auto reads labels, and there are none here; expected {', '.join(CLASS_LISTS)} or a text file"
-            )
-        names = find_class_names([], choice, Problems())
+        names = read_class_list(choice, Problems())
         if len(names) != file.num_classes:
             advice = "Give the class list the model was trained with."
             raise UserError(explain(path, f"{file.num_classes} classes", f"{len(names)}, as in '{choice}'", advice))
@@ -64,7 +59,7 @@ def read_detector(
 ) -> tuple[Detector, list[str]]:
     """A detector, and lines on what its file said; see `load_detector`."""
     path, chosen = Path(path), checked_anchors(anchors)
-    if path.suffix.lower() in EXPORTED:
+    if path.suffix.lower() in SUFFIXES:
         return _read_exported(path, device, chosen, classes, precision, compiled)
     return _build(read_detector_file(path, chosen), path, device, classes, precision, compiled)
 
@@ -79,7 +74,7 @@ def _read_exported(
         raise UserError(explain(path, "nothing there", "a file written by rotanext export", "Check the path."))
     if anchors is not None:
         raise UserError(explain(path, "an exported file", "a checkpoint where anchors are given", "Leave out --anchors."))
-    names = find_class_names([], classes, Problems()) if classes not in (None, "auto") else None
+    names = None if classes is None else read_class_list(classes, Problems())
     detector, metadata = open_exported(path, device=device, class_names=names, precision=precision, compiled=compiled)
     note = f"exported by rotanext {metadata.version}: {metadata.precision}, {counted(len(metadata.class_names), 'class')}"
     return detector, [note]

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+FARTHEST = 1e6  # pixels either side of 0: a coordinate beyond is no object's
+LEAST_AREA = 1e-3  # square pixels: corners around less enclose nothing
+
 
 @dataclass(frozen=True, eq=False)
 class Objects:

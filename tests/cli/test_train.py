@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from networks import TIMM
-from rotanext.training.state import state_files
+from rotanext.training.folder import state_files
 from terminal import SOURCE
 from tiny import TINY, draw_dataset
 

@@ -7,9 +7,11 @@ import torch
 
 from rotanext.data.dota import (
     CLASS_LISTS,
-    find_class_names,
+    class_names_in,
     inside,
     list_items,
+    parse_labels,
+    read_class_list,
     read_objects,
     write_objects,
 )
@@ -212,11 +214,11 @@ def test_folders_that_are_missing_or_empty(
 def test_class_names(tmp_path: Path) -> None:
     root = folders(tmp_path / "data", ["a.png"], [])
     (root / "labelTxt" / "a.txt").write_text(f"{SQUARE} ship 0\nbroken line\n{SQUARE} boat\n10 10 1 bad\n")
-    assert find_class_names([root], "auto", Problems(strict=True)) == ("boat", "ship")
+    assert class_names_in([parse_labels(root / "labelTxt" / "a.txt")], [root]) == ("boat", "ship")
     names = tmp_path / "names.txt"
     names.write_bytes("\ufeffship\r\n\r\ncafé\r\n".encode())
-    assert find_class_names([root], names, Problems(strict=True)) == ("ship", "café")
-    assert len(find_class_names([], "dota1.0", Problems())) == 15
+    assert read_class_list(names, Problems(strict=True)) == ("ship", "café")
+    assert len(read_class_list("dota1.0", Problems())) == 15
     assert CLASS_LISTS["dota1.5"][-1] == "container-crane"
     assert CLASS_LISTS["dota2.0"][:16] == CLASS_LISTS["dota1.5"]
     assert len(set(CLASS_LISTS["dota2.0"])) == 18
@@ -229,14 +231,13 @@ def test_class_names(tmp_path: Path) -> None:
         ("storage tank\n", "names.txt", "names.txt:1: .*space inside"),
         ("\n", "names.txt", "no class names"),
         ("", "dota-1.5", "Did you mean dota1.5"),
-        ("", "auto", "no valid object"),
+        ("", "auto", r"--classes auto: found a choice for training.*; expected dota1.0, .* or a text file"),
     ],
 )
 def test_class_names_that_cannot_be(tmp_path: Path, text: str, choice: str, message: str) -> None:
     (tmp_path / "names.txt").write_text(text)
-    root = folders(tmp_path / "data", ["a.png"], ["a.txt"])
     with pytest.raises(UserError, match=message):
-        find_class_names([root], tmp_path / choice if "txt" in choice else choice, Problems(strict=True))
+        read_class_list(tmp_path / choice if "txt" in choice else choice, Problems(strict=True))
 
 
 def detections(count: int, names: tuple[str, ...]) -> Detections:

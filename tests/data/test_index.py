@@ -21,7 +21,7 @@ from rich.console import Console
 
 from places import ROOT, SUPPORT
 from rotanext.data import index
-from rotanext.data.dota import find_class_names, inside, list_items, parse_labels, read_objects
+from rotanext.data.dota import class_names_in, inside, list_items, parse_labels, read_class_list, read_objects
 from rotanext.data.index import Entry, read_dataset, read_datasets, read_entries
 from rotanext.errors import Problems, UserError
 from rotanext.images.scenes import check_pixels
@@ -62,10 +62,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def one_by_one(roots: Sequence[Path], choice: str, problems: Problems) -> tuple[tuple[str, ...], list[Entry]]:
     """The same, each file read on its own as often as it takes."""
-    names, entries = find_class_names(roots, choice, problems), []
+    if choice == "auto":
+        names = class_names_in((parse_labels(path) for root in roots for path in (root / "labelTxt").iterdir()), roots)
+    else:
+        names = read_class_list(choice, problems)
+    entries = []
     for root in roots:
         for item in list_items(root, problems):
-            assert item.image is not None
             assert item.label is not None
             try:
                 size = check_pixels(item.image)
@@ -115,6 +118,16 @@ def test_strict_ends_at_the_first_problem_without_reading_on(tmp_path: Path, mon
     assert len(read) < 100
     with pytest.raises(UserError, match=r"p0\.txt:1: found 3 fields"):
         read_dataset([folder], "auto", Problems(strict=True))
+
+
+@pytest.mark.parametrize("classes", ["auto", ("plane", "ship")])
+def test_each_folder_is_listed_once(root: Path, classes: str | tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    real = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: (listed.append(folder.name), real(folder))[1])
+    monkeypatch.setattr(Path, "glob", None)
+    read_dataset([root], classes, Problems())
+    assert sorted(listed) == ["images", "labelTxt"]
 
 
 def test_errors(root: Path, tmp_path: Path) -> None:

@@ -12,22 +12,22 @@ from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.merge import (
     merge_task1,
-    overlapping_pairs,
     polygon_nms,
 )
+from rotanext.ops import overlapping_polygons
 
 LINE = "0 0 10 0 10 10 0 10"
 
 
-def test_overlapping_pairs() -> None:
+def test_overlapping_polygons() -> None:
     rng = np.random.default_rng(0)
     square = np.array([[0, 0], [9, 1], [10, 10], [-1, 8]])
     a, b = (rng.uniform(0, 60, (n, 1, 2)) + square for n in (37, 23))
-    whole = overlapping_pairs(a, b)
+    whole = overlapping_polygons(a, b)
     truth = {(i, j) for i in range(37) for j in range(23) if Polygon(a[i]).intersection(Polygon(b[j])).area > 0}
     assert set(zip(whole[0].tolist(), whole[1].tolist(), strict=True)) == truth
-    assert [len(column) for column in overlapping_pairs(a[:0], b)] == [0, 0, 0]
-    assert [len(column) for column in overlapping_pairs(a, b[:0])] == [0, 0, 0]
+    assert [len(column) for column in overlapping_polygons(a[:0], b)] == [0, 0, 0]
+    assert [len(column) for column in overlapping_polygons(a, b[:0])] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.6])

@@ -289,6 +289,8 @@ def test_exported_detectors_only_detect(written: Path, tmp_path: Path) -> None:
         load_detector(tmp_path / "none.onnx")
     (tmp_path / "names.txt").write_text("a\nb\n")
     assert load_detector(written / "model.onnx", classes=str(tmp_path / "names.txt")).class_names == ("a", "b")
+    with pytest.raises(UserError, match="--classes auto: found a choice for training"):
+        load_detector(written / "model.onnx", classes="auto")
 
 
 def test_pt2_files_become_checkpoints_again(written: Path, detector: Detector, tmp_path: Path) -> None:

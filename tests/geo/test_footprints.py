@@ -16,8 +16,8 @@ import torch
 from rasterio.transform import Affine as Geotransform
 
 from rotanext.boxes import boxes_to_corners, corners_to_boxes
-from rotanext.data.dota import find_class_names, inside, list_items, read_objects
-from rotanext.data.index import read_entries
+from rotanext.data.dota import inside, list_items, read_objects
+from rotanext.data.index import read_dataset, read_entries
 from rotanext.data.split import split_dataset
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
@@ -376,7 +376,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_of_all_kinds(folder: Path) -> None:
     items = list_items(folder, Problems(strict=True))
     assert [item.label.name for item in items if item.label] == ["a.geojson", "b.gpkg", "c.txt"]
-    names = find_class_names([folder], "auto", Problems(strict=True))
+    names = read_dataset([folder], "auto", Problems())[0]
     assert names == ("far", "shed", "ship", "tree")
     problems = Problems()
     entries = read_entries([str(folder)], names, problems)
@@ -420,7 +420,7 @@ def test_two_label_files_and_no_image(folder: Path) -> None:
     assert problems.count == 3
     assert "a.geojson: found a second label file beside a.txt; expected one" in problems.first[0]
     assert "d.geojson: found no image for this label file" in problems.first[2]
-    assert find_class_names([folder], "auto", Problems(strict=True)) == ("shed", "ship")
+    assert read_dataset([folder], "auto", Problems())[0] == ("shed", "ship")
 
 
 @pytest.mark.parametrize("module", ["rasterio", "pyproj", "shapely", "pyogrio"])

@@ -13,7 +13,8 @@ from PIL import Image
 
 from rotanext.errors import UserError
 from rotanext.images import reading
-from rotanext.images.reading import check_image, image_size, list_images, read_image, write_file, write_png
+from rotanext.images.reading import check_image, image_size, list_images, read_image, write_png
+from rotanext.models.network import MEAN
 
 
 @pytest.fixture(scope="module")
@@ -209,18 +210,8 @@ def test_write_png_is_exact_and_leaves_nothing_else(tmp_path: Path, pixels: np.n
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.txt"
-    write_file(path, b"old")
-
-    def full(self: Path, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match="No space left"):
-        write_file(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+def test_what_lies_beyond_an_edge_is_the_mean_that_networks_subtract() -> None:
+    assert tuple(round(value) for value in MEAN) == reading.FILL
 
 
 def test_threads_leave_the_libraries_as_they_were(tmp_path: Path) -> None:

@@ -223,6 +223,8 @@ def test_exit_codes(tmp_path: Path, cli: Callable) -> None:
     assert cli("labels", "check", sound, "--weights", tmp_path / "x").code == 2
     assert cli("labels", "check", sound, "--from", "coco").code == 2
     assert cli("labels", "check", sound, "--classes", "dota1.0").code == 0
+    refused = cli("labels", "check", sound, "--classes", "auto")
+    assert (refused.code, "--classes auto: found a choice for training" in refused.err) == (2, True)
     (tmp_path / "names.txt").write_text("ship\n")
     done = cli("labels", "check", sound, "--classes", tmp_path / "names.txt")
     assert (done.code, "unknown class" in done.out) == (1, True)

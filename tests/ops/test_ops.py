@@ -399,14 +399,14 @@ def test_overlapping_polygons_are_those_of_the_matrix() -> None:
     )
     a[::3] = a[::3] @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
     b[5], b[9, 2, 0], a[7, 1, 1], b[11] = a[3], NAN, INF, b[12]
-    i, j, iou = ops.overlapping_polygons(a, b)
+    i, j, iou = map(torch.from_numpy, ops.overlapping_polygons(a.numpy(), b.numpy()))
     matrix = polygon_iou(a, b)
     wanted = (matrix > 1e-12).nonzero(as_tuple=True)
     assert len(i) > 300
     assert torch.equal(torch.stack([i, j]), torch.stack(wanted))
     torch.testing.assert_close(iou, matrix[wanted], rtol=1e-12, atol=1e-14)
     with pytest.raises(ValueError, match="must be"):
-        ops.overlapping_polygons(a[0], b)
+        ops.overlapping_polygons(a[0].numpy(), b.numpy())
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -35,7 +35,7 @@ from rotanext.checkpoints.detectors import read_detector_file
 from rotanext.checkpoints.pretrained import load_backbone
 from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.config import Config, load_config
-from rotanext.data.dota import CLASS_LISTS, find_class_names, list_items, read_objects, write_objects
+from rotanext.data.dota import CLASS_LISTS, list_items, read_class_list, read_objects, write_objects
 from rotanext.data.task1 import read_task1
 from rotanext.errors import Problems, UserError
 from rotanext.images.raster import Raster, settings
@@ -47,10 +47,10 @@ from rotanext.load import load_detector
 from rotanext.objects import Objects
 from rotanext.reports.training import plot_training
 from rotanext.system.progress import Display
+from rotanext.training.folder import read_run_config, state_files
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import keep_rows, read_rows
-from rotanext.training.state import newest_state, state_files
-from rotanext.training.train import read_run_config
+from rotanext.training.state import newest_state
 from tiny import draw_dataset, tiny_config
 
 RECIPES = ROOT / "src/rotanext/recipes"
@@ -136,7 +136,7 @@ FOLDERS = (
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     problems = Problems()
-    names = find_class_names([], path, problems)
+    names = read_class_list(path, problems)
     _check_problems(problems, path)
     assert names
     assert len(set(names)) == len(names)

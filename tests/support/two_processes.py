@@ -24,9 +24,10 @@ from rotanext.inference.detector import Detector
 from rotanext.system import processes
 from rotanext.system.processes import _accelerator as processes_accelerator
 from rotanext.system.progress import Display
+from rotanext.training.folder import state_files
 from rotanext.training.loop import Trainer
 from rotanext.training.sharding import local
-from rotanext.training.state import newest_state, state_files
+from rotanext.training.state import newest_state
 from tiny import tiny_config
 
 QUIET = Console(quiet=True)

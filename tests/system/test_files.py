@@ -1,13 +1,14 @@
 """Files that appear whole or not at all; and the form of every message."""
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rotanext.errors import Problems, UserError, explain
-from rotanext.system.files import write_atomically
+from rotanext.system.files import part_beside, remove_parts, write_atomically, write_bytes
 from rotanext.training.runlog import read_rows
 
 
@@ -59,6 +60,44 @@ def test_a_failure_leaves_the_previous_file(write: Callable[[Path], None], tmp_p
     assert list(tmp_path.iterdir()) == [path], "no half file is left behind"
     assert str(path) in str(error.value)
     assert "untouched" in str(error.value)
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    write_bytes(path, b"old")
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_only_what_is_to_be_durable_waits_for_the_disk(durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    write_bytes(tmp_path / "deep" / "a.txt", b"new", durable)
+    assert (tmp_path / "deep" / "a.txt").read_bytes() == b"new"
+    assert bool(waited) == durable
+
+
+def test_the_advice_is_the_callers(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"untouched\. Make room or choose another folder\.$"):
+        write_atomically(tmp_path / "a.txt", full_disk)
+    with pytest.raises(UserError, match=r"untouched\. Ask the owner\.$"):
+        write_atomically(tmp_path / "a.txt", full_disk, advice="Ask the owner.")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("whole")
+    part_beside(tmp_path / "a.txt").write_text("half of it")
+    remove_parts(tmp_path)
+    remove_parts(tmp_path / "none")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
 
 
 def interrupted(part: Path) -> None:

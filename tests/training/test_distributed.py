@@ -15,7 +15,8 @@ import torch
 
 import two_processes
 from places import ROOT, SUPPORT
-from rotanext.training.state import newest_state, state_files
+from rotanext.training.folder import state_files
+from rotanext.training.state import newest_state
 from tiny import draw_dataset
 from two_processes import EQUAL, NOT_FINITE, SIX_STEPS, config_of, equal_to_one, make, not_finite, rows_of, validated
 

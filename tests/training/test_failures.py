@@ -24,9 +24,10 @@ from places import ROOT, SUPPORT
 from rotanext.errors import Problems, UserError
 from rotanext.system.progress import Display
 from rotanext.training.feeding import load_window
+from rotanext.training.folder import state_files
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import read_rows
-from rotanext.training.state import newest_state, save_state, state_files
+from rotanext.training.state import newest_state, save_state
 from tiny import TINY, draw_dataset, tiny_config
 
 KILLS = 50
@@ -270,7 +271,7 @@ def test_a_full_disk(start: Start, data: Path, straight: Path, tmp_path: Path) -
     text = command.log.read_text()
     assert text.count("error: ") == 1
     assert "could not be written" in text
-    assert "Make room or choose another folder, then resume." in text
+    assert f"Make room, then go on with: rotanext train --resume {run}" in text
     assert [path.read_bytes() for path in state_files(run)] == kept
     assert newest_state(run, pytest.fail)["progress"]["step"] == reached
     assert not parts(run)

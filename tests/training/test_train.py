@@ -24,9 +24,10 @@ from rotanext.evaluation.metrics import Evidence
 from rotanext.load import load_detector
 from rotanext.system.progress import Display
 from rotanext.training.feeding import load_window
+from rotanext.training.folder import read_run_config, state_files
 from rotanext.training.runlog import keep_rows, read_rows
-from rotanext.training.state import save_state, state_files
-from rotanext.training.train import Trainer, read_run_config, start_training
+from rotanext.training.state import save_state
+from rotanext.training.train import Trainer, start_training
 from tiny import draw_dataset, read_state, tiny_config
 
 QUIET = Console(quiet=True)

@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from rotanext.archive.addresses import answering, file_system
@@ -15,7 +15,7 @@ from rotanext.detections import Detections
 from rotanext.errors import UserError, explain, extra
 from rotanext.geo.georeference import Georeference
 from rotanext.geo.vectors import DECIMALS, detections_frame
-from rotanext.system.files import write_atomically
+from rotanext.system.files import write_bytes
 
 MANIFEST, JOURNAL, SCENES, RUN = "manifest.parquet", "journal", "scenes", "run.json"
 _META = b"rotanext"  # key of the record in a result's own metadata
@@ -88,7 +88,7 @@ class Target:
             if "file" not in files.protocol:
                 files.pipe_file(path, data)
                 return
-            write_atomically(Path(path), lambda part: part.write_bytes(data))
+            write_bytes(path, data, durable=True)
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or None where there is none."""

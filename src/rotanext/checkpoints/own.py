@@ -18,7 +18,7 @@ from rotanext.boxes import CONVENTION
 from rotanext.config import Config, saved_values
 from rotanext.config.formats import FORMAT
 from rotanext.errors import UserError, explain
-from rotanext.system.files import write_atomically
+from rotanext.system.files import MAKE_ROOM, write_atomically
 
 
 def read_header(header: Mapping[str, str], path: Path) -> dict[str, Any]:
@@ -41,10 +41,11 @@ def save_detector_file(
     state_dict: Mapping[str, Tensor],
     config: Config,
     class_names: Sequence[str],
+    advice: str = MAKE_ROOM,
 ) -> None:
     """Write our own format: safetensors with everything needed to rebuild the detector in its header.
 
-    A failure, such as a full disk, raises UserError and leaves the previous file as it was.
+    A failure, such as a full disk, raises UserError with `advice` and leaves the previous file as it was.
     """
     path = Path(path)
     header = {
@@ -63,4 +64,4 @@ def save_detector_file(
         except SafetensorError as error:  # also what it makes of a full disk
             raise OSError(str(error)) from None
 
-    write_atomically(path, write)
+    write_atomically(path, write, durable=True, advice=advice)

@@ -26,8 +26,8 @@ from rotanext.inference.predict import PredictOptions, predict
 from rotanext.load import load_detector
 from rotanext.synthetic.scenes import draw_scene, make_dataset
 from rotanext.system.progress import Display
-from rotanext.training.state import state_files
-from rotanext.training.train import read_run_config, start_training
+from rotanext.training.folder import LAST, LOG, read_run_config, state_files
+from rotanext.training.train import start_training
 
 TRAINING_SCENES = 60
 VALIDATION_SCENES = 8
@@ -64,7 +64,7 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
     scores = start_training(config, folder, device, Problems(strict=True), console, resume=begun)
     trained = time.monotonic()
 
-    detector = load_detector(folder / "last.safetensors", device)
+    detector = load_detector(folder / LAST, device)
     images = folder / "images"
     images.mkdir(exist_ok=True)
     scene, objects = draw_scene((SEEDS["shown"], 4), *SHOWN_SIZE, coast=True, scale=SCALE, classes=CLASSES)
@@ -89,9 +89,9 @@ def run_demo(folder: Path, device: str, console: Console) -> None:
         f"evaluate, {time.monotonic() - trained:.0f} s for the large scene and the images.\n\n"
         f"report        {folder / 'report.html'} (open it in a browser)\n"
         f"images        {images}\ncurves        {folder / 'curves.png'}, {folder / 'evaluation'}\n"
-        f"figures       {folder / 'evaluation' / 'metrics.json'}, {folder / 'metrics.jsonl'}\n"
-        f"checkpoint    {folder / 'last.safetensors'}\n\n"
-        f"next: rotanext predict YOUR_IMAGE --weights {folder / 'last.safetensors'}",
+        f"figures       {folder / 'evaluation' / 'metrics.json'}, {folder / LOG}\n"
+        f"checkpoint    {folder / LAST}\n\n"
+        f"next: rotanext predict YOUR_IMAGE --weights {folder / LAST}",
         highlight=False,
         soft_wrap=True,
     )

@@ -11,9 +11,10 @@ import numpy as np
 
 from rotanext.data.folder_advice import folder_advice
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import IMAGE_SUFFIXES, write_file
-from rotanext.objects import Fault, Labelled, Objects
+from rotanext.images.reading import IMAGE_SUFFIXES
+from rotanext.objects import FARTHEST, LEAST_AREA, Fault, Labelled, Objects
 from rotanext.polygons import crosses, signed_area
+from rotanext.system.files import write_bytes
 
 _DOTA1_0 = (
     "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship",
@@ -29,16 +30,24 @@ CLASS_LISTS: dict[str, tuple[str, ...]] = {
 
 _LABEL_LINE = "`x1 y1 x2 y2 x3 y3 x4 y4 class difficult`"
 LABEL_SUFFIXES = (".txt", ".geojson", ".gpkg")  # the first that an image has counts
-_FARTHEST = 1e6
-_LEAST_AREA = 1e-3
 
 
 class Item(NamedTuple):
     """One image of a data set and its label file (None in a data set without labels)."""
 
     stem: str
-    image: Path | None
+    image: Path
     label: Path | None
+
+
+class Listed(NamedTuple):
+    """What a data set's folder holds: images with a label file, sorted by stem, and label files of text without an image.
+
+    In footprints without an image nothing can be read: where they lie in it is not known.
+    """
+
+    items: list[Item]
+    alone: list[Path]
 
 
 class Parsed(NamedTuple):
@@ -112,7 +121,7 @@ def write_objects(path: str | Path, objects: Objects) -> None:
     rounded = np.round(objects.corners.reshape(-1, 8), 4) + 0.0  # no "-0.0"
     for values, name, difficult in zip(rounded.tolist(), objects.names, objects.difficult.tolist(), strict=True):
         lines.append(f"{' '.join(map(str, values))} {name} {difficult}\n")
-    write_file(path, "".join(lines).encode())
+    write_bytes(path, "".join(lines).encode())
 
 
 def inside(objects: Objects, width: int, height: int, problems: Problems, path: str | Path) -> Objects:
@@ -133,65 +142,54 @@ def list_items(root: str | Path, problems: Problems, labelled: bool = True) -> l
     image or label file of a stem are left out through `problems`. Raises `UserError` where a folder is missing or empty, or
     nothing fits together.
     """
+    if labelled:
+        return list_folder(root, problems).items
+    images = _first_of_each(_folder(Path(root), "images", IMAGE_SUFFIXES), "image named {}", problems)
+    return [Item(stem, path, None) for stem, path in images.items()]
+
+
+def list_folder(root: str | Path, problems: Problems) -> Listed:
+    """The labelled images of `list_items`, and the label files of text that have no image; each folder is listed once."""
     root = Path(root)
-    images: dict[str, Path] = {}
-    for path in _folder(root, "images", IMAGE_SUFFIXES):
-        if path.stem in images:
-            advice = "Rename or remove one of them; this one is left out."
-            problems.add(path, f"a second image named {path.stem} beside {images[path.stem].name}", "one", advice)
-        else:
-            images[path.stem] = path
-    if not labelled:
-        return [Item(stem, images[stem], None) for stem in sorted(images)]
+    images = _first_of_each(_folder(root, "images", IMAGE_SUFFIXES), "image named {}", problems)
     labels = list_labels(root / "labelTxt", problems)
     for stem in sorted(images.keys() - labels.keys()):
         advice = "Add it; an empty file says that the image is background."
         problems.add(images[stem], "no label file for this image", f"{root / 'labelTxt' / stem}.txt", advice)
-    for stem in sorted(labels.keys() - images.keys()):
+    alone = [path for stem, path in labels.items() if stem not in images]
+    for path in alone:
         advice = "Add the image or remove the label file."
-        problems.add(labels[stem], "no image for this label file", f"{root / 'images' / stem}.png (or jpg, tif, bmp)", advice)
-    both = sorted(images.keys() & labels.keys())
-    if not both:
+        problems.add(path, "no image for this label file", f"{root / 'images' / path.stem}.png (or jpg, tif, bmp)", advice)
+    items = [Item(stem, path, labels[stem]) for stem, path in images.items() if stem in labels]
+    if not items:
         advice = "Give each image and its label file the same name."
         raise UserError(explain(root, "no image that has a label file", "images/NAME.png and labelTxt/NAME.txt", advice))
-    return [Item(stem, images[stem], labels[stem]) for stem in both]
+    return Listed(items, [path for path in alone if path.suffix.lower() == ".txt"])
 
 
 def list_labels(folder: Path, problems: Problems) -> dict[str, Path]:
-    """The label file of each stem in a folder; a second one goes to `problems`, `UserError` where there is none."""
-    labels: dict[str, Path] = {}
+    """The label file of each stem in a folder, sorted; a second one goes to `problems`, `UserError` where there is none."""
     files = _folder(folder.parent, folder.name, LABEL_SUFFIXES)
-    for path in sorted(files, key=lambda path: LABEL_SUFFIXES.index(path.suffix.lower())):
-        if path.stem in labels:
-            advice = "Remove one of them; this one is left out."
-            problems.add(path, f"a second label file beside {labels[path.stem].name}", "one for each image", advice)
-        else:
-            labels[path.stem] = path
-    return dict(sorted(labels.items()))
+    return _first_of_each(sorted(files, key=lambda path: LABEL_SUFFIXES.index(path.suffix.lower())), "label file", problems)
 
 
 def images_beside(labels: Path) -> dict[str, Path]:
     """The image of each stem in the folder `images` beside a folder of labels; empty where there is no such folder."""
-    files = sorted((labels.parent / "images").glob("[!.]*"), reverse=True)  # the first of a stem counts
-    return {path.stem: path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
+    folder = labels.parent / "images"
+    return _first_of_each(_files(folder, IMAGE_SUFFIXES), "image named {}", Problems()) if folder.is_dir() else {}
 
 
-def find_class_names(roots: Sequence[str | Path], choice: str | Path, problems: Problems) -> tuple[str, ...]:
-    """Class names: `auto` (those in the labels, sorted), a name in `CLASS_LISTS`, or a text file with one a line."""
-    if str(choice) == "auto":
-        return class_names_in((parse_labels(label, image) for label, image in all_labels(roots)), roots)
-    return read_class_list(choice, problems)
-
-
-def all_labels(roots: Sequence[str | Path]) -> list[tuple[Path, Path | None]]:
-    """Every label file of some folders with its image, where it has one; footprints are nothing without."""
-    found: list[tuple[Path, Path | None]] = []
-    for folder in (Path(root) / "labelTxt" for root in roots):
-        images = images_beside(folder)
-        # What is wrong with the folder or the files is reported where the images are listed, too.
-        labels = list_labels(folder, Problems())
-        found += [(path, images.get(stem)) for stem, path in labels.items() if stem in images or path.suffix.lower() == ".txt"]
-    return found
+def _first_of_each(files: Iterable[Path], kind: str, problems: Problems) -> dict[str, Path]:
+    """The first file of each stem, sorted by stem; the others go to `problems`, as a second one of that kind."""
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            advice = "Rename or remove one of them; this one is left out."
+            second = f"a second {kind.format(path.stem)} beside {found[path.stem].name}"
+            problems.add(path, second, "one for each name", advice)
+        else:
+            found[path.stem] = path
+    return dict(sorted(found.items()))
 
 
 def class_names_in(found: Iterable[Parsed], roots: Sequence[str | Path]) -> tuple[str, ...]:
@@ -204,14 +202,17 @@ def class_names_in(found: Iterable[Parsed], roots: Sequence[str | Path]) -> tupl
 
 
 def read_class_list(choice: str | Path, problems: Problems) -> tuple[str, ...]:
-    """The classes of a name in `CLASS_LISTS`, or of a text file with one a line."""
+    """The classes of a name in `CLASS_LISTS`, or of a text file with one a line; `auto` is not for here: see `read_dataset`."""
     if str(choice) in CLASS_LISTS:
         return CLASS_LISTS[str(choice)]
+    if str(choice) == "auto":
+        found, lists = "a choice for training, where the names are those in the labels", ", ".join(CLASS_LISTS)
+        raise UserError(explain("--classes auto", found, f"{lists} or a text file", "Give one of these, or leave out --classes."))
     path = Path(choice)
     if not path.is_file():
         near = difflib.get_close_matches(str(choice), ["auto", *CLASS_LISTS], 1)
         advice = f"Did you mean {near[0]}?" if near else "Check the name or the path."
-        raise UserError(explain(path, "no such class list", f"auto, {', '.join(CLASS_LISTS)} or a text file", advice))
+        raise UserError(explain(path, "no such class list", f"{', '.join(CLASS_LISTS)}, a text file, or in training auto", advice))
     lines: dict[str, int] = {}
     for number, name in text_lines(path, problems):
         if name in lines or len(name.split()) > 1:
@@ -260,8 +261,8 @@ def read_numbers(fields: Sequence[str]) -> list[float] | Fault:
             return Fault(repr(field), "a number")
         if not math.isfinite(value):
             return Fault(field, "a finite number")
-        if abs(value) > _FARTHEST:
-            return Fault(f"the coordinate {field}", f"at most {_FARTHEST:.0f} pixels either side of 0")
+        if abs(value) > FARTHEST:
+            return Fault(f"the coordinate {field}", f"at most {FARTHEST:.0f} pixels either side of 0")
         values.append(value)
     return values
 
@@ -305,7 +306,7 @@ def _shape_faults(found: Sequence[Labelled]) -> list[Fault | None]:
     crossed = Fault("crossed corners", "four corners in order around the object")
     empty = Fault("corners that enclose no area", "four corners around the object")
     areas = zip(crosses(corners).tolist(), np.abs(signed_area(corners)).tolist(), strict=True)
-    return [crossed if crossing else empty if area < _LEAST_AREA else None for crossing, area in areas]
+    return [crossed if crossing else empty if area < LEAST_AREA else None for crossing, area in areas]
 
 
 def _unit(path: Path) -> str:
@@ -330,10 +331,14 @@ def _fault(item: Labelled, shape: Fault | None, seen: Mapping[tuple[object, ...]
 def _folder(root: Path, name: str, suffixes: Sequence[str]) -> list[Path]:
     """Files of a data set's subfolder, sorted; `UserError` where there are none."""
     folder = check_folder(root, name)
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    files = _files(folder, suffixes)
     if not files:
         raise UserError(explain(folder, "no such files", f"files ending in {' '.join(suffixes)}", "Check the folder."))
     return files
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
 
 
 def check_folder(root: Path, name: str) -> Path:

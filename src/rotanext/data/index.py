@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rotanext.data.dota import (
     Item,
+    Listed,
     Parsed,
-    all_labels,
     check_folder,
     class_names_in,
     inside,
     known_objects,
-    list_items,
+    list_folder,
     parse_labels,
     read_class_list,
 )
@@ -61,23 +61,24 @@ def read_dataset(
 ) -> tuple[tuple[str, ...], list[Entry]]:
     """Class names and labelled images of DOTA folders, in one pass; raises UserError where there are none.
 
-    classes: the names, or what `find_class_names` makes them of. Images that are no images or cut off, and objects that are none
-    of these classes or outside their image, go to `problems`; nothing is decoded yet.
+    classes: the names; "auto": those in the labels, sorted; or what `read_class_list` takes. Images that are no images or cut off,
+    and objects that are none of these classes or outside their image, go to `problems`; nothing is decoded yet.
     """
     names = classes if isinstance(classes, tuple) else None if str(classes) == "auto" else read_class_list(classes, problems)
-    labels = all_labels(roots) if names is None else []
-    listed: list[tuple[list[Item], Problems]] = []
+    listed: list[tuple[Listed, Problems]] = []
     for root in roots:
         found = Problems(problems.strict, problems.keep)
-        listed.append((list_items(root, found), found))
-    pairs = dict.fromkeys([*labels, *(_pair(item) for items, _ in listed for item in items)])
+        listed.append((list_folder(root, found), found))
+    pairs: dict[Pair, None] = dict.fromkeys(_pair(item) for (items, _), _ in listed for item in items)
+    if names is None:  # the classes of label files without image count, too
+        pairs |= dict.fromkeys((path, None) for (_, alone), _ in listed for path in alone)
     read: dict[Pair, _Read] = {}
     with closing(_read_each(list(pairs), names is None, track)) as stream:
         if names is None:
             read |= dict(stream)
-            names = class_names_in((parsed for pair in labels if (parsed := read[pair].parsed) is not None), roots)
+            names = class_names_in((one.parsed for one in read.values() if one.parsed is not None), roots)
         entries = []
-        for items, found in listed:
+        for (items, _), found in listed:
             problems.merge(found)
             for item in items:
                 while _pair(item) not in read:  # with names known, a strict problem ends the reading at once
@@ -85,7 +86,7 @@ def read_dataset(
                 parsed, size = read[_pair(item)]
                 if isinstance(size, UserError):
                     problems.note(str(size))
-                elif parsed is not None and item.image is not None:
+                elif parsed is not None:
                     objects = inside(known_objects(parsed, problems, names), *size, problems, parsed.path)
                     entries.append(Entry(item.stem, item.image, objects))
         read.update(stream)  # nothing is left in it, but its display has yet to come to the end

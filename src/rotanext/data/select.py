@@ -33,7 +33,7 @@ def choose_tiles(counts: np.ndarray, number: int) -> np.ndarray:
 
 def thin_out(folder: Path, number: int, class_names: Sequence[str], background: float = 0.0) -> None:
     """Delete all but `number` of a DOTA folder's tiles: `background` is the share without objects, choose_tiles picks the rest."""
-    items = [item for item in list_items(folder, Problems()) if item.image and item.label]
+    items = [item for item in list_items(folder, Problems()) if item.label]
     column = {name: index for index, name in enumerate(class_names)}
     counts = np.zeros((len(items), len(column)), np.int64)
     for row, item in zip(counts, items, strict=True):

@@ -161,7 +161,6 @@ def _prepare(source: Path, target: Path, overwrite: bool, labelled: bool) -> Non
 def _split_image(item: Item, target: Path, sizes: Sequence[int], overlaps: Sequence[int], strict: bool) -> _Result:
     """Write every tile of one image, which is decoded once."""
     result = _Result(Problems(strict))
-    assert item.image is not None
     try:
         image = read_pixels(item.image)
         objects = None if item.label is None else read_objects(item.label, result.problems, image=item.image)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from rotanext.data.dota import read_numbers, text_lines
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import write_file
 from rotanext.objects import Fault
+from rotanext.system.files import write_bytes
 
 _TASK1_LINE = "`stem score x1 y1 x2 y2 x3 y3 x4 y4`"
 
@@ -79,7 +79,7 @@ def write_task1(directory: str | Path, detections_by_stem: Mapping[str, Detectio
             lines[name].append(f"{stem} {score!r} {numbers}\n")
     directory.mkdir(parents=True, exist_ok=True)
     for name in class_names:
-        write_file(directory / f"Task1_{name}.txt", "".join(lines[name]).encode())
+        write_bytes(directory / f"Task1_{name}.txt", "".join(lines[name]).encode())
     return [directory / f"Task1_{name}.txt" for name in class_names]
 
 
@@ -95,7 +95,7 @@ def zip_task1(directory: str | Path) -> Path:
             entry = zipfile.ZipInfo(path.name)  # dated 1980, so that no clock gets into the file
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    write_file(directory / "Task1.zip", packed.getvalue())
+    write_bytes(directory / "Task1.zip", packed.getvalue())
     return directory / "Task1.zip"
 
 

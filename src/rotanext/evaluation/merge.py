@@ -3,26 +3,18 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rotanext.data.task1 import read_task1
 from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import write_file
 from rotanext.ops import overlapping_polygons
+from rotanext.system.files import write_bytes
 
 MERGE_IOU = 0.1
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-def overlapping_pairs(a: Floats, b: Floats) -> tuple[Ints, Ints, Floats]:
-    """Indices i, j (ascending) and IoU, `[K]` each, of overlapping quadrilaterals a `[N, 4, 2]` and b `[M, 4, 2]`."""
-    first, second = (torch.from_numpy(np.ascontiguousarray(x, np.float64)) for x in (a, b))
-    i, j, iou = overlapping_polygons(first, second)
-    return i.numpy(), j.numpy(), iou.numpy()
 
 
 def polygon_nms(corners: Floats, scores: Floats, iou_threshold: float) -> Ints:
@@ -32,7 +24,7 @@ def polygon_nms(corners: Floats, scores: Floats, iou_threshold: float) -> Ints:
     better one is greater than the threshold. Ties in score: the lower index wins.
     """
     order = np.argsort(-scores, kind="stable")
-    i, j, iou = overlapping_pairs(corners[order], corners[order])
+    i, j, iou = overlapping_polygons(corners[order], corners[order])
     over = (i < j) & (iou > iou_threshold)
     i, j = i[over], j[over]
     alive = np.ones(len(order), bool)
@@ -78,6 +70,6 @@ def merge_task1(
                 # A ten-thousandth of a pixel: hides the sum's rounding, not a digit that was read.
                 numbers = " ".join(str(value) for value in np.round(quads[k].ravel(), 4).tolist())
                 text.append(f"{stem} {scores[k].item()} {numbers}\n")
-        write_file(target / f"Task1_{name}.txt", "".join(text).encode())
+        write_bytes(target / f"Task1_{name}.txt", "".join(text).encode())
         kept += len(text)
     return total, kept

@@ -19,8 +19,8 @@ from rotanext.data.dota import LABEL_SUFFIXES, images_beside, list_labels, read_
 from rotanext.data.task1 import read_task1
 from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError, explain
-from rotanext.evaluation.merge import overlapping_pairs
 from rotanext.evaluation.scores import THRESHOLDS, ClassResult, Floats, Ints, Scores
+from rotanext.ops import overlapping_polygons
 
 __all__ = [
     "THRESHOLDS",
@@ -115,7 +115,7 @@ def all_pairs(predictions: Predictions, truths: Truths) -> tuple[Ints, Ints, Flo
     objects_of = _rows_per_image(truths.images)
     for image, detections in _rows_per_image(predictions.images).items():
         objects = objects_of.get(image, np.zeros(0, np.int64))
-        i, j, iou = overlapping_pairs(predictions.corners[detections], truths.corners[objects])
+        i, j, iou = overlapping_polygons(predictions.corners[detections], truths.corners[objects])
         parts.append((detections[i], objects[j], iou))
     i, j, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
     return i, j, iou

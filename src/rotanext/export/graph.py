@@ -50,7 +50,7 @@ def _blocks(side: int) -> int:
 
 
 class DecodedNetwork(nn.Module):
-    """The trained network with normalisation before and decoding after it, computing in a precision of `inference.PRECISIONS`."""
+    """The trained network with normalisation before and decoding after it, computing in a precision of `models.fast.PRECISIONS`."""
 
     mean: Tensor
     std: Tensor

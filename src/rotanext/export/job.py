@@ -14,11 +14,11 @@ from rotanext.data.index import read_entries
 from rotanext.errors import Problems, UserError, counted, explain
 from rotanext.evaluation.evaluate import detect_all, score
 from rotanext.export.graph import DecodedNetwork, trace
-from rotanext.export.metadata import PRECISIONS, Metadata
+from rotanext.export.metadata import PRECISIONS, SUFFIXES, Metadata
 from rotanext.export.onnx_file import need, quantise, seal, write_onnx
 from rotanext.export.openvino_file import weights_of, write_openvino
 from rotanext.export.parity import Parity, compare
-from rotanext.export.runtime import SUFFIXES, RuntimeNetwork, open_exported
+from rotanext.export.runtime import RuntimeNetwork, open_exported
 from rotanext.export.torch_file import open_program, write_program
 from rotanext.images.reading import IMAGE_SUFFIXES, list_images
 from rotanext.images.scenes import read_pixels

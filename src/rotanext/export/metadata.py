@@ -13,6 +13,7 @@ from rotanext.errors import UserError, explain, shortened
 from rotanext.models.network import MEAN, STD
 
 FORMAT = "2"
+SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}  # of the kinds of files that are written
 INPUT, INPUT_1 = "images", "pictures"  # the graph's input; of format 1, whose networks also had other names of their parts
 PREFIX = "rotanext."
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -14,9 +14,9 @@ from rotanext.boxes import boxes_to_corners
 from rotanext.detections import Detections
 from rotanext.errors import counted
 from rotanext.export.graph import DecodedNetwork
-from rotanext.images.reading import write_file
 from rotanext.inference.detector import Detector
 from rotanext.ops import rotated_iou
+from rotanext.system.files import write_bytes
 
 Tile = np.ndarray  # uint8 RGB [H, W, 3]
 PRIORS = 500  # a tile's best ones, whose boxes and scores are compared one by one
@@ -97,7 +97,7 @@ class Parity:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
-        write_file(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        write_bytes(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
 
 
 def compare(reference: Detector, exported: Detector, tiles: Sequence[Tile], precision: str, engine: str) -> Parity:

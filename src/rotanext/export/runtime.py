@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from rotanext.errors import UserError, explain
-from rotanext.export.metadata import Metadata
+from rotanext.export.metadata import SUFFIXES, Metadata
 from rotanext.export.onnx_file import Run, open_onnx
 from rotanext.export.openvino_file import open_openvino
 from rotanext.inference.detector import Detector
 from rotanext.system.devices import find_device
 
-SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
 _OPENERS: dict[str, Callable[[Path, torch.device | None], tuple[Run, Metadata, torch.device]]] = {
     "onnx": open_onnx,
     "openvino": open_openvino,

@@ -69,7 +69,7 @@ class Stretch:
 
 
 class Raster:
-    """An open raster: a scene (see inference/tiles.py) that is read in windows, by any number of threads. Use it in a `with`.
+    """An open raster: a scene (see images/scenes.py) that is read in windows, by any number of threads. Use it in a `with`.
 
     Values become colours as `RasterOptions` says; alpha is dropped and pixels without data keep their stored values, both as in
     training. `opener` (see `rasterio.open`) reads the bytes in GDAL's place, of an object store for example; `driver` is the

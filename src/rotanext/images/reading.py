@@ -1,7 +1,6 @@
-"""Reading images of every common kind into one form, and writing files whole or not at all."""
+"""Reading images of every common kind into one form, and writing PNG."""
 
 import io
-import os
 import struct
 import threading
 import warnings
@@ -15,8 +14,9 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from rotanext.errors import UserError, explain
+from rotanext.system.files import write_bytes
 
-FILL = (124, 116, 104)  # RGB beyond an image's edge: the mean that the published systems subtract, rounded
+FILL = (124, 116, 104)  # RGB beyond an image's edge: models.network.MEAN, rounded; torch is not imported for it
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 # opencv refuses larger images (settable only by an environment variable before its import); Pillow decodes those.
@@ -122,24 +122,7 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), PNG_FAST)
     if not ok:
         raise UserError(explain(path, f"an image of shape {image.shape}", "one that encodes", "Use a smaller one."))
-    write_file(path, data.tobytes())
-
-
-def write_file(path: str | Path, data: bytes) -> None:
-    """Write a file under a temporary name beside its place, then rename it, so that nobody ever sees half of it.
-
-    Raises `UserError` where the disk is full or the place cannot be written; what was there before stays.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        reason = f"that it cannot be written ({error.strerror or error})"
-        raise UserError(explain(path, reason, "a writable place with room", "Free some space.")) from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, data.tobytes())
 
 
 def _is_image(path: Path, suffixes: tuple[str, ...]) -> bool:

@@ -48,7 +48,7 @@ class Detector:
     configured tile is cut into overlapping tiles whose detections are merged; a smaller one is a single tile.
 
     It computes with a copy of the model, made at the first call (later changes of `model` do not reach it), in a precision of
-    `inference.PRECISIONS`, and compiled by torch.compile if wanted (a warning says why where that fails; it goes on without).
+    `models.fast.PRECISIONS`, and compiled by torch.compile if wanted (a warning says why where that fails; it goes on without).
     In place of the model there may be an exported network, which has its precision and engine in itself.
     """
 

@@ -16,10 +16,10 @@ from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.images.drawing import draw_detections
 from rotanext.images.raster import Raster, RasterOptions
-from rotanext.images.reading import list_images, write_file
+from rotanext.images.reading import list_images
 from rotanext.images.scenes import SCENE_SUFFIXES, open_scene, raster_settings
 from rotanext.inference.detector import Detector
-from rotanext.system.files import make_folder
+from rotanext.system.files import make_folder, write_bytes
 from rotanext.system.progress import Display
 from rotanext.system.readahead import read_ahead
 
@@ -141,7 +141,7 @@ def _write_image(folder: Path, stem: str, image: np.ndarray, detections: Detecti
     if not done:
         raise UserError(f"{folder / stem}{suffix}: the image could not be encoded")
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / f"{stem}{suffix}", data.tobytes())
+    write_bytes(folder / f"{stem}{suffix}", data.tobytes())
 
 
 def write_json(path: Path, found: dict[str, Detections], sources: dict[str, Path], class_names: tuple[str, ...]) -> None:
@@ -154,4 +154,4 @@ def write_json(path: Path, found: dict[str, Detections], sources: dict[str, Path
         ],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())

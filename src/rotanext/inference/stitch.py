@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rotanext.boxes import boxes_to_corners
 from rotanext.detections import Detections
 from rotanext.ops import overlapping_polygons
+from rotanext.polygons import boxes_to_corners
 
 _REACH = 2.0  # pixels: a box that ends so near to an inner border of its tile may be cut by it
 _COVERED = 0.5  # of a cut box, by a whole one
@@ -72,15 +72,15 @@ class SceneMerger:
         if window.y > self._row:
             self._decide(window.y - window.height / 2)
         self._row = window.y
-        boxes = found.boxes.clone()
-        boxes[:, :2] += boxes.new_tensor([window.x, window.y])
-        corners = boxes_to_corners(boxes.double()).numpy()
+        boxes = found.boxes.numpy().copy()
+        boxes[:, :2] += window.x, window.y
+        corners = boxes_to_corners(boxes)
         low, high = corners.min(1), corners.max(1)
         right, bottom = window.x + window.width, window.y + window.height
         cut = (low[:, 0] < window.x + _REACH) & (window.x > 0) | (low[:, 1] < window.y + _REACH) & (window.y > 0)
         cut |= (high[:, 0] > right - _REACH) & (right < self.width) | (high[:, 1] > bottom - _REACH) & (bottom < self.height)
         tile = np.full(len(boxes), self._tiles)
-        added = _Held(boxes.numpy(), found.scores.numpy(), found.labels.numpy(), corners, cut, tile)
+        added = _Held(boxes, found.scores.numpy(), found.labels.numpy(), corners, cut, tile)
         self._held = _Held(*(np.concatenate(pair) for pair in zip(self._held, added, strict=True)))
         self._tiles += 1
 
@@ -151,7 +151,7 @@ def _overlapping(corners: np.ndarray, tile: np.ndarray, within_tiles: bool) -> t
             a, b = members[first], members[second]
             a = a[((low[a] <= high_second) & (high[a] >= low_second)).all(1)]
             b = b[((low[b] <= high_first) & (high[b] >= low_first)).all(1)]
-            i, j, iou = (x.numpy() for x in overlapping_polygons(torch.from_numpy(corners[a]), torch.from_numpy(corners[b])))
+            i, j, iou = overlapping_polygons(corners[a], corners[b])
             one, other = a[i], b[j]
             found.append((one[one < other], other[one < other], iou[one < other]))
     one, other, iou = (np.concatenate(values) for values in zip(*found, strict=True))

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from rotanext.errors import Problems, UserError
-from rotanext.images.reading import write_file
 from rotanext.labels.dataset import (
     ImageFiles,
     LabelledImage,
@@ -19,6 +18,7 @@ from rotanext.labels.dataset import (
     subset_folders,
 )
 from rotanext.labels.values import Element, Invalid, class_name, flag, image_name, number, read_xml, side, xml_text
+from rotanext.system.files import write_bytes
 
 # The corners `[4, 2]` of an <object>, and whether they stand there as they are.
 Shape = Callable[[Element], tuple[np.ndarray, bool]]
@@ -106,12 +106,12 @@ def write_folder(target: Path, data: LabelSet, kind: str, shape: Callable[[np.nd
         folder.mkdir(parents=True, exist_ok=True)
         images = [image for image in data.images if image.subset == subset]
         for image in images:
-            write_file(folder / f"{image.stem}.xml", "".join(_lines(image, kind, shape)).encode())
+            write_bytes(folder / f"{image.stem}.xml", "".join(_lines(image, kind, shape)).encode())
         if not inner:
             continue
         lists = target / subset / "ImageSets" / "Main"
         lists.mkdir(parents=True, exist_ok=True)
-        write_file(lists / "trainval.txt", "".join(f"{image.stem}\n" for image in images).encode())
+        write_bytes(lists / "trainval.txt", "".join(f"{image.stem}\n" for image in images).encode())
 
 
 def _lines(image: LabelledImage, kind: str, shape: Callable[[np.ndarray], str]) -> Iterator[str]:

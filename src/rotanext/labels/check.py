@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rotanext.config import Config, load_config
-from rotanext.data.dota import CLASS_LISTS, find_class_names
+from rotanext.data.dota import CLASS_LISTS, read_class_list
 from rotanext.errors import Problems, UserError, counted
 from rotanext.labels import dota_text
 from rotanext.labels.convert import find_format
@@ -173,7 +173,7 @@ def choose(recipe: str | None, weights: Path | None, classes: str | None) -> tup
         return detector.config, detector.class_names
     config = load_config(recipe or "small")
     if classes is not None:
-        names = find_class_names([], classes, Problems(strict=True))
+        names = read_class_list(classes, Problems(strict=True))
     elif recipe and config.data.classes in CLASS_LISTS:
         names = CLASS_LISTS[config.data.classes]
     return config, names

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import write_file
 from rotanext.labels.dataset import ImageFiles, LabelSet, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.values import (
     Invalid,
@@ -30,6 +29,7 @@ from rotanext.labels.values import (
     side,
 )
 from rotanext.polygons import as_rectangles, boxes_to_corners, signed_area
+from rotanext.system.files import write_bytes
 
 _ANGLE = "bbox is [cx, cy, w, h, angle]: pixels, degrees, counter-clockwise on the screen"
 
@@ -188,7 +188,7 @@ def _write(target: Path, data: LabelSet, boxes: bool) -> None:
                 content["annotations"].append(entry)
         content["categories"] = categories
         name = f"instances_{subset or 'all'}.json"
-        write_file(target / "annotations" / name, (json.dumps(content, ensure_ascii=False) + "\n").encode())
+        write_bytes(target / "annotations" / name, (json.dumps(content, ensure_ascii=False) + "\n").encode())
 
 
 def _turned_box(box: np.ndarray) -> list[float]:

@@ -16,6 +16,7 @@ from rotanext.labels import coco, cvat, dior, dota_text, hrsc, label_studio, lab
 from rotanext.labels.dataset import LabelledImage, LabelSet
 from rotanext.labels.values import half_turn
 from rotanext.polygons import as_rectangles, boxes_to_corners, corner_distance, least_rectangles, off_rectangle, upright
+from rotanext.system.files import part_beside
 
 _NO_RECTANGLE = 0.01  # pixels a corner may be off before it is told
 PLACINGS = ("link", "copy", "none")
@@ -147,7 +148,7 @@ def _place_images(target: Path, data: LabelSet, writer: Format, copied: bool) ->
             continue
         place = target / writer.folder.format(image.subset).strip("/") / image.name
         place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_name(f".{place.name}.part")
+        part = part_beside(place)
         try:
             if place.exists() and not place.is_symlink() and place.samefile(image.file):
                 continue  # the image itself

@@ -10,6 +10,7 @@ from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config
 from rotanext.heads.contract import Reach
 from rotanext.labels.dataset import LabelSet
+from rotanext.objects import LEAST_AREA
 from rotanext.polygons import crosses, signed_area
 
 _MOST = 20_000
@@ -34,7 +35,7 @@ def cover(data: LabelSet, config: Config, resized: bool = True) -> Coverage:
     """The coverage of a set's sound objects (at most 20,000, evenly drawn) by a recipe's priors, at its image size."""
     corners, names, scales = [np.zeros((0, 4, 2))], list[str](), list[float]()
     for image in data.images:
-        sound = ~crosses(image.objects.corners) & (np.abs(signed_area(image.objects.corners)) > 1e-3)
+        sound = ~crosses(image.objects.corners) & (np.abs(signed_area(image.objects.corners)) > LEAST_AREA)
         longest = max(image.width, image.height)
         scale = config.data.image_size / longest if resized and config.data.image_size and longest else 1.0
         held = image.objects.take(sound)

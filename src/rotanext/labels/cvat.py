@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import write_file
 from rotanext.labels.dataset import ImageFiles, LabelledImage, LabelSet, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.values import (
     Element,
@@ -30,6 +29,7 @@ from rotanext.labels.values import (
     xml_text,
 )
 from rotanext.polygons import as_rectangles, boxes_to_corners, off_rectangle
+from rotanext.system.files import write_bytes
 
 EXACT = 1e-4  # pixels by which a rectangle may be none
 _OTHERS = ("polyline", "points", "ellipse", "cuboid", "mask", "skeleton")
@@ -135,7 +135,7 @@ def write(target: Path, data: LabelSet) -> None:
         lines.append(f'  <image id="{number_}" name={xml_attribute(image.name)}{subset} {size}>')
         lines += _tell(image)
         lines.append("  </image>")
-    write_file(target / "annotations.xml", "\n".join([*lines, "</annotations>", ""]).encode())
+    write_bytes(target / "annotations.xml", "\n".join([*lines, "</annotations>", ""]).encode())
 
 
 def _tell(image: LabelledImage) -> Iterator[str]:

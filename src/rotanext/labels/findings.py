@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from rotanext.errors import counted
 from rotanext.labels.dataset import LabelledImage, LabelSet
+from rotanext.objects import LEAST_AREA
 from rotanext.ops import overlapping_polygons
 from rotanext.polygons import corner_distance, corners_to_boxes, crosses, signed_area
 
@@ -51,7 +51,7 @@ KINDS: dict[str, tuple[bool, str]] = {
     "same image twice": (False, "Identical files under two names in one data set."),
     "copy of an image": (False, "Saved anew (another format, quality, size), or the next shot of a still scene."),
 }
-_LEAST_AREA, _EXACT, _TINY, _ODD_SHAPE, _SAME, _RARE = 1e-3, 1e-3, 3.0, 0.15, 0.9, 20
+_EXACT, _TINY, _ODD_SHAPE, _SAME, _RARE = 1e-3, 3.0, 0.15, 0.9, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ def _of_objects(image: LabelledImage, class_names: Sequence[str] | None) -> Iter
         if crossed[at]:
             yield tell(at, "crossed corners", "the outline crosses itself")
             continue
-        if abs(area[at]) < _LEAST_AREA:
+        if abs(area[at]) < LEAST_AREA:
             yield tell(at, "no area", f"{sides[at, 0]:.1f} x {sides[at, 1]:.2g} pixels")
             continue
         if outside[at]:
@@ -123,12 +123,12 @@ def _of_objects(image: LabelledImage, class_names: Sequence[str] | None) -> Iter
             yield tell(at, "no rectangle", f"fills {100 * abs(area[at]) / least[at]:.0f} % of its rectangle")
         if sides[at, 1] < _TINY:
             yield tell(at, "tiny", f"{sides[at, 0]:.1f} x {sides[at, 1]:.1f} pixels")
-    whole = np.flatnonzero(~crossed & (np.abs(area) >= _LEAST_AREA))
+    whole = np.flatnonzero(~crossed & (np.abs(area) >= LEAST_AREA))
     yield from _alike(image, whole, tell)
 
 
 def _alike(image: LabelledImage, whole: np.ndarray, tell) -> Iterator[Finding]:  # type: ignore[no-untyped-def]
-    corners, names = torch.from_numpy(image.objects.corners[whole]), image.objects.names
+    corners, names = image.objects.corners[whole], image.objects.names
     first, second, iou = overlapping_polygons(corners, corners, _SAME)
     for i, j, value in zip(first.tolist(), second.tolist(), iou.tolist(), strict=True):
         if i >= j:

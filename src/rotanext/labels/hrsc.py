@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 
 from rotanext.errors import Problems, UserError
-from rotanext.images.reading import write_file
 from rotanext.labels.annotation_xml import coordinates
 from rotanext.labels.dataset import (
     ImageFiles,
@@ -23,6 +22,7 @@ from rotanext.labels.dataset import (
 )
 from rotanext.labels.values import Invalid, class_name, flag, half_turn, image_name, read_xml, side, tell, xml_text
 from rotanext.polygons import as_rectangles, boxes_to_corners
+from rotanext.system.files import write_bytes
 
 _FIELDS = ("mbox_cx", "mbox_cy", "mbox_w", "mbox_h", "mbox_ang")
 _FIRST_ID = 100_000_001
@@ -81,7 +81,7 @@ def write(target: Path, data: LabelSet) -> None:
     for image in data.images:
         folder = target / image.subset / "Annotations"
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / f"{image.stem}.xml", _tell(image, ids).encode())
+        write_bytes(folder / f"{image.stem}.xml", _tell(image, ids).encode())
 
 
 def _tell(image: LabelledImage, ids: dict[str, str]) -> str:

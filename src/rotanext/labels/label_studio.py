@@ -14,11 +14,11 @@ from urllib.parse import quote, unquote, urlsplit
 import numpy as np
 
 from rotanext.errors import Problems
-from rotanext.images.reading import write_file
 from rotanext.labels.cvat import EXACT
 from rotanext.labels.dataset import ImageFiles, LabelledImage, LabelSet, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.values import Invalid, class_name, four_corners, image_name, items, number, points, read_json, record, side
 from rotanext.polygons import as_rectangles, boxes_to_corners, off_rectangle, rotation, upright
+from rotanext.system.files import write_bytes
 
 _MOST = 1e5  # percent
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's own, before the name of an uploaded file
@@ -136,7 +136,7 @@ def _shape(entry: dict[str, Any], size: tuple[int, int]) -> tuple[np.ndarray, bo
 def write(target: Path, data: LabelSet) -> None:
     """Write tasks.json (annotations; predictions where an image's objects all have a score) and labels.xml, the interface."""
     tasks = [_task(number_, image) for number_, image in enumerate(data.images, 1)]
-    write_file(target / "tasks.json", (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode())
+    write_bytes(target / "tasks.json", (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode())
     from rotanext.labels.values import xml_attribute
 
     labels = "".join(f"\n    <Label value={xml_attribute(name)}/>" for name in data.class_names)
@@ -150,7 +150,7 @@ def write(target: Path, data: LabelSet) -> None:
             "",
         ]
     )
-    write_file(target / "labels.xml", interface.encode())
+    write_bytes(target / "labels.xml", interface.encode())
 
 
 def _task(number_: int, image: LabelledImage) -> dict[str, Any]:

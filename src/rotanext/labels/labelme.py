@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from rotanext.errors import Problems, UserError, explain
-from rotanext.images.reading import write_file
 from rotanext.labels.dataset import ImageFiles, LabelledImage, LabelSet, Shapes, existing, finished, nothing_read, size_of
 from rotanext.labels.values import (
     Invalid,
@@ -28,6 +27,7 @@ from rotanext.labels.values import (
     side,
     upright_box,
 )
+from rotanext.system.files import write_bytes
 
 _OUTLINES = ("polygon", "rotation", "oriented_rectangle", "quad", "quadrilateral")
 
@@ -128,4 +128,4 @@ def write(target: Path, data: LabelSet) -> None:
         }
         (target / image.subset).mkdir(parents=True, exist_ok=True)
         text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-        write_file(target / image.subset / f"{image.stem}.json", text.encode())
+        write_bytes(target / image.subset / f"{image.stem}.json", text.encode())

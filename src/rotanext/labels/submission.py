@@ -13,6 +13,7 @@ from rotanext.data.dota import CLASS_LISTS
 from rotanext.data.tiles import scene_of_tile
 from rotanext.errors import UserError, counted, explain
 from rotanext.images.reading import IMAGE_SUFFIXES
+from rotanext.objects import LEAST_AREA
 from rotanext.polygons import signed_area
 
 _LARGEST = 1 << 30  # bytes of all files, unpacked
@@ -173,4 +174,4 @@ def _wrong_numbers(fields: list[str]) -> tuple[str, str] | None:
     if max(map(abs, values[1:])) > _FAR:
         return f"a coordinate more than {_FAR:g} pixels from the corner", ""
     area = float(signed_area(np.reshape(values[1:], (4, 2))))
-    return None if abs(area) > 1e-3 else ("corners that enclose no area", "")
+    return None if abs(area) > LEAST_AREA else ("corners that enclose no area", "")

@@ -12,9 +12,9 @@ import numpy as np
 
 from rotanext.errors import UserError, explain, shortened
 from rotanext.labels.dataset import LONGEST_NAME, Invalid, plain_name
+from rotanext.objects import FARTHEST
 from rotanext.polygons import least_rectangle, upright, wrap_angle
 
-FARTHEST = 1e6  # pixels from the image's corner
 LARGEST_SIDE = 1_000_000
 _DEEPEST = 60
 _LARGEST_FILE = 2 << 30

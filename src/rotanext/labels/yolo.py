@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from rotanext.errors import Problems, UserError, counted, explain, shortened
-from rotanext.images.reading import write_file
 from rotanext.labels.dataset import (
     ImageFiles,
     LabelledImage,
@@ -27,6 +26,7 @@ from rotanext.labels.dataset import (
 )
 from rotanext.labels.values import Invalid, class_name, four_corners, image_name, number, read_bytes
 from rotanext.polygons import boxes_to_corners
+from rotanext.system.files import write_bytes
 
 _LINE = "class and x1 y1 x2 y2 x3 y3 x4 y4"
 _MOST = 1000.0  # images either side
@@ -219,8 +219,8 @@ def write(target: Path, data: LabelSet) -> None:
     for image in data.images:
         folder = target / "labels" / image.subset
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / f"{image.stem}.txt", "".join(_lines(image, index)).encode())
-    write_file(target / "data.yaml", _yaml(data).encode())
+        write_bytes(folder / f"{image.stem}.txt", "".join(_lines(image, index)).encode())
+    write_bytes(target / "data.yaml", _yaml(data).encode())
 
 
 def _lines(image: LabelledImage, index: dict[str, int]) -> Iterator[str]:

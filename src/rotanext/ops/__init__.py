@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,15 +142,18 @@ def assign_anchors(
     return result
 
 
-def overlapping_polygons(a: Tensor, b: Tensor, least: float = 1e-12) -> tuple[Tensor, Tensor, Tensor]:
+def overlapping_polygons(a: np.ndarray, b: np.ndarray, least: float = 1e-12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of simple quadrilaterals a `[N, 4, 2]` and b `[M, 4, 2]` whose true IoU is above `least`; see `polygon_iou`.
 
-    Indices i and j (ascending) and IoU (float64), `[K]` each and on the CPU; no matrix is stored. ValueError for other shapes.
+    Indices i and j (ascending) and IoU (float64), `[K]` each; no matrix is stored. In NumPy, like all that deals with corners
+    (`polygons.py`). ValueError for other shapes.
     """
     for name, corners in (("a", a), ("b", b)):
-        if corners.dim() != 3 or corners.shape[1:] != (4, 2):
+        if corners.ndim != 3 or corners.shape[1:] != (4, 2):
             raise ValueError(f"{name} must be [N, 4, 2]; found {list(corners.shape)}")
-    result: tuple[Tensor, Tensor, Tensor] = implementation(torch.device("cpu")).overlapping_polygons(a, b, float(least))
+    first, second = np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64)
+    overlapping = implementation(torch.device("cpu")).overlapping_polygons
+    result: tuple[np.ndarray, np.ndarray, np.ndarray] = overlapping(first, second, float(least))
     return result
 
 

@@ -20,7 +20,7 @@ def warm_up() -> float:
     rotated_iou_pairs(box, box)
     rotated_nms(box, box[:, 0], None, 0.1)
     assign_anchors(box, box, 0.5, 0.4)
-    corners = torch.tensor([[[0.0, 0], [1, 0], [1, 1], [0, 1]]])
+    corners = np.array([[[0.0, 0], [1, 0], [1, 1], [0, 1]]])
     overlapping_polygons(corners, corners, 0.0)
     winograd_convolution(torch.zeros(1, 1, 4, 4), torch.zeros(36, 1, 1), torch.zeros(1))
     depthwise_weight_gradient(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), 7)
@@ -74,12 +74,12 @@ def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative
     return torch.from_numpy(assigned).to(anchors.device)
 
 
-def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+def overlapping_polygons(a: np.ndarray, b: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """See `ops.overlapping_polygons`."""
     from rotanext.ops import cpu_polygons
 
-    i, j, iou = (torch.from_numpy(values) for values in cpu_polygons.overlapping_polygons(_array(a), _array(b), least))
-    return i, j, iou
+    result: tuple[np.ndarray, np.ndarray, np.ndarray] = cpu_polygons.overlapping_polygons(a, b, least)
+    return result
 
 
 def winograd_convolution(x: Tensor, matrices: Tensor, bias: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ need no special case, and the result is differentiable.
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -281,10 +282,10 @@ def polygon_iou(a: Tensor, b: Tensor) -> Tensor:
     return result
 
 
-def overlapping_polygons(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+def overlapping_polygons(a: np.ndarray, b: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """See `ops.overlapping_polygons`."""
-    matrix = polygon_iou(a, b)
-    i, j = (matrix > least).nonzero(as_tuple=True)
+    matrix = polygon_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    i, j = np.nonzero(matrix > least)
     return i, j, matrix[i, j]
 
 

@@ -10,14 +10,13 @@ import numpy as np
 
 from rotanext.errors import UserError, counted
 from rotanext.images.drawing import draw_outline
-from rotanext.images.reading import write_file
 from rotanext.images.scenes import read_pixels
 from rotanext.labels.check import Check
 from rotanext.labels.findings import KINDS, Finding
 from rotanext.reports.charts import Axis, Bars, Chart, number
 from rotanext.reports.crops import cut_window, jpeg_uri
 from rotanext.reports.html import cards, figure, pair, paragraph, scrolling, table, whole_page
-from rotanext.system.files import make_folder
+from rotanext.system.files import make_folder, write_bytes
 
 _ROWS, _SHOWN, _SAMPLES, _SIDE = 50, 4, 6, 220  # rows and crops of a kind of finding, images, pixels
 OUTLINE = (255, 150, 30)
@@ -26,8 +25,8 @@ OUTLINE = (255, 150, 30)
 def write_check(check: Check, folder: Path) -> list[Path]:
     """Write report.html and report.json to a folder."""
     make_folder(folder)
-    write_file(folder / "report.json", (json.dumps(check.to_json(), ensure_ascii=False, indent=1) + "\n").encode())
-    write_file(folder / "report.html", page(check).encode())
+    write_bytes(folder / "report.json", (json.dumps(check.to_json(), ensure_ascii=False, indent=1) + "\n").encode())
+    write_bytes(folder / "report.html", page(check).encode())
     return [folder / "report.html", folder / "report.json"]
 
 

@@ -12,14 +12,13 @@ from rotanext.errors import counted
 from rotanext.evaluation.analysis import angle_errors, match
 from rotanext.evaluation.evaluate import Evaluation
 from rotanext.evaluation.metrics import Evidence, Scores
-from rotanext.images.reading import write_file
 from rotanext.reports.charts import number
 from rotanext.reports.confusion import plot_confusion
 from rotanext.reports.evaluation import evaluation_sections, plot_precision_recall, shown
 from rotanext.reports.html import Section, cards, facts, paragraph, table, whole_page
 from rotanext.reports.training import training_section
 from rotanext.system.facts import provenance
-from rotanext.system.files import write_atomically
+from rotanext.system.files import write_bytes
 
 _NOTES = {"map50": "at IoU 0.5", "map75": "at IoU 0.75", "map50_95": "mean over the IoUs from 0.5 to 0.95"}
 
@@ -29,7 +28,7 @@ class Contents:
     """What a page is about; parts that are not there make no section.
 
     rows: of metrics.jsonl, see `training.training_charts`. about: what was trained or evaluated, by name. speed: figures by name,
-    such as "images/s". config: every key with its value. environment: see `provenance.provenance`.
+    such as "images/s". config: every key with its value. environment: see `system.facts.provenance`.
     """
 
     title: str
@@ -50,7 +49,7 @@ def write_report(contents: Contents, path: str | Path) -> None:
     """
     html = html_report(contents)
     # a file name may hold bytes that are no text
-    write_atomically(Path(path), lambda part: part.write_text(html, encoding="utf-8", errors="replace"))
+    write_bytes(path, html.encode(errors="replace"))
 
 
 def write_evaluation(
@@ -76,7 +75,7 @@ def write_evaluation(
 def write_scores(scores: Scores, out: Path) -> None:
     """Write `metrics.json`, `precision_recall.png` and `confusion.png`."""
     out.mkdir(parents=True, exist_ok=True)
-    write_file(out / "metrics.json", (json.dumps(scores.to_json(), indent=1) + "\n").encode())
+    write_bytes(out / "metrics.json", (json.dumps(scores.to_json(), indent=1) + "\n").encode())
     plot_precision_recall(scores, out / "precision_recall.png")
     plot_confusion(scores, out / "confusion.png")
 

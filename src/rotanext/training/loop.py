@@ -1,6 +1,5 @@
 """One training run, from top to bottom: data, model, optimiser, the loop, validation, files of the run."""
 
-import json
 import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rotanext.checkpoints.own import save_detector_file
 from rotanext.checkpoints.pretrained import load_backbone
-from rotanext.config import Config, saved_values
+from rotanext.config import Config
 from rotanext.config.formats import FORMAT
 from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader
 from rotanext.data.index import read_datasets
@@ -21,11 +20,11 @@ from rotanext.evaluation.metrics import Evidence, Scores
 from rotanext.heads.contract import Targets
 from rotanext.inference.detector import Detector, build_network
 from rotanext.models.network import Network
-from rotanext.system.files import write_atomically
 from rotanext.system.processes import Processes
 from rotanext.system.progress import Display
 from rotanext.system.signals import asked_to_stop
 from rotanext.training.feeding import StepData, batches_of, load_window
+from rotanext.training.folder import BEST, CONFIG, LAST, LOG, STATES, to_go_on, write_run_config
 from rotanext.training.optimizer import AveragedModel, build_optimizer, rate_factor, set_rate
 from rotanext.training.runlog import append_row, keep_rows
 from rotanext.training.sharding import load_optimizer, load_weights, shard, synchronise_norms, wants_shards, whole, whole_on_main
@@ -127,8 +126,7 @@ class Trainer:
         """Train to the end, or until interrupted; returns the last validation's report (to the first process)."""
         with self.processes.together():
             if self.processes.is_main:
-                text = json.dumps(saved_values(self.config), indent=1) + "\n"
-                write_atomically(self.folder / "config.json", lambda path: path.write_text(text))
+                write_run_config(self.folder, self.config)
         scores = None
         with asked_to_stop(self._ask), self.display.training(self.total_steps, self.progress.step) as tick:
             while not self.stop:
@@ -325,15 +323,15 @@ class Trainer:
         self.display.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         if figures[self.config.train.best_metric] > self.progress.best:
             self.progress.best = figures[self.config.train.best_metric]
-            self._save_detector("best.safetensors", network.state_dict())
+            self._save_detector(BEST, network.state_dict())
 
     def _log(self, row: dict[str, float], always: bool = False) -> None:
-        """Append a row to metrics.jsonl and TensorBoard."""
+        """Append a row to the log, TensorBoard and the other trackers, where it is due."""
         due = always or self.progress.step % LOG_EVERY == 0 or self.progress.step in (1, self.total_steps)
         if not due or not self.processes.is_main:
             return
         try:
-            append_row(self.folder / "metrics.jsonl", row)
+            append_row(self.folder / LOG, row)
         except UserError as error:
             self._trouble = str(error)
         self._rows += 1
@@ -368,10 +366,10 @@ class Trainer:
                 "as last saved. Start again in another --run folder with a lower train.lr or more train.warmup_steps."
             )
         save_state(self.folder, self.progress.step, state, self.config.train.keep)
-        self._save_detector("last.safetensors", state["averaged"] or state["model"])
+        self._save_detector(LAST, state["averaged"] or state["model"])
 
     def _save_detector(self, name: str, weights: dict[str, Tensor]) -> None:
-        save_detector_file(self.folder / name, weights, self.config, self.class_names)
+        save_detector_file(self.folder / name, weights, self.config, self.class_names, to_go_on(self.folder))
 
     def resume(self, state: State | None = None) -> None:
         """Take up a state, by default the newest in the run's folder; the log forgets what came after it."""
@@ -387,11 +385,11 @@ class Trainer:
                     self.accelerator.scaler.load_state_dict(state["scaler"])
                 self.progress = Progress(**state["progress"])
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                advice = "Has the run's config.json been changed? Restore it, or start a new training in another --run folder."
+                advice = f"Has the run's {CONFIG} been changed? Restore it, or start a new training in another --run folder."
                 found = f"a state that does not fit ({first_line(error)})"
-                raise UserError(explain(self.folder / "states", found, "this training's", advice)) from None
+                raise UserError(explain(self.folder / STATES, found, "this training's", advice)) from None
             if self.processes.is_main:
-                keep_rows(self.folder / "metrics.jsonl", state["rows"])
+                keep_rows(self.folder / LOG, state["rows"])
         self._rows = state["rows"]
         if self.processes.rank < len(state["random"]):
             set_random_state(state["random"][self.processes.rank], self.processes.device)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rotanext.config import Config, load_config, recipe_names
 from rotanext.errors import UserError
-from rotanext.training.train import holds_training, read_run_config, reconfigured
+from rotanext.training.folder import holds_training, read_run_config, reconfigured
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rotanext.errors import UserError, explain
-from rotanext.system.files import write_atomically
+from rotanext.system.files import write_bytes
+from rotanext.training.folder import to_go_on
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:
@@ -16,8 +17,8 @@ def append_row(path: Path, row: dict[str, float]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
     except OSError as error:
-        advice = f"Make room, then go on with: rotanext train --resume {path.parent}"
-        raise UserError(explain(path, f"that it cannot be written ({error.strerror})", "a file with room", advice)) from None
+        found = f"that it cannot be written ({error.strerror})"
+        raise UserError(explain(path, found, "a file with room", to_go_on(path.parent))) from None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -40,4 +41,4 @@ def _is_figure(value: object) -> bool:
 def keep_rows(path: Path, count: int) -> None:
     """Forget all but the first rows: a resumed training does the others again."""
     rows = [json.dumps(row) + "\n" for row in read_rows(path)[:count]]
-    write_atomically(path, lambda part: part.write_text("".join(rows), encoding="utf-8"))
+    write_bytes(path, "".join(rows).encode(), durable=True, advice=to_go_on(path.parent))

@@ -14,7 +14,8 @@ from rotanext.checkpoints.layouts import FORMAT_1, map_keys
 from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.config.formats import FORMAT
 from rotanext.errors import UserError, explain, first_line, shortened
-from rotanext.system.files import write_atomically
+from rotanext.system.files import remove_parts, write_atomically
+from rotanext.training.folder import LAST, STATES, state_files, to_go_on
 
 State = dict[str, Any]
 
@@ -35,18 +36,13 @@ _CONTENTS = {
 }  # fmt: skip
 
 
-def state_files(folder: Path) -> list[Path]:
-    """The states saved in a run's folder, newest first."""
-    return sorted((folder / "states").glob("state-*.pt"), reverse=True)
-
-
 def save_state(folder: Path, step: int, state: State, keep: int) -> None:
     """Write the state after `step`; only when it is on disk whole, all but the last `keep` go.
 
     States of later steps go, too: the training has gone back behind them. Raises UserError where writing fails.
     """
-    path = folder / "states" / f"state-{step:08d}.pt"
-    write_atomically(path, lambda part: torch.save(state, part))
+    path = folder / STATES / f"state-{step:08d}.pt"
+    write_atomically(path, lambda part: torch.save(state, part), durable=True, advice=to_go_on(folder))
     files = state_files(folder)
     later = [old for old in files if old.name > path.name]
     for old in [*later, *files[len(later) + keep :]]:
@@ -56,16 +52,15 @@ def save_state(folder: Path, step: int, state: State, keep: int) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half written; only while nobody else writes there."""
-    for part in [*folder.glob(".*.part"), *folder.glob("states/.*.part")]:
-        with suppress(OSError):
-            part.unlink()
+    for place in (folder, folder / STATES):
+        remove_parts(place)
 
 
 def newest_state(folder: Path, say: Callable[[str], object]) -> State:
     """The newest state that is whole; damaged ones are said. Raises UserError where there is none."""
     files = state_files(folder)
     if not files:
-        raise UserError(f"{folder / 'states'}: no saved training to resume; start one with: rotanext train RECIPE --run {folder}")
+        raise UserError(f"{folder / STATES}: no saved training to resume; start one with: rotanext train RECIPE --run {folder}")
     for number, path in enumerate(files, 1):
         try:
             return _read(path)
@@ -73,7 +68,7 @@ def newest_state(folder: Path, say: Callable[[str], object]) -> State:
             reason = shortened(first_line(error))
             if number < len(files):
                 say(f"{path}: damaged ({reason}); going on from the one before")
-    advice = f"It cannot be resumed; weights to start from may be in {folder / 'last.safetensors'}."
+    advice = f"It cannot be resumed; weights to start from may be in {folder / LAST}."
     raise UserError(explain(path, f"damage ({reason})", "a saved training", advice))
 
 
@@ -105,10 +100,10 @@ def check_same_data(folder: Path, state: State, class_names: tuple[str, ...], im
     advice = "Restore the data, or start a new training in another --run folder."
     if tuple(state["class_names"]) != class_names:
         found = f"a training of the classes {', '.join(state['class_names'])}"
-        raise UserError(explain(folder / "states", found, f"{', '.join(class_names)}, as in the data now", advice))
+        raise UserError(explain(folder / STATES, found, f"{', '.join(class_names)}, as in the data now", advice))
     if state["images"] != images:
         found = f"a training on {state['images']} images"
-        raise UserError(explain(folder / "states", found, f"{images}, as in the data now", advice))
+        raise UserError(explain(folder / STATES, found, f"{images}, as in the data now", advice))
 
 
 def seed_process(seed: int, rank: int, step: int = 0) -> None:

@@ -15,7 +15,7 @@ from accelerate.tracking import GeneralTracker, MLflowTracker, WandBTracker
 
 from rotanext.config import Config, flat_values
 from rotanext.errors import UserError
-from rotanext.system.files import write_atomically
+from rotanext.system.files import write_bytes
 
 PROJECT = "rotanext"
 _IDS = "trackers.json"  # in the run's folder: a resumed training goes on in the same run of its tracker
@@ -49,7 +49,7 @@ def open_trackers(config: Config, folder: Path) -> list[GeneralTracker]:
             raise UserError(f"train.trackers: {name} could not be started ({error}). {_ADVICE[name]}") from None
         started.append(tracker)
     if started:
-        write_atomically(folder / _IDS, lambda part: part.write_text(json.dumps(known) + "\n", encoding="utf-8"))
+        write_bytes(folder / _IDS, (json.dumps(known) + "\n").encode(), durable=True)
     return started
 
 

@@ -1,13 +1,12 @@
 """Starting a training, or going on with one: its folder, its configuration, its processes."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from rotanext.config import Config, flat_values, validate_saved, with_overrides
-from rotanext.errors import Problems, UserError, counted, explain
+from rotanext.config import Config, flat_values
+from rotanext.errors import Problems, UserError, counted
 from rotanext.evaluation.metrics import Scores
 from rotanext.reports.run import Contents, write_report, write_scores
 from rotanext.reports.training import plot_training
@@ -16,50 +15,11 @@ from rotanext.system.facts import provenance
 from rotanext.system.files import make_folder
 from rotanext.system.processes import Processes, lost_contact
 from rotanext.system.progress import Display
+from rotanext.training.folder import LOG, holds_training
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import read_rows
-from rotanext.training.state import State, newest_state, remove_leftovers, state_files
+from rotanext.training.state import State, newest_state, remove_leftovers
 from rotanext.training.trackers import open_trackers
-
-CHANGEABLE = ("data.workers", "data.cache", "train.save_every", "train.keep", "train.shard", "train.trackers")
-
-
-def holds_training(folder: Path) -> bool:
-    """Whether a training has saved something there."""
-    return bool(state_files(folder)) or any((folder / name).exists() for name in ("last.safetensors", "best.safetensors"))
-
-
-def read_run_config(folder: Path) -> Config:
-    """The configuration a run was started with."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{path}: not found; {folder} is not the folder of a training run")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        advice = "Restore the file; the checkpoints hold the configuration, too."
-        raise UserError(explain(path, f"that it cannot be read ({error})", "the configuration of the run", advice)) from None
-    return validate_saved(values, str(path))
-
-
-def reconfigured(saved: Config, overrides: Sequence[str] = (), wanted: Config | None = None) -> Config:
-    """A run's configuration with those values changed, by overrides or as in `wanted`, that do not change the training's result.
-
-    Raises UserError for others.
-    """
-    new = wanted or with_overrides(saved, overrides)
-    before, after = flat_values(saved), flat_values(new)
-    # the batch of a process follows from the total; see _with_same_total
-    keys = dict.fromkeys((*before, *after))
-    changed = [key for key in keys if after.get(key) != before.get(key) and key not in (*CHANGEABLE, "train.batch_size")]
-    if changed:
-        advice = f"these may change: {', '.join(CHANGEABLE)}"
-        first = changed[0]
-        raise UserError(
-            f"--resume takes everything from the run's folder, and so does --go-on: {first} is {before.get(first)!r} there, not "
-            f"{after.get(first)!r}; {advice}. Start a new training in another --run folder."
-        )
-    return new
 
 
 def start_training(
@@ -82,12 +42,12 @@ def start_training(
                 display.trackers = open_trackers(config, folder)
         keep_freed_memory()
         trainer = Trainer(config, folder, device, problems, display, pretrained=not resume, processes=processes)
-        scores = _train(trainer, state)
+        scores, rows = _train(trainer, state)
         if scores is not None:
             write_scores(scores, folder / "evaluation")
             console.print(scores.table())
         if processes.is_main:
-            _write_page(trainer, scores)
+            _write_page(trainer, scores, rows)
     except RuntimeError as error:
         if processes.count > 1 and lost_contact(error):
             raise UserError(
@@ -100,7 +60,7 @@ def start_training(
     return scores
 
 
-def _write_page(trainer: Trainer, scores: Scores | None) -> None:
+def _write_page(trainer: Trainer, scores: Scores | None, rows: list[dict[str, Any]]) -> None:
     """Write the run's `report.html`; one that knows more than this process, from before a resumption, stays."""
     path, display, config = trainer.folder / "report.html", trainer.display, trainer.config
     rate = display.steps_per_second()
@@ -115,7 +75,7 @@ def _write_page(trainer: Trainer, scores: Scores | None) -> None:
         about={"Run": trainer.folder, "Data": ", ".join(config.data.train), "Validation": ", ".join(config.data.val) or "none"},
         scores=scores,
         evidence=trainer.evidence if scores is not None else None,
-        rows=read_rows(trainer.folder / "metrics.jsonl"),
+        rows=rows,
         speed=speed,
         config=flat_values(config),
         environment=provenance(trainer.processes.device) | {"processes": str(trainer.processes.count)},
@@ -124,8 +84,11 @@ def _write_page(trainer: Trainer, scores: Scores | None) -> None:
     display.say(f"figures, curves and the worst failures on one page: {path}")
 
 
-def _train(trainer: Trainer, state: State | None) -> Scores | None:
-    """Run a trainer, from a state or from the beginning; raises KeyboardInterrupt where it was stopped."""
+def _train(trainer: Trainer, state: State | None) -> tuple[Scores | None, list[dict[str, Any]]]:
+    """Run a trainer, from a state or from the beginning, and draw its curves; raises KeyboardInterrupt where it was stopped.
+
+    The last validation's scores and the rows of the log, both of the first process.
+    """
     display, processes = trainer.display, trainer.processes
     if summary := trainer.problems.summary():
         display.say(summary)
@@ -141,14 +104,15 @@ def _train(trainer: Trainer, state: State | None) -> Scores | None:
     if trainer.progress.step == trainer.total_steps:
         display.say("this training is complete; to train longer, start a new one with more train.epochs")
     scores = trainer.run()
-    if processes.is_main and (rows := read_rows(trainer.folder / "metrics.jsonl")):
+    rows = read_rows(trainer.folder / LOG) if processes.is_main else []
+    if rows:
         plot_training(rows, trainer.folder / "curves.png")
     processes.leave()
     if trainer.stop and processes.is_main:
         raise KeyboardInterrupt
     if trainer.stop:
         raise SystemExit(130)
-    return scores
+    return scores, rows
 
 
 def _open_folder(folder: Path, resume: bool, processes: Processes, display: Display) -> State | None:
@@ -161,7 +125,7 @@ def _open_folder(folder: Path, resume: bool, processes: Processes, display: Disp
             make_folder(folder)
             remove_leftovers(folder)
             if not resume:
-                (folder / "metrics.jsonl").unlink(missing_ok=True)  # of a training that never came to save its state
+                (folder / LOG).unlink(missing_ok=True)  # of a training that never came to save its state
         if resume:
             state = newest_state(folder, display.say)
     steps = processes.gather(state and state["progress"]["step"])
