@@ -2,7 +2,7 @@
 
 import pytest
 
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import Problems, UserError, counted, explain, extra, first_line, shortened
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,47 @@ def test_merging_what_workers_found(ours: int, theirs: int, kept: int) -> None:
     first.merge(second)
     assert first.count == ours + theirs
     assert len(first.first) == kept
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "expected"),
+    [(1, "class", "1 class"), (0, "class", "0 classes"), (2, "tile", "2 tiles"), (2000, "class", "2,000 classes")],
+)
+def test_counts_have_their_plural(count: int, noun: str, expected: str) -> None:
+    assert counted(count, noun) == expected
+
+
+@pytest.mark.parametrize(("length", "expected"), [(200, "x" * 200), (201, "x" * 200 + " ...")])
+def test_what_goes_on_for_pages_is_cut(length: int, expected: str) -> None:
+    assert shortened("x" * length) == expected
+
+
+def test_messages_stay_short() -> None:
+    assert len(explain("a.txt", "x" * 100_000, "y", "Do z.")) < 3100
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("\n first\nsecond"), "first"),
+        (ValueError("one"), "one"),
+        (ValueError(), "ValueError"),
+        (OSError("  "), "OSError"),
+    ],
+)
+def test_the_first_line_of_an_exception(error: Exception, expected: str) -> None:
+    assert first_line(error) == expected
+
+
+def test_a_missing_library_names_its_extra() -> None:
+    with (
+        pytest.raises(UserError, match=r"^a map: found that no_such_library cannot be .*pip install 'rotanext\[geo\]'") as error,
+        extra("geo", "a map"),
+    ):
+        import no_such_library  # noqa: F401
+    assert isinstance(error.value.__cause__, ImportError)
+
+
+def test_other_errors_than_missing_libraries_pass() -> None:
+    with pytest.raises(ValueError, match="mine"), extra("geo", "a map"):
+        raise ValueError("mine")

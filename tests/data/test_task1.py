@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rotanext.data.task1 import read_task1, write_task1, zip_task1
+from rotanext.data.task1 import check_task1_target, read_task1, write_task1, zip_task1
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 
@@ -85,3 +85,12 @@ def test_the_zip_holds_the_files_and_does_not_change(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["Task1_a.txt", "Task1_b.txt"]
         assert archive.read("Task1_b.txt") == (tmp_path / "Task1_b.txt").read_bytes()
+
+
+@pytest.mark.parametrize("names", [("ship",), ("a/b", "plane"), ("a\\b", "plane")], ids=str)
+def test_a_target_that_would_mislead_is_known_before_the_work(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (tmp_path / "Task1_plane.txt").touch()
+    check_task1_target(tmp_path, ("plane", "ship"))
+    check_task1_target(tmp_path / "not there yet", ("plane",))
+    with pytest.raises(UserError, match=r"Rename it|Choose an empty folder"):
+        check_task1_target(tmp_path, names)

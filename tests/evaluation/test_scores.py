@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from rotanext.evaluation.metrics import THRESHOLDS, Predictions, Truths, evaluate
-from rotanext.evaluation.scores import average_precision
+from rotanext.evaluation.scores import ClassResult, Scores, average_precision, curve
 from squares import found, random_scene, real, square
 
 A, B = square(0), square(100)
@@ -79,3 +79,42 @@ def test_table_and_json_say_the_same() -> None:
     assert set(data["iou"]) == {f"{iou:g}" for iou in THRESHOLDS}
     assert len(data["curves"]["precision"]["tank"]) == len(data["curves"]["recall"]) == 101
     assert np.mean(data["curves"]["precision"]["tank"]) == pytest.approx(scores.at()[0].ap_area, abs=0.02)
+
+
+# Five detections of a class with four objects: right, wrong, ignored, right, wrong.
+RESULT = ClassResult("a", 4, np.array([1, -1, 0, 1, -1], np.int8), np.array([0.9, 0.8, 0.7, 0.6, 0.5]))
+
+
+def test_ignored_detections_count_for_nothing() -> None:
+    assert (RESULT.ndet, RESULT.tp, RESULT.fp) == (5, 2, 2)
+    assert RESULT.recall.tolist() == [0.25, 0.25, 0.25, 0.5, 0.5]
+    assert RESULT.precision.tolist() == pytest.approx([1, 1 / 2, 1 / 2, 2 / 3, 2 / 4])
+    assert RESULT.ap("area") == RESULT.ap_area == pytest.approx(0.25 * 1 + 0.25 * 2 / 3)
+    assert RESULT.ap("voc07") == RESULT.ap_voc07 == pytest.approx((3 * 1 + 3 * 2 / 3) / 11)  # 0, .1, .2; .3, .4, .5
+    assert RESULT.best_f1() == pytest.approx({"precision": 2 / 3, "recall": 0.5, "f1": 4 / 7, "score": 0.6})
+
+
+@pytest.mark.parametrize(
+    ("npos", "hits"), [(0, []), (0, [-1, -1]), (3, []), (3, [-1, 0])], ids=["nothing", "no objects", "no detections", "none right"]
+)
+def test_a_class_without_hits_has_no_operating_point(npos: int, hits: list[int]) -> None:
+    result = ClassResult("a", npos, np.array(hits, np.int8), np.linspace(0.9, 0.1, len(hits)))
+    assert result.best_f1() is None
+    assert (result.ap_area, result.ap_voc07) == (0, 0)
+
+
+def test_the_curve_is_the_greatest_precision_still_to_come() -> None:
+    levels = np.array([0.0, 0.25, 0.26, 0.5, 0.51, 1.0])
+    assert curve(RESULT, levels).tolist() == pytest.approx([1, 1, 2 / 3, 2 / 3, 0, 0])
+
+
+def test_means_leave_out_classes_without_objects() -> None:
+    absent = ClassResult("b", 0, np.array([-1], np.int8), np.array([0.9]))
+    scores = Scores(("a", "b"), 1, (0.5,), ((RESULT, absent),), np.zeros((3, 3), np.int64), 0.5, 0.3)
+    assert scores.map() == RESULT.ap_area
+    assert scores.map(kind="voc07") == RESULT.ap_voc07
+    assert scores.map50_95() is None  # the other thresholds were not evaluated
+    data = scores.to_json()
+    assert data["iou"]["0.5"]["classes_with_ground_truth"] == 1
+    assert list(data["curves"]["precision"]) == ["a"]
+    assert data["confusion"]["names"] == ["a", "b", "background"]
