@@ -13,12 +13,15 @@ import torch
 
 from formula import golden_weights
 from mmrotate_files import V0_META, V1_META, as_mmrotate
-from rotanext.checkpoints.detectors import read_detector_file
+from networks import small_config
+from rotanext.checkpoints.detectors import BackboneFile, read_detector_file, read_weights
 from rotanext.checkpoints.layouts import load_strict
+from rotanext.checkpoints.own import save_detector_file
 from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.checkpoints.unpickle import Placeholder
 from rotanext.errors import UserError
 from rotanext.inference.detector import build_network
+from rotanext.models.convnext import ConvNeXt
 from rotanext.models.network import Network
 
 CLASSES = ("plane", "ship")
@@ -118,3 +121,34 @@ def test_detector_refused(
     with pytest.raises(UserError) as error:
         read_detector_file(tmp_path / "d.pth")
     assert named in str(error.value)
+
+
+def test_a_backbones_file_is_no_detector(tmp_path: Path) -> None:
+    weights = ConvNeXt("convnext_atto").state_dict()
+    torch.save({"model": weights}, tmp_path / "b.pth")
+    found = read_weights(tmp_path / "b.pth")
+    assert isinstance(found, BackboneFile)
+    assert (found.layout, found.weights.keys()) == ("convnext", weights.keys())
+    with pytest.raises(UserError, match=r"b\.pth: found backbone weights \(convnext\); expected a whole detector"):
+        read_detector_file(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_weights_of_a_training_that_diverged(small: Network, value: float, tmp_path: Path) -> None:
+    weights = {key: tensor.clone() for key, tensor in small.state_dict().items()}
+    for key in ("head.cls_out.bias", "neck.output.0.weight"):
+        weights[key].view(-1)[0] = value
+    save_detector_file(tmp_path / "w.safetensors", weights, small_config(), CLASSES)
+    with pytest.raises(UserError, match="found 2 tensors with NaN or infinity"):
+        read_weights(tmp_path / "w.safetensors")
+
+
+def test_anchors_as_asked(small: Network, tmp_path: Path) -> None:
+    """They win over what the file says, in our own files and in those of MMRotate."""
+    save_detector_file(tmp_path / "w.safetensors", small.state_dict(), small_config("convnext_atto", "head.anchors=v1"), CLASSES)
+    assert read_detector_file(tmp_path / "w.safetensors").config.head.anchors == "v1"
+    assert read_detector_file(tmp_path / "w.safetensors", "v0").config.head.anchors == "v0"
+    torch.save({"meta": V0_META, "state_dict": as_mmrotate(small.state_dict())}, tmp_path / "d.pth")
+    found = read_detector_file(tmp_path / "d.pth", "v1")
+    assert found.config.head.anchors == "v1"
+    assert "anchors v1: as asked" in found.notes

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from mmrotate_files import CLASSES
 from networks import small_config
+from rotanext.boxes import CONVENTION
 from rotanext.checkpoints.detectors import read_detector_file
-from rotanext.checkpoints.own import save_detector_file
+from rotanext.checkpoints.own import read_header, save_detector_file
+from rotanext.config.formats import FORMAT
 from rotanext.errors import UserError
 from rotanext.models.network import Network
 
@@ -63,3 +65,24 @@ def test_a_bottomless_header(small: Network, tmp_path: Path) -> None:
     save_file(small.state_dict(), tmp_path / "d.safetensors", {"rotanext": "[" * 100_000})
     with pytest.raises(UserError, match="no readable header"):
         read_detector_file(tmp_path / "d.safetensors")
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"format": 2}', "3"], ids=str)
+def test_headers_without_what_a_detector_needs(content: str | None, tmp_path: Path) -> None:
+    header = {} if content is None else {"rotanext": content}
+    with pytest.raises(UserError, match=r"w\.safetensors: found no readable header"):
+        read_header(header, tmp_path / "w.safetensors")
+
+
+def test_a_header_of_format_1_is_read_as_it_is() -> None:
+    content = {"format": 1, "box_convention": CONVENTION, "config": {"model": {}}, "class_names": ["a"], "anchors": "v1"}
+    assert read_header({"rotanext": json.dumps(content)}, Path("w.safetensors")) == content
+
+
+def test_the_file_says_what_it_is_to_other_programs(small: Network, tmp_path: Path) -> None:
+    save_detector_file(tmp_path / "w.safetensors", small.state_dict(), small_config(), CLASSES)
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        header = json.loads(file.metadata()["rotanext"])
+    assert header.keys() == {"format", "kind", "version", "config", "class_names", "box_convention"}
+    assert (header["format"], header["kind"], header["box_convention"]) == (FORMAT, "detector", CONVENTION)
+    assert header["config"]["format"] == FORMAT

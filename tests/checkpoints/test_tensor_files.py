@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pickles import raw, text
-from rotanext.checkpoints.tensor_files import read_tensors
+from rotanext.checkpoints.tensor_files import read_checkpoint, read_tensors
 from rotanext.errors import UserError
 
 
@@ -148,3 +149,29 @@ def test_plain_data_survives(options: dict[str, Any], tmp_path: Path) -> None:
         else:
             assert np.array_equal(found[key], value) if isinstance(value, np.ndarray) else found[key] == value
     assert found["view"].untyped_storage().data_ptr() == found["base"].untyped_storage().data_ptr()
+
+
+def test_safetensors_bring_their_header(tmp_path: Path) -> None:
+    save_file({"w": torch.arange(3.0)}, tmp_path / "a.safetensors", {"rotanext": "{}"})
+    content, header = read_checkpoint(tmp_path / "a.safetensors")
+    assert torch.equal(content["w"], torch.arange(3.0))
+    assert header == {"rotanext": "{}"}
+    save_file({"w": torch.arange(3.0)}, tmp_path / "b.pth")  # told by its content, not by its name
+    assert read_checkpoint(tmp_path / "b.pth")[1] == {}
+    torch.save({"w": torch.arange(3.0)}, tmp_path / "c.safetensors")
+    assert torch.equal(read_tensors(tmp_path / "c.safetensors")["w"], torch.arange(3.0))
+
+
+@pytest.mark.parametrize("value", [torch.arange(3.0), [torch.zeros(1)], "text"], ids=["tensor", "list", "text"])
+def test_a_checkpoint_is_a_dict(value: Any, tmp_path: Path) -> None:
+    torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=rf"found a pickled {type(value).__name__}; expected a dict with tensors"):
+        read_tensors(tmp_path / "w.pth")
+
+
+def test_advice_for_a_missing_file_names_the_one_beside_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Check the path\."):
+        read_tensors(tmp_path / "best.safetensors")
+    (tmp_path / "last.safetensors").touch()
+    with pytest.raises(UserError, match=r"There is .*last\.safetensors\."):
+        read_tensors(tmp_path / "best.safetensors")
