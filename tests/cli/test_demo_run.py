@@ -38,3 +38,22 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
     assert set(report["iou"]["0.5"]["classes"]) == set(classes)
     assert len(classes) >= 2
+
+
+def test_half_a_folder_is_never_taken_for_a_whole_one(tmp_path: Path) -> None:
+    def interrupted(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    def whole(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "whole").touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        demo_run._once(tmp_path / "data", interrupted)
+    assert not (tmp_path / "data").exists()
+    demo_run._once(tmp_path / "data", whole)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["whole"]
+    demo_run._once(tmp_path / "data", interrupted)  # it is there: not made again
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

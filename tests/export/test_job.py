@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rotanext.errors import UserError
 from rotanext.export import job
-from rotanext.export.job import ExportOptions, evenly
+from rotanext.export.job import ExportOptions, evenly, written
 from rotanext.inference.detector import Detector
 
 
@@ -54,3 +55,47 @@ def test_images_for_calibration_are_taken_from_everywhere() -> None:
     assert evenly(3, 8) == [0, 1, 2]
     taken = evenly(127, 64)
     assert (len(set(taken)), taken[0], taken[-1]) == (64, 0, 126)
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 4), (4, 4), (5, 4), (1000, 2)])
+def test_indices_are_spread_over_all(count: int, most: int) -> None:
+    taken = evenly(count, most)
+    assert len(taken) == min(count, most)
+    assert taken == sorted(set(taken))
+    assert not taken or (taken[0], taken[-1]) == (0, count - 1)
+
+
+def test_the_weights_of_an_xml_belong_to_it() -> None:
+    assert written(Path("a/m.onnx")) == [Path("a/m.onnx")]
+    assert written(Path("a/m.XML")) == [Path("a/m.XML"), Path("a/m.bin")]
+
+
+@pytest.mark.parametrize(("size", "most", "shapes"), [(0, 5, {(40, 40, 3)}), (48, 5, {(48, 48, 3)})], ids=["tiles", "resized"])
+def test_tiles_are_cut_as_the_detector_cuts_them(
+    detector: Detector, images: Path, size: int, most: int, shapes: set[tuple[int, ...]]
+) -> None:
+    """Of the three images of 64 x 64, some of each; no more than asked."""
+    cutter = detector.reconfigured(image_size=size, tile=40, overlap=8)
+    for folder in (images, images / "images"):
+        tiles = job._tiles(cutter, folder, most)
+        assert len(tiles) == (most if not size else 3)
+        assert {tile.shape for tile in tiles} == shapes
+        assert all(tile.flags.c_contiguous and tile.dtype == np.uint8 for tile in tiles)
+
+
+@pytest.mark.parametrize("name", ["m.xml", "m.onnx"])
+def test_a_passed_file_replaces_the_earlier_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    for folder, text in ((tmp_path, "old"), (tmp_path / "new", "new")):
+        for file in (name, "m.bin"):
+            (folder / file).write_text(text)
+    job._place(tmp_path / "new" / name, tmp_path / name)
+    assert (tmp_path / name).read_text() == "new"
+    assert (tmp_path / "m.bin").read_text() == ("new" if name == "m.xml" else "old")
+
+
+def test_a_name_that_is_taken_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").mkdir()
+    (tmp_path / "made").write_text("new")
+    with pytest.raises(UserError, match=r"m\.onnx: found that it cannot be written"):
+        job._place(tmp_path / "made", tmp_path / "m.onnx")
