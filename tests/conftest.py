@@ -5,8 +5,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mmrotate_files import reference_weights
+
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ["TRITON_INTERPRET"] = "1"  # Triton's kernels run on the CPU; read when triton is imported, which torch may do
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,3 +123,21 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Outcome(code, streams.out, streams.err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def mmrotate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes checkpoints in MMRotate's layout: a ConvNeXt-atto of 15 classes unless told otherwise."""
+    weights: dict[int, dict[str, torch.Tensor]] = {}
+    folder = tmp_path_factory.mktemp("mmrotate")
+
+    def write(name: str, meta: dict[str, Any], classes: int = 15, drop: str = "-", add: str = "") -> Path:
+        if classes not in weights:
+            weights[classes] = reference_weights("convnext_atto", classes)
+        kept = {key: value for key, value in weights[classes].items() if drop not in key}
+        if add:
+            kept[add] = torch.zeros(3)
+        torch.save({"meta": meta, "state_dict": kept, "optimizer": {"state": {}, "param_groups": []}}, folder / name)
+        return folder / name
+
+    return write

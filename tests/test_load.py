@@ -1,4 +1,4 @@
-"""From checkpoint files to detectors, and `rotanext convert`."""
+"""From checkpoint files to detectors, and back."""
 
 import json
 from collections.abc import Callable
@@ -13,46 +13,17 @@ from safetensors.torch import load_file, save_file
 
 import formula
 import rotanext
-from mmrotate_files import reference_weights
+from mmrotate_files import V0, V1
 from networks import backbone_overrides
 from places import TESTS
 from process_memory import forget_peak, status
-from rotanext.checkpoints.layouts import map_keys
 from rotanext.config import load_config
 from rotanext.data.dota import CLASS_LISTS
 from rotanext.errors import UserError
 from rotanext.inference.detector import Detector, build_network
 from rotanext.load import load_detector, read_detector, save_detector
 
-V0 = {"mmrotate_version": "0.1.0", "mmdet_version": "2.19.0"}
-V1 = {"mmengine_version": "0.3.2", "dataset_meta": {"classes": CLASS_LISTS["dota1.0"]}}
 IMAGE = formula.image(3, 96, 128)
-
-
-@pytest.fixture(scope="module")
-def mmrotate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes checkpoints in MMRotate's layout: a ConvNeXt-atto of 15 classes unless told otherwise."""
-    weights: dict[int, dict[str, torch.Tensor]] = {}
-    folder = tmp_path_factory.mktemp("mmrotate")
-
-    def write(name: str, meta: dict[str, Any], classes: int = 15, drop: str = "-", add: str = "") -> Path:
-        if classes not in weights:
-            weights[classes] = reference_weights("convnext_atto", classes)
-        kept = {key: value for key, value in weights[classes].items() if drop not in key}
-        if add:
-            kept[add] = torch.zeros(3)
-        torch.save({"meta": meta, "state_dict": kept, "optimizer": {"state": {}, "param_groups": []}}, folder / name)
-        return folder / name
-
-    return write
-
-
-def same(a: rotanext.Detector, b: rotanext.Detector) -> None:
-    one, two = (detector(IMAGE, score_threshold=0.3) for detector in (a, b))
-    assert len(one) > 0
-    assert torch.equal(one.boxes, two.boxes)
-    assert torch.equal(one.scores, two.scores)
-    assert torch.equal(one.labels, two.labels)
 
 
 def test_our_own_file(tiny_weights: Path, tmp_path: Path) -> None:
@@ -128,59 +99,6 @@ def test_files_that_cannot_be_loaded(
     save_file(load_file(tiny_weights), tmp_path / "header.safetensors")
     with pytest.raises(UserError, match=message):
         load_detector(make(mmrotate, tmp_path), **({"device": "cpu"} | options))
-
-
-@pytest.mark.parametrize("meta", [V0, V1], ids=["v0", "v1"])
-def test_convert_a_detector(meta: dict[str, Any], mmrotate: Callable[..., Path], cli: Callable, tmp_path: Path) -> None:
-    source, target = mmrotate("a.pth", meta), tmp_path / "ours.safetensors"
-    done = cli("convert", source, target)
-    assert done.code == 0, done.err
-    assert "anchors v" in done.err
-    assert f"{target}: a detector of 15 classes" in done.err
-    same(load_detector(source, "cpu"), load_detector(target, "cpu"))
-    again = cli("convert", target, tmp_path / "again.safetensors")
-    assert again.code == 0, again.err
-    assert (tmp_path / "again.safetensors").read_bytes() == target.read_bytes()
-
-
-def test_convert_a_backbone(cli: Callable, tmp_path: Path) -> None:
-    config = load_config("demo", ["neck.channels=8"])
-    backbone = build_network(config, 2).backbone
-    pairs = ((".dwconv.", ".depthwise_conv."), (".pwconv", ".pointwise_conv"))
-    theirs = {}
-    for key, value in backbone.state_dict().items():
-        for ours, other in pairs:
-            key = key.replace(ours, other)
-        theirs[f"backbone.{key}"] = value
-    theirs["head.fc.bias"] = next(iter(theirs.values()))  # shares its memory with another tensor
-    torch.save({"state_dict": theirs}, tmp_path / "theirs.pth")
-    done = cli("convert", tmp_path / "theirs.pth", tmp_path / "ours.safetensors")
-    assert done.code == 0, done.err
-    assert f"use them as backbone.weights={tmp_path / 'ours.safetensors'}" in done.err
-    assert map_keys("convnext", load_file(tmp_path / "ours.safetensors")).keys() > backbone.state_dict().keys() - {
-        "norm3.weight",
-        "norm3.bias",
-    }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("{weights}", "{tmp}/a.pth"), "must end in .safetensors"),
-        (("{weights}", "{tmp}/a.safetensors", "--anchors", "v2"), "--anchors is 'v2'; expected v0 or v1"),
-        (("{tmp}/none.pth", "{tmp}/a.safetensors"), "none.pth: found No such file"),
-        (("{weights}", "{tmp}/file/a.safetensors"), "could not be written"),
-        (("{weights}", "{tmp}/a.safetensors", "--classes", "dota1.0"), "2 classes; expected 15"),
-    ],
-)
-def test_conversions_that_cannot_be(
-    arguments: tuple[str, ...], message: str, cli: Callable, tiny_weights: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    done = cli("convert", *(argument.format(weights=tiny_weights, tmp=tmp_path) for argument in arguments))
-    assert done.code == 2
-    assert message in done.err
-    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_detector_on_any_timm_backbone_loads_again(tmp_path: Path) -> None:

@@ -1,40 +1,29 @@
-"""The demo in miniature: everything it promises is there, and a second call does its last part again."""
+"""`rotanext demo`: its options; what it does is tested in test_demo_run.py."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rich.console import Console
 
 from rotanext.cli import demo_run
-from rotanext.load import load_detector
 
 
-def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "TRAINING_SCENES": 2,
-        "VALIDATION_SCENES": 1,
-        "SCENE_SIDE": 320,
-        "TILE": 160,
-        "TRAINING_TILES": 8,
-        "SHOWN_SIZE": (200, 240),
-    }.items():
-        monkeypatch.setattr(demo_run, name, value)
-    console = Console(file=(tmp_path / "said").open("w"), width=200)
-    demo_run.run_demo(tmp_path / "run", "cpu", console)
-    expected = [
-        "last.safetensors", "metrics.jsonl", "curves.png", "evaluation/metrics.json", "evaluation/precision_recall.png",
-        "evaluation/confusion.png", "images/scene.png", "images/scene_labels.png", "images/scene_detections.png",
-        "images/validation_detections.png", "scene/Task1/Task1.zip", "scene/detections.json",
-    ]  # fmt: skip
-    assert [name for name in expected if not (tmp_path / "run" / name).is_file()] == []
-    kept = (tmp_path / "run/last.safetensors").read_bytes()
-    (tmp_path / "run/images/scene_detections.png").unlink()
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), (Path("runs/demo"), "cpu", False)),
+        (("--run", "x y", "--device", "cuda:1", "-q"), (Path("x y"), "cuda:1", True)),
+    ],
+    ids=["defaults", "all"],
+)
+def test_options(arguments: tuple[str, ...], expected: tuple[Any, ...], cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(demo_run, "run_demo", lambda folder, device, console: asked.append((folder, device, console.quiet)))
+    assert cli("demo", *arguments).code == 0
+    assert asked == [expected]
 
-    demo_run.run_demo(tmp_path / "run", "cpu", console)
-    assert (tmp_path / "run/last.safetensors").read_bytes() == kept
-    assert (tmp_path / "run/images/scene_detections.png").is_file()
-    classes = load_detector(tmp_path / "run/last.safetensors", "cpu").class_names
-    report = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
-    assert set(report["iou"]["0.5"]["classes"]) == set(classes)
-    assert len(classes) >= 2
+
+def test_it_takes_no_data(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_run, "run_demo", lambda *_: pytest.fail("it ran"))
+    assert cli("demo", "folder").code == 2

@@ -1,35 +1,18 @@
 """The DOTA protocol: the reference's figures, cases worked by hand, and a slow, obvious implementation as the truth."""
 
 import json
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from shapely.geometry import Polygon
 
 import places
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.metrics import THRESHOLDS, Predictions, Truths, confusion_matrix, dota_map, evaluate
-from rotanext.evaluation.scores import average_precision
+from squares import found, random_scene, real, square
 
 GOLDEN = json.loads((places.GOLDEN / "expected_ap.json").read_text())
-
-
-def square(x: float, y: float = 0.0, width: float = 10.0, height: float = 10.0) -> np.ndarray:
-    return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
-
-
-def found(*rows: tuple[np.ndarray, float, int]) -> tuple[list, list, list]:
-    """Detections of one image from (corners, score, label)."""
-    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-
-
-def real(*rows: tuple[np.ndarray, int, int]) -> tuple[list, list, list]:
-    """Objects of one image from (corners, label, difficult)."""
-    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
 
 
 def score_sheet(scores, iou: float = 0.5) -> list[tuple[int, int, int, int]]:
@@ -109,21 +92,6 @@ def test_by_hand(detections: list, objects: list, expected: list, mean: float | 
     assert scores.map(0.5, "area") == (mean if mean is None else pytest.approx(mean))
 
 
-def test_average_precision_by_hand() -> None:
-    # Three objects; right, wrong, right: precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3.
-    recall, precision = np.array([1, 1, 2]) / 3, np.array([1, 1 / 2, 2 / 3])
-    assert average_precision(recall, precision, "area") == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
-    # Recalls 0, .1, .2, .3 see precision 1; .4, .5, .6 see 2/3; the rest nothing.
-    assert average_precision(recall, precision, "voc07") == pytest.approx((4 * 1 + 3 * 2 / 3) / 11)
-    with pytest.raises(ValueError, match="expected 'area' or 'voc07'"):
-        average_precision(recall, precision, "coco")  # type: ignore[arg-type]
-
-
-def test_voc07_rounds_its_recalls_as_the_devkit_does() -> None:
-    # Recall 3/10 is just below numpy's 0.1 * 3: levels 0, 0.1, 0.2 only.
-    assert average_precision(np.array([3 / 10]), np.ones(1), "voc07") == pytest.approx(3 / 11)
-
-
 def slow_reference(detections: list, objects: list, label: int, iou: float) -> tuple[int, list[int], float]:
     """npos, hits and area AP of one class, with shapely and plain loops."""
     rows = [
@@ -160,29 +128,6 @@ def slow_reference(detections: list, objects: list, label: int, iou: float) -> t
     return npos, hits, area
 
 
-def random_scene(rng: np.random.Generator, classes: int, images: int = 6) -> tuple[list, list]:
-    """Rotated, slightly skewed quadrilaterals, crowded enough that they overlap; detections scatter around them."""
-
-    def shapes(centres: np.ndarray, sizes: np.ndarray, angles: np.ndarray) -> np.ndarray:
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * sizes[:, None] / 2
-        cos, sin = np.cos(angles), np.sin(angles)
-        turn = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
-        return corners @ turn + centres[:, None] + rng.uniform(-1.5, 1.5, (len(centres), 4, 2))
-
-    detections, objects = [], []
-    for _ in range(images):
-        n = int(rng.integers(0, 25))
-        centres, sizes = rng.uniform(0, 120, (n, 2)), rng.uniform(12, 40, (n, 2))
-        angles, labels = rng.uniform(-3, 3, n), rng.integers(0, classes, n)
-        objects.append((shapes(centres, sizes, angles), labels, rng.integers(0, 5, n) == 0))
-        again = rng.integers(0, n, 2 * n) if n else np.zeros(0, np.int64)
-        centres = centres[again] + rng.normal(0, 2, (len(again), 2))
-        moved = shapes(centres, sizes[again] * rng.uniform(0.85, 1.15, (len(again), 2)), angles[again])
-        guess = np.where(rng.random(len(again)) < 0.8, labels[again], rng.integers(0, classes, len(again)))
-        detections.append((moved, np.round(rng.random(len(again)), 1), guess))  # rounded: many ties
-    return detections, objects
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_against_the_slow_reference(seed: int) -> None:
     detections, objects = random_scene(np.random.default_rng(seed), 3)
@@ -207,55 +152,8 @@ def test_order_of_ties_across_images_is_the_row_order() -> None:
     assert evaluate(back, truths, ["a"]).map() == pytest.approx(0.5)
 
 
-def test_best_f1_is_an_operating_point() -> None:
-    # At score 0.5 one is right and two are wrong, whichever comes first: no threshold keeps only the right one.
-    detections = [found((A, 0.9, 0), (B, 0.5, 0), (square(50), 0.5, 0), (square(70), 0.5, 0))]
-    scores = evaluate(Predictions.of_images(detections), Truths.of_images([real((A, 0, 0), (B, 0, 0))]), ["a"])
-    best = scores.at()[0].best_f1()
-    assert best == pytest.approx({"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "score": 0.9})
-
-
-def _empty() -> tuple[Predictions, Truths, list[str]]:
-    return Predictions.of_images([]), Truths.of_images([]), []
-
-
-def _no_objects() -> tuple[Predictions, Truths, list[str]]:
-    return Predictions.of_images([found((A, 0.9, 0))]), Truths.of_images([real()]), ["a", "b"]
-
-
 def _no_detections() -> tuple[Predictions, Truths, list[str]]:
     return Predictions.of_images([found()]), Truths.of_images([real((A, 0, 0))]), ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("case", "mean"),
-    [(_empty, None), (_no_objects, None), (_no_detections, 0.0)],
-    ids=lambda x: getattr(x, "__name__", x),
-)
-def test_empty_inputs_have_defined_results(case: Callable, mean: float | None) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        scores = evaluate(*case())
-        assert scores.summary() == {"map50": mean, "map75": mean, "map50_95": mean}
-        json.dumps(scores.to_json(), allow_nan=False)
-        console = Console(width=160, record=True)
-        console.print(scores.table())
-        assert "mean" in console.export_text()
-
-
-def test_table_and_json_say_the_same() -> None:
-    detections, objects = random_scene(np.random.default_rng(5), 2)
-    scores = evaluate(Predictions.of_images(detections), Truths.of_images(objects), ["tank", "court"])
-    console = Console(width=160, record=True)
-    console.print(scores.table())
-    text, data = console.export_text(), json.loads(json.dumps(scores.to_json(), allow_nan=False))
-    for key in ("map50", "map75", "map50_95"):
-        assert f"{100 * data['mean']['area'][key]:.2f}" in text
-        assert f"{100 * data['mean']['voc07'][key]:.2f}" in text
-    assert f"{100 * data['iou']['0.5']['classes']['tank']['ap_area']:.2f}" in text
-    assert set(data["iou"]) == {f"{iou:g}" for iou in THRESHOLDS}
-    assert len(data["curves"]["precision"]["tank"]) == len(data["curves"]["recall"]) == 101
-    assert np.mean(data["curves"]["precision"]["tank"]) == pytest.approx(scores.at()[0].ap_area, abs=0.02)
 
 
 def test_wrong_labels_and_thresholds_are_refused() -> None:

@@ -1,4 +1,7 @@
-"""Exported detectors against PyTorch, in every format, and what is refused. Networks are tiny: tracing takes time."""
+"""Exported detectors against PyTorch, in every format, and what is refused. Networks are tiny: tracing takes time.
+
+All that needs a traced network is in this one file: one process traces it, once. What modules do without it is in their own files.
+"""
 
 import json
 import shutil
@@ -6,56 +9,30 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
 
 import rotanext
-from fuzz_checkpoints import TINY
+from exported import CLASSES, image
 from places import ROOT
 from rotanext.config import saved_values
-from rotanext.detections import Detections
 from rotanext.errors import UserError
 from rotanext.export import job, onnx_file
-from rotanext.export.graph import DecodedNetwork
-from rotanext.export.job import ExportOptions, evenly, export
+from rotanext.export.job import ExportOptions, export
 from rotanext.export.metadata import Metadata
 from rotanext.export.onnx_file import seal
-from rotanext.export.parity import TOLERANCES, Parity, compare, share_matched
+from rotanext.export.parity import TOLERANCES, Parity, compare
 from rotanext.export.protobuf import CHECKSUM, inspect, text_entry
 from rotanext.images.reading import read_image
-from rotanext.inference.detector import Detector, build_network
+from rotanext.inference.detector import Detector
 from rotanext.load import load_detector, read_detector, save_detector
 from rotanext.system.progress import Display
-from tiny import Outcome, draw_dataset, tiny_config
+from tiny import Outcome
 
-CLASSES = ("plane", "ship")
 Export = Callable[..., tuple[Parity, Path]]
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    """Random weights with scores far apart, so that no two candidates tie."""
-    overrides = (f"backbone.name={TINY}", "neck.channels=4", "predict.image_size=0", "predict.tile=96", "predict.overlap=32")
-    config = tiny_config(Path("none"), None, *overrides)
-    torch.manual_seed(3)
-    model = build_network(config, 2)
-    for name, values in model.named_parameters():
-        if name.startswith("head.") and name.endswith("weight"):
-            torch.nn.init.normal_(values, std=0.25)
-    torch.nn.init.constant_(model.head.cls_out.bias, -1.0)
-    torch.nn.init.normal_(model.head.reg_out.weight, std=0.02)
-    return Detector(model, config, CLASSES)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DOTA folder of three images."""
-    return draw_dataset(tmp_path_factory.mktemp("images") / "data", 3)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +57,6 @@ def reuse(written: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(job, "traced_program", lambda *_: None)
     monkeypatch.setattr(job, "write_onnx", lambda _, path: shutil.copy(written / "graph.onnx", path))
     return written
-
-
-def image(height: int, width: int) -> np.ndarray:
-    small = np.random.default_rng(0).integers(0, 255, (height // 6 + 2, width // 6 + 2, 3), np.uint8)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def assert_same(found: rotanext.Detections, expected: rotanext.Detections) -> None:
@@ -137,21 +109,6 @@ def test_onnx_file_has_standard_operators_metadata_and_free_sizes(written: Path,
     assert texts["rotanext.version"]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (32, 33), (100, 259), (1024, 1000)])
-def test_level_sizes_are_the_networks(detector: Detector, size: tuple[int, int]) -> None:
-    with torch.no_grad():
-        batch = detector.model.prepare([torch.zeros(*size, 3, dtype=torch.uint8)])
-        logits, _ = detector.model(batch)
-    assert detector.config.neck.level_sizes(*size) == [tuple(level.shape[2:]) for level in logits]
-
-
-def test_graph_keeps_centres_inside_as_the_detector_does(detector: Detector) -> None:
-    boxes = DecodedNetwork(detector.model)(torch.from_numpy(image(50, 90))[None])[1].detach()
-    assert boxes[..., 0].min() >= 0
-    assert boxes[..., 0].max() <= 89
-    assert boxes[..., 1].max() <= 49
-
-
 def test_int8_is_quantised_evaluated_and_standard(detector: Detector, reuse: Path, images: Path, tmp_path: Path) -> None:
     options = ExportOptions("onnx", tmp_path / "m.onnx", "int8", images, images, images)
     parity, target = export(detector, options, Display())
@@ -186,26 +143,6 @@ def test_tampered_weights_fail_and_the_earlier_file_stays(
     assert out.read_text() == "the earlier one"
     assert not json.loads(target.with_name(f"{target.name}.parity.json").read_text())["passed"]
     assert "FAILED" in parity.text()
-
-
-def test_images_to_compare_on(detector: Detector, images: Path, tmp_path: Path) -> None:
-    """Those asked for, else those of the training where they are here, else drawn ones; never a failure over those nobody named."""
-
-    def of(trained: Path, **options: Path) -> str:
-        data = detector.config.data.model_copy(update={"train": [str(trained)], "val": []})
-        one = Detector(detector.model, detector.config.model_copy(update={"data": data}), detector.class_names)
-        tiles, name = job._compared(one, ExportOptions("onnx", tmp_path / "m.onnx", **options))
-        assert tiles
-        return name
-
-    assert of(tmp_path / "gone", check=images) == of(tmp_path, evaluate=images) == of(images) == str(images)
-    assert of(tmp_path / "gone").startswith("drawn scenes")
-    assert of(tmp_path / ("x" * 300)).startswith("drawn scenes")
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images/a.png").write_text("no image")
-    assert of(tmp_path).startswith("drawn scenes")
-    with pytest.raises(UserError, match=r"a\.png"):
-        of(images, check=tmp_path)
 
 
 def test_command_exits_with_1_where_it_differs(
@@ -243,25 +180,6 @@ def test_differences_are_told_even_without_detections(detector: Detector, writte
     assert parity.detections == 0
     assert parity.priors >= 500
     assert 0 < parity.score_difference < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"form": "tflite"}, "expected onnx, openvino, torch"),
-        ({"precision": "int4"}, "expected fp32, fp16, int8"),
-        ({"out": "m.bin"}, "one that ends in .onnx"),
-        ({"precision": "int8"}, "needs --calibrate"),
-        ({"calibrate": Path()}, "belongs to --precision int8"),
-        ({"form": "torch", "out": "m.pt2", "precision": "int8", "calibrate": Path()}, "for torch use fp32 or fp16"),
-        ({"check": Path("nowhere")}, "nothing there"),
-    ],
-)
-def test_wrong_options_are_refused_before_any_work(options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    given = {"form": "onnx", "out": "m.onnx", "precision": "fp32", "calibrate": None, "check": None} | options
-    wrong = ExportOptions(given["form"], tmp_path / given["out"], given["precision"], given["calibrate"], given["check"])
-    with pytest.raises(UserError, match=message):
-        job.check_options(wrong)
 
 
 @pytest.mark.parametrize(("name", "module"), [("model.onnx", "onnxruntime"), ("model.xml", "openvino")])
@@ -390,20 +308,3 @@ def test_pt2_files_are_read_without_unpickling(written: Path, tmp_path: Path, mo
 def test_images_are_read_as_they_are(written: Path, detector: Detector, images: Path) -> None:
     image = read_image(images / "images/p0.png")
     assert_same(load_detector(written / "model.onnx")(image), detector(image))
-
-
-def test_detections_that_only_the_exported_one_has_are_a_fault() -> None:
-    parity = Parity("fp32", "test", TOLERANCES["fp32"])
-    assert not parity.faults
-    boxes = torch.tensor([[50.0, 50.0, 20.0, 10.0, 0.0]])
-    found = Detections(boxes, torch.tensor([0.9]), torch.tensor([0]), ("ship",))
-    nothing = Detections(boxes[:0], torch.zeros(0), torch.zeros(0, dtype=torch.int64), ("ship",))
-    assert share_matched([(nothing, found)], parity) == 0.0
-    assert share_matched([(found, found)], parity) == 1.0
-    assert share_matched([(nothing, nothing)], parity) == 1.0
-
-
-def test_images_for_calibration_are_taken_from_everywhere() -> None:
-    assert evenly(3, 8) == [0, 1, 2]
-    taken = evenly(127, 64)
-    assert (len(set(taken)), taken[0], taken[-1]) == (64, 0, 126)

@@ -4,9 +4,16 @@ The golden files hold only names, shapes and reference outputs; these functions 
 NumPy's legacy RandomState is used because its streams are frozen.
 """
 
+import functools
+import json
 import zlib
 
 import numpy as np
+import torch
+from torch import Tensor
+
+import formula
+from places import GOLDEN
 
 
 def weight(name: str, shape: tuple[int, ...], salt: str = "") -> np.ndarray:
@@ -70,3 +77,10 @@ def ground_truth(seed: int, n: int, height: int, width: int, num_classes: int = 
     b[swap] = b[swap][:, [0, 1, 3, 2, 4]] + [0, 0, 0, 0, np.pi / 2]
     b[:, 4] = (b[:, 4] + np.pi / 2) % np.pi - np.pi / 2
     return b.astype(np.float32), rng.randint(0, num_classes, n)
+
+
+@functools.cache
+def golden_weights(file: str) -> dict[str, Tensor]:
+    golden = json.loads((GOLDEN / file).read_text())
+    weights = formula.state_dict(golden.get("shapes", golden), golden.get("salt", ""))
+    return {name: torch.from_numpy(value) for name, value in weights.items()}

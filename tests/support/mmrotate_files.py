@@ -1,13 +1,29 @@
-"""Weights under the names that MMRotate gives them."""
+"""Weights under the names that MMRotate gives them, and the metadata beside them."""
 
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import formula
 from rotanext.config import load_config
+from rotanext.data.dota import CLASS_LISTS
 from rotanext.inference.detector import build_network
+
+CLASSES = ("plane", "ship")
+# What tells the versions apart, and all that trainings write.
+V0 = {"mmrotate_version": "0.1.0", "mmdet_version": "2.19.0"}
+V1 = {"mmengine_version": "0.3.2", "dataset_meta": {"classes": CLASS_LISTS["dota1.0"]}}
+V0_META = {
+    "mmrotate_version": "0.1.0+", "mmdet_version": "2.19.0", "mmcv_version": "1.4.0", "CLASSES": CLASSES, "epoch": 12,
+    "iter": 76800, "config": "model = dict(type='RotatedRetinaNet')\n", "seed": np.int64(3), "time": "Sun Nov 22",
+    "hook_msgs": {"best_score": np.float64(0.7449)}, "env_info": "sys.platform: linux",
+}  # fmt: skip
+V1_META = {
+    "mmengine_version": "0.3.2", "dataset_meta": {"classes": CLASSES, "palette": [(165, 42, 42), (189, 183, 107)]},
+    "experiment_name": "rotated-retinanet_20221122", "epoch": 12, "iter": 76800, "cfg": "model = dict()", "seed": 3,
+}  # fmt: skip
 
 
 def as_mmrotate(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
@@ -29,7 +45,7 @@ def as_mmrotate(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
     return renamed
 
 
-def reference_weights(backbone: str, classes: int) -> dict[str, Tensor]:
+def reference_weights(backbone: str, classes: int) -> dict[str, torch.Tensor]:
     """A small detector's weights under MMRotate's names, valued by name and shape as in the golden files."""
     config = load_config("demo", [f"backbone.name={backbone}", "neck.channels=8", "head.stacked_convs=1"])
     names = as_mmrotate(build_network(config, classes).state_dict())

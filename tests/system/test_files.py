@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; and the form of every message."""
+"""Files that appear whole or not at all."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rotanext.errors import Problems, UserError, explain
+from rotanext.errors import UserError
 from rotanext.system.files import part_beside, remove_parts, write_atomically, write_bytes
 from rotanext.training.runlog import read_rows
 
@@ -121,57 +121,6 @@ def test_impossible_places_are_a_users_error(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="could not be written"):
         write_atomically(tmp_path / name, write_new)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, "a.txt: found x; expected y. Do z."),
-        ({"line": 7}, "a.txt:7: found x; expected y. Do z."),
-        ({"line": 7, "name": "ship"}, "a.txt:7: ship: found x; expected y. Do z."),
-    ],
-    ids=["file", "line", "name"],
-)
-def test_explain(options: dict, expected: str) -> None:
-    assert explain("a.txt", "x", "y", "Do z.", **options) == expected
-
-
-def test_problems_are_counted_and_the_first_few_kept() -> None:
-    problems = Problems(keep=2)
-    assert problems.summary() is None
-    for line in range(1, 5):
-        problems.add("a.txt", "x", "y", "Do z.", line)
-    assert problems.count == 4
-    assert problems.summary() == (
-        "Skipped 4 invalid items (--strict refuses instead):\n"
-        "  a.txt:1: found x; expected y. Do z.\n"
-        "  a.txt:2: found x; expected y. Do z.\n"
-        "  ... and 2 more"
-    )
-
-
-def test_one_problem_is_singular_and_whole() -> None:
-    problems = Problems()
-    problems.add("a.txt", "x", "y", "Do z.")
-    assert problems.summary() == "Skipped 1 invalid item (--strict refuses instead):\n  a.txt: found x; expected y. Do z."
-
-
-def test_strict_refuses_the_first() -> None:
-    problems = Problems(strict=True)
-    with pytest.raises(UserError, match=r"a\.txt:3: found x; expected y"):
-        problems.add("a.txt", "x", "y", "Do z.", 3)
-    assert problems.count == 0
-
-
-@pytest.mark.parametrize(("ours", "theirs", "kept"), [(1, 1, 2), (2, 5, 3), (0, 4, 3), (3, 3, 3)])
-def test_merging_what_workers_found(ours: int, theirs: int, kept: int) -> None:
-    first, second = Problems(keep=3), Problems(keep=3)
-    for problems, count in ((first, ours), (second, theirs)):
-        for line in range(count):
-            problems.add("a.txt", "x", "y", "Do z.", line)
-    first.merge(second)
-    assert first.count == ours + theirs
-    assert len(first.first) == kept
 
 
 def test_a_damaged_log(tmp_path: Path) -> None:

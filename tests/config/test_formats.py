@@ -1,0 +1,70 @@
+"""Saved configurations of every format become today's sections."""
+
+import json
+from typing import Any
+
+import pytest
+
+from places import TESTS
+from rotanext.config import Config, keys_of, load_config, validate
+from rotanext.config.formats import FORMAT, RENAMED, format_of, of_any_format, to_save
+
+OLD = {run: json.loads((TESTS / f"files/format1/{run}/config.json").read_text()) for run in ("adamw-ema", "sgd-v1")}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [({"format": 2}, 2), ({"format": 7, "model": {}}, 7), ({"model": {}}, 1), ({"backbone": {}}, FORMAT), ({}, FORMAT)],
+    ids=["stated", "stated, whatever else", "format 1 has [model]", "a recipe", "nothing"],
+)
+def test_the_number_of_a_format(values: dict[str, Any], expected: int) -> None:
+    assert format_of(values) == expected
+
+
+def test_what_is_saved_comes_back() -> None:
+    values = load_config("small").model_dump()
+    saved = to_save(values)
+    assert saved["format"] == FORMAT
+    assert of_any_format(saved) == of_any_format(values) == values
+
+
+@pytest.mark.parametrize("run", OLD)
+def test_every_value_of_format_1_is_where_it_went(run: str) -> None:
+    before, after = OLD[run], of_any_format(OLD[run])
+    config = validate(after, run)
+    kept = {f"{section}.{key}": value for section, keys in before.items() if section != "name" for key, value in keys.items()}
+    for key, value in kept.items():
+        section, _, leaf = RENAMED.get(key, key).partition(".")
+        if key == "model.layer_scale":  # which backbones of timm do not have
+            assert leaf not in after["backbone"]
+        elif key == "model.backbone":
+            assert (config.backbone.kind, config.backbone.name) == ("timm", value.removeprefix("timm:"))
+        else:
+            assert after[section][leaf] == value, key
+    assert json.dumps(before) == json.dumps(json.loads((TESTS / f"files/format1/{run}/config.json").read_text())), "left alone"
+
+
+def test_a_convnext_of_format_1_has_no_keys_of_timm() -> None:
+    values = of_any_format(OLD["sgd-v1"] | {"model": OLD["sgd-v1"]["model"] | {"backbone": "convnext_atto"}})
+    assert values["backbone"]["kind"] == "convnext"
+    assert {"frozen_stages", "frozen_norm"}.isdisjoint(values["backbone"])
+    assert validate(values, "here").backbone.layer_scale == OLD["sgd-v1"]["model"]["layer_scale"]
+
+
+def test_keys_that_came_later_have_the_value_of_what_was_done_before() -> None:
+    train = {key: value for key, value in OLD["sgd-v1"]["train"].items() if key not in ("save_every", "keep", "shard", "trackers")}
+    found = of_any_format(OLD["sgd-v1"] | {"train": train})["train"]
+    assert (found["save_every"], found["keep"], found["shard"], found["trackers"]) == (0, 1, False, ["tensorboard"])
+    assert of_any_format(OLD["sgd-v1"])["train"]["save_every"] == OLD["sgd-v1"]["train"]["save_every"] == 2
+
+
+@pytest.mark.parametrize("model", [3, None, [], {"backbone": 3}, {"backbone": None}, {}], ids=str)
+def test_broken_values_are_left_to_the_validation(model: object) -> None:
+    """They come from files that anyone may have written: nothing but a `UserError` of `validate` may come of them."""
+    values = of_any_format({"model": model, "train": "x"})
+    assert values["train"] == "x"
+    assert values["head"]["kind"] == "retina"
+
+
+def test_today_has_the_keys_that_formats_name() -> None:
+    assert set(RENAMED.values()) <= set(keys_of(Config))
