@@ -9,7 +9,9 @@ import pytest
 from label_files import assert_means, assert_refused, write_image, write_yolo
 from rotanext.errors import Problems
 from rotanext.images.reading import write_png
+from rotanext.labels import voc
 from rotanext.labels.convert import FORMATS, convert_labels
+from rotanext.labels.dataset import LabelSet, Shapes
 
 # A file as its own tool writes it, and the corners of the dog in it.
 FOREIGN = (
@@ -55,3 +57,19 @@ def test_masks_are_no_images(tmp_path: Path) -> None:
     found = FORMATS["voc"].read(tmp_path / "voc", None, Problems(strict=True))
     assert [p.file and p.file.parent.name for p in found.images] == ["JPEGImages"]
     assert found.unlabelled == []
+
+
+def test_corners_are_written_as_the_upright_box_around_them(tmp_path: Path) -> None:
+    shapes = Shapes()
+    shapes.add(np.array([[5, 4], [1, 4], [1, 2.00004], [5, 2]]), "dog", 1)
+    voc.write(tmp_path, LabelSet([shapes.image("x.png", (100, 80))], ["dog"]))
+    text = (tmp_path / "Annotations/x.xml").read_text()
+    assert "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax><ymax>4</ymax></bndbox>" in text
+    assert (tmp_path / "ImageSets/Main/trainval.txt").read_text() == "x\n"
+
+
+def test_ends_that_are_the_wrong_way_round(tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_text(FOREIGN[1].replace("<xmin>10<", "<xmin>60<"))
+    problems = Problems()
+    assert voc.read(tmp_path, None, problems).count == 0
+    assert "found a box from (60, 20) to (50, 60)" in problems.first[0]
