@@ -13,6 +13,7 @@ from rotanext.images.reading import write_png
 from rotanext.labels import leaks
 from rotanext.labels.check import check_labels
 from rotanext.labels.convert import FORMATS
+from rotanext.labels.dataset import LabelSet, Shapes
 from rotanext.labels.leaks import find_leaks, scene_of
 from tiny import draw_dataset
 
@@ -125,3 +126,32 @@ def test_two_places_with_images_of_one_name(tmp_path: Path) -> None:
     assert (finding.kind, finding.serious) == ("same name in training and validation", False)
     (tmp_path / "val/images/0001.png").write_bytes((tmp_path / "train/images/0001.png").read_bytes())
     assert "same image in training and validation" in {finding.kind for finding in find_leaks(train, val)}
+
+
+def one_set(*files: Path) -> LabelSet:
+    return LabelSet([Shapes().image(path.name, (1, 1), file=path) for path in files])
+
+
+def test_what_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of one colour shows too little to be told from another, and a huge one takes too much."""
+    plain = [write_image(tmp_path / f"{name}.png", 40, 30 + at) for at, name in enumerate("ab")]
+    assert list(find_leaks(one_set(*plain), None)) == []
+    noise = np.random.default_rng(0).integers(0, 255, (9, 9, 3)).astype(np.uint8)
+    shown = [cv2.resize(cv2.resize(noise, (256, 256)), (side, side), interpolation=cv2.INTER_AREA) for side in (256, 128)]
+    files = [tmp_path / "e.png", tmp_path / "f.png"]
+    for path, image in zip(files, shown, strict=True):
+        write_png(path, image)
+    assert [(f.kind, f.path) for f in find_leaks(one_set(*files), None)] == [("copy of an image", str(files[1]))]
+    assert list(find_leaks(one_set(*files), None, pixels=False)) == []
+    monkeypatch.setattr(leaks, "_LARGEST", 128 * 128)
+    assert list(find_leaks(one_set(*files), None)) == []
+
+
+def test_identical_files_are_told_even_where_nothing_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1234")
+    (tmp_path / "b.png").write_bytes(b"1234")
+    (tmp_path / "c.png").write_bytes(b"1235")
+    found = list(find_leaks(one_set(tmp_path / "a.png", tmp_path / "c.png"), one_set(tmp_path / "b.png"), pixels=False))
+    assert [(f.kind, Path(f.path).name, f.text) for f in found] == [
+        ("same image in training and validation", "b.png", f"the same as {tmp_path / 'a.png'}")
+    ]

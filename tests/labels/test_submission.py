@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from label_files import one_image
+from label_files import one_image, write_image
 from rotanext.data.dota import CLASS_LISTS
+from rotanext.errors import UserError
+from rotanext.labels.submission import Submission, check_submission
 
 
 def make_zip(path: Path, change: dict[str, str | None] | None = None) -> Path:
@@ -82,3 +84,60 @@ def test_submissions_that_are_none(tmp_path: Path, cli: Callable) -> None:
     assert cli("labels", "check-submission", tmp_path / "c.zip").code == 2
     told = json.loads(cli("labels", "check-submission", tmp_path / "b.zip", "--json").out)
     assert (told["problems"], sum(told["detections"].values())) == ([], 15)
+
+
+def write_lines(path: Path, **lines: str) -> Path:
+    return make_zip(path, {f"Task1_{name}.txt": text for name, text in lines.items()})
+
+
+@pytest.mark.parametrize("version", CLASS_LISTS)
+def test_the_version_whose_classes_fit_best(version: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in CLASS_LISTS[version]:
+            archive.writestr(f"Task1_{name}.txt", GOOD)
+    found = check_submission(tmp_path / "a.zip")
+    assert found.problems == []
+    assert found.notices == [f"taken for {version}, whose classes fit best"]
+    assert found.counts == dict.fromkeys(CLASS_LISTS[version], 1)
+    assert found.images == 1
+    other = next(name for name in CLASS_LISTS if name != version)
+    assert check_submission(tmp_path / "a.zip", version=other).problems
+
+
+def test_images_without_detections_and_empty_files_are_no_problem(tmp_path: Path) -> None:
+    for name in ("P0006", "P0007"):
+        write_image(tmp_path / f"images/{name}.png")
+    found = check_submission(write_lines(tmp_path / "a.zip", plane=""), tmp_path / "images", "dota1.0")
+    assert found.problems == []
+    assert found.notices == ["Task1_plane.txt is empty: no plane found", "1 image without any detection: P0007 ..."]
+
+
+def test_of_one_fault_in_many_lines_the_first_are_listed(tmp_path: Path) -> None:
+    found = check_submission(write_lines(tmp_path / "a.zip", plane="P0006 0.9\n" * 25), version="dota1.0")
+    assert len(found.problems) == 21
+    assert found.problems[-1].endswith(": 5 more")
+    assert found.counts["plane"] == 25
+
+
+def test_tiles_are_told_without_the_images_too(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.zip", plane=GOOD.replace("P0006", "P0006__1024__0___0"))
+    (problem,) = check_submission(path, version="dota1.0").problems
+    assert problem.startswith("Task1_plane.txt: images named like tiles")
+
+
+def test_a_file_twice_and_a_zip_of_too_many(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("Task1_plane.txt", GOOD)
+    assert check_submission(path, version="dota1.0").problems == ["Task1_plane.txt: twice in the zip"]
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for index in range(1001):
+            archive.writestr(f"{index}.txt", "")
+    with pytest.raises(UserError, match="more than 1 GB or 1000 files"):
+        check_submission(tmp_path / "b.zip")
+
+
+def test_text_and_json_say_the_same() -> None:
+    found = Submission({"plane": 2, "ship": 1}, ["bad"], ["odd"], 2)
+    assert found.text() == "3 detections of 2 classes in 2 images: 1 problem\n  problem: bad\n  notice: odd"
+    assert found.to_json() == {"detections": {"plane": 2, "ship": 1}, "images": 2, "problems": ["bad"], "notices": ["odd"]}
