@@ -84,22 +84,6 @@ def test_pixels_and_corners_go_together_when_resized(size: int) -> None:
     assert distance(image, CORNERS * scale) < 0.4  # the shorter side is rounded to whole pixels
 
 
-@pytest.mark.parametrize(
-    ("shape", "size", "expected", "scale"),
-    [
-        ((100, 200), 0, (100, 200), 1),
-        ((100, 200), 200, (100, 200), 1),
-        ((200, 100), 50, (50, 25), 0.25),
-        ((100, 200), 400, (200, 400), 2),
-        ((1, 5000), 1000, (1, 1000), 0.2),  # never less than a pixel
-    ],
-)
-def test_resize_to_fit(shape: tuple[int, int], size: int, expected: tuple[int, int], scale: float) -> None:
-    image, found = resize_to_fit(np.zeros((*shape, 3), np.uint8), size)
-    assert image.shape[:2] == expected
-    assert found == scale
-
-
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 4, 7])
 def test_quarter_turns_are_exact(turns: int) -> None:
     image, corners = quarter_turn(image_with_discs(), CORNERS, turns)

@@ -11,9 +11,10 @@ from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine as Geotransform
 
 import rotanext
+from gcps import CORNERS, GRID, SIZE, curved, oblique, plane
 from rotanext.errors import UserError
 from rotanext.geo.georeference import Georeference
-from rotanext.geo.mapping import Affine, Projective, Spline, fit_gcps, round_trip
+from rotanext.geo.mapping import Affine, Projective, Spline, round_trip
 
 SOURCE = Path(rotanext.__file__).parent
 UTM33 = 32633
@@ -249,25 +250,6 @@ def test_longitudes_run_on_past_180(code: int, tolerance: float) -> None:
     np.testing.assert_allclose(georeference.nearest_turn(np.array([[-179.95, -17.0], [179.95, -17]]))[:, 0], [180.05, 179.95])
 
 
-SIZE = (800, 600)
-GRID = np.stack(np.meshgrid(np.linspace(0, 800, 6), np.linspace(0, 600, 6)), -1).reshape(-1, 2)
-CORNERS = np.array([[0.0, 0], [800, 0], [800, 600], [0, 600]])
-
-
-def plane(pixels: np.ndarray) -> np.ndarray:
-    return pixels @ [[0.5, 0.2], [0.2, -0.5]] + (5e5, 5e6)
-
-
-def oblique(pixels: np.ndarray) -> np.ndarray:
-    x, y = pixels.T
-    return np.stack([0.5 * x + 30, 300 - 0.4 * y], 1) / (1 - 0.001 * y)[:, None] + (5e5, 5e6)
-
-
-def curved(pixels: np.ndarray) -> np.ndarray:
-    x, y = pixels.T / 800
-    return np.stack([5e5 + 400 * x + 40 * x**2 + 20 * np.sin(3 * y), 5e6 - 400 * y + 50 * x * y - 30 * y**3], 1)
-
-
 FITTED = {
     # pixels of the GCPs, the truth, the mapping expected, its largest miss at the GCPs, the largest error between them (pixels)
     "three on a plane": (CORNERS[:3], plane, Affine, 1e-6, 1e-6),
@@ -294,41 +276,6 @@ def test_gcps_written_and_read(tmp_path: Path, name: str) -> None:
     inside = np.random.default_rng(0).uniform(0, SIZE, (2000, 2))
     assert np.linalg.norm(georeference.to_pixels(truth(inside)) - inside, axis=1).max() <= error
     assert np.linalg.norm(georeference.to_pixels(georeference.to_ground(inside)) - inside, axis=1).max() < 1e-5
-
-
-def test_a_gcp_on_the_wrong_side_leaves_the_plane(tmp_path: Path) -> None:
-    ground = plane(GRID)
-    ground[[0, 35]] = ground[[35, 0]]  # a spline through these folds
-    fitted = fit_gcps(GRID, ground, SIZE)
-    assert fitted is not None
-    assert isinstance(fitted[0], Affine)
-    assert fitted[1] > 100
-
-
-def test_a_spline_that_folds_between_its_gcps_leaves_the_plane() -> None:
-    ground = plane(GRID)
-    ground[7] += (0, 50)  # a typing error of about half the grid's spacing
-    spline = Spline.fit(GRID, ground)
-    assert np.abs(spline.backward(ground) - GRID).max() < 1e-6
-    assert round_trip(spline, SIZE) > 0.01
-    fitted = fit_gcps(GRID, ground, SIZE)
-    assert fitted is not None
-    assert isinstance(fitted[0], Affine)
-
-
-def test_the_derivatives_of_a_spline() -> None:
-    spline, points, step = Spline.fit(GRID, curved(GRID)), np.random.default_rng(0).uniform(-1, 1, (50, 2)), 1e-6
-    slopes = spline._bend(points)[1]
-    for axis, shift in enumerate(np.eye(2) * step):
-        by_hand = (spline._bend(points + shift)[0] - spline._bend(points - shift)[0]) / (2 * step)
-        np.testing.assert_allclose(slopes[:, :, axis], by_hand, rtol=0, atol=1e-7)
-
-
-def test_no_mapping_beyond_the_horizon() -> None:
-    fitted = fit_gcps(CORNERS, oblique(CORNERS), SIZE)
-    assert fitted is not None
-    assert np.isnan(fitted[0].forward(np.array([[100.0, 1001]]))).all()
-    assert np.isfinite(fitted[0].forward(np.array([[100.0, 990]]))).all()
 
 
 def test_gcps_across_the_180th_meridian(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rotanext.errors import UserError
 from rotanext.images import reading
-from rotanext.images.reading import check_image, image_size, list_images, read_image, write_png
+from rotanext.images.reading import check_image, decode_image, image_size, list_images, read_image, write_png
 from rotanext.models.network import MEAN
 
 
@@ -271,3 +271,8 @@ def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path: Path, pixels: 
     for function in (read_image, image_size, check_image):
         with pytest.raises(UserError, match="claims 60 x 16842752 pixels"):
             function(path)
+
+
+def test_decode_image_opens_no_file(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (10, 20, 3)).astype(np.uint8)
+    assert (decode_image(tmp_path / "not there", encode("PNG", Image.fromarray(image))) == image).all()

@@ -1,9 +1,12 @@
 """The page of the data doctor: its images and its histograms."""
 
 import json
+import re
+import xml.dom.minidom
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from report_pages import Page
 from rotanext.labels.check import check_labels
@@ -38,3 +41,12 @@ def test_the_page_and_the_figures_are_written(tiny_dataset: Path, tmp_path: Path
     assert len(page.all("svg")) == len(page.all("desc")) == 7
     assert all(image["src"] and image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
     assert json.loads(paths[1].read_text())["problems"] == found.problems
+
+
+@pytest.mark.parametrize("values", [np.zeros(0), np.zeros(5), np.array([1e9, -1e9, 3.0]), np.arange(1000.0)])
+def test_histograms_are_whole(values: np.ndarray) -> None:
+    if len(values):
+        drawn = re.search(r"<svg.*</svg>", histogram("a <b>", values, np.array([0, 1, 2, 100.0])))
+        assert drawn
+        image = xml.dom.minidom.parseString(drawn[0])
+        assert len([group for group in image.getElementsByTagName("g") if group.getAttribute("class") == "bar"]) == 3

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from rotanext.data.dota import read_objects
 from rotanext.errors import Problems
 from rotanext.inference.detector import Detector
-from serving import LIMITS, Server, encoded, geotiff, noise, spread_detector
+from serving import LIMITS, Server, encoded, geotiff, noise
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is missing: apt-get install chromium chromium-driver")
@@ -34,17 +34,6 @@ DROP = """([name, type, data]) => {
     document.getElementById("stage").dispatchEvent(event);
   }
 }"""
-
-
-@pytest.fixture(scope="module")
-def detector(tiny_weights: Path) -> Detector:
-    return spread_detector(tiny_weights)
-
-
-@pytest.fixture(scope="module")
-def server(detector: Detector) -> Iterator[Server]:
-    with Server(detector) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

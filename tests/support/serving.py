@@ -13,6 +13,7 @@ import pytest
 import torch
 import uvicorn
 
+from rotanext.detections import Detections
 from rotanext.inference.detector import Detector
 from rotanext.load import load_detector
 from rotanext.serve.app import create_app
@@ -95,3 +96,26 @@ def geotiff(image: np.ndarray, path: Path, crs: str | None = "EPSG:32633", **opt
     ) as file:
         file.write(values)
     return path.read_bytes()
+
+
+def said(answer: httpx.Response, status: int) -> str:
+    """What a refusal says, which must be a problem of this status."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["status"], problem["type"]) == (status, "about:blank")
+    return str(problem["detail"])
+
+
+def waiting_detector(detector: Detector) -> tuple[Detector, threading.Event, threading.Event]:
+    """A detector that waits for the second event, and sets the first when it does."""
+    slow = Detector(detector.model, detector.config, detector.class_names)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def detect(crops: list[np.ndarray], threshold: float, fill: int = 0) -> list[Detections]:
+        begun.set()
+        go_on.wait(20)
+        return Detector.detect_crops(slow, crops, threshold)
+
+    slow.detect_crops = detect  # type: ignore[method-assign]
+    return slow, begun, go_on

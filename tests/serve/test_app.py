@@ -1,29 +1,22 @@
 """The service against its own description: whatever schemathesis sends gets an answer that OpenAPI announces."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import schemathesis
-from fastapi.testclient import TestClient
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from rotanext.serve.app import create_app
-from serving import LIMITS, Server, encoded, noise, spread_detector
+from rotanext.detections import Detections
+from rotanext.inference.detector import Detector
+from serving import Server, encoded, noise, said
 
 # Text that its schema allows is not yet an image: what 415 and 422 are for.
 EXCLUDED: list[CheckFunction] = [positive_data_acceptance]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_weights: Path) -> Iterator[Server]:
-    with Server(spread_detector(tiny_weights)) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -83,24 +76,45 @@ def test_the_origin_of_a_request_counts_without_other_headers(server: Server, or
     assert server.post(encoded(noise(20, 20)), headers=headers).status_code == status
 
 
-def test_a_name_that_was_made_to_lead_here(tiny_weights: Path) -> None:
-    app = create_app(spread_detector(tiny_weights), LIMITS, batch=1, hosts=("localhost", "::1"))
-    try:
-        with TestClient(app, base_url="http://rebound.example") as client:
-            for path in ("/health", "/openapi.json", "/", "/nothing"):
-                refused = client.get(path)
-                assert refused.status_code == refused.json()["status"] == 400
-                assert refused.headers["content-type"] == "application/problem+json"
-                assert refused.headers["x-frame-options"] == "DENY"
-            assert client.get("/health", headers={"host": ""}).status_code == 400
-            for host in ("localhost:8000", "LOCALHOST", "[::1]:8000", "[::1]"):
-                assert client.get("/health", headers={"host": host}).status_code == 200, host
-    finally:
-        app.state.service.close()
-
-
 def test_a_misspelt_option_is_refused(server: Server) -> None:
     answer = server.post(encoded(noise(20, 20)), scor=0.3)
     assert answer.status_code == 422
     assert "no option 'scor'; expected score" in answer.json()["detail"]
     assert server.post(encoded(noise(20, 20)), score=0.3).content.endswith(b"}\n")
+
+
+def test_token(detector: Detector) -> None:
+    image = encoded(noise(32, 32))
+    with Server(detector, token="s3cret") as running:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}, {"authorization": "Bearer"}):
+            answer = running.post(image, headers=headers)
+            assert "token" in said(answer, 401)
+            assert answer.headers["www-authenticate"] == "Bearer"
+        said(running.client.get("/metrics"), 401)
+        right = {"authorization": "Bearer s3cret"}
+        assert running.post(image, headers=right).status_code == 200
+        assert running.client.get("/metrics", headers=right).status_code == 200
+        assert running.client.get("/about").json()["token"] is True
+        for path in ("/", "/health", "/openapi.json"):
+            assert running.client.get(path).status_code == 200
+
+
+def test_other_sites_pages_are_refused(server: Server) -> None:
+    image = encoded(noise(32, 32))
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        assert server.post(image, headers={"sec-fetch-site": site}).status_code == status
+
+
+def test_no_memory_is_a_503(detector: Detector) -> None:
+    failing = Detector(detector.model, detector.config, detector.class_names)
+
+    def detect(*_: object) -> list[Detections]:
+        raise torch.OutOfMemoryError("no room")
+
+    failing.detect_crops = detect  # type: ignore[method-assign]
+    with Server(failing) as running:
+        answer = running.post(encoded(noise(32, 32)))
+        assert "memory" in said(answer, 503)
+        assert int(answer.headers["retry-after"]) >= 1
+        running.service.batcher.close()
+        said(running.client.get("/health"), 503)
