@@ -84,7 +84,7 @@ def test_every_convnext_is_known_by_its_blocks_and_widths(name: str) -> None:
     weights |= {f"backbone.stages.{stage}.0.dwconv.weight": torch.zeros(width, 1, 7, 7) for stage, width in enumerate(widths)}
     if generation == 2:
         weights["backbone.stages.0.0.grn.gamma"] = torch.zeros(widths[0])
-    assert infer_backbone(weights, "w.pth") == name
+    assert infer_backbone(weights, "w.pth") == ("convnext", name)
     weights["backbone.stages.3.0.dwconv.weight"] = torch.zeros(7, 1, 7, 7)
     with pytest.raises(UserError, match=r"w\.pth: found a ConvNeXt of .* blocks and .*7\) channels"):
         infer_backbone(weights, "w.pth")
@@ -96,7 +96,7 @@ def test_every_resnet_is_known_by_its_blocks_and_bottlenecks(shape: tuple[tuple[
     weights = dict.fromkeys(keys(depths, 1, "backbone.body.layer{}.{}.conv1.weight"), torch.zeros(1))
     if bottleneck:
         weights["backbone.body.layer1.0.conv3.weight"] = torch.zeros(1)
-    assert infer_backbone(weights, "w.pth") == name
+    assert infer_backbone(weights, "w.pth") == ("timm", name)
     with pytest.raises(UserError, match="a published ConvNeXt or ResNet"):
         infer_backbone(weights | {"backbone.body.layer4.9.conv1.weight": torch.zeros(1)}, "w.pth")
 

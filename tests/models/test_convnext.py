@@ -1,15 +1,17 @@
 """ConvNeXt against the authors' logits, timm's modules and its own promises."""
 
+import copy
 import json
 
 import pytest
 import timm
 import torch
+from torch import nn
 
 import formula
 from places import GOLDEN
 from rotanext.checkpoints.layouts import map_keys
-from rotanext.models.convnext import VARIANTS, Block, ConvNeXt, drop_path
+from rotanext.models.convnext import VARIANTS, Block, ConvNeXt, LayerNorm, drop_path
 
 
 def randomise(model: torch.nn.Module) -> None:
@@ -141,3 +143,32 @@ def test_exports() -> None:
     with torch.no_grad():
         for a, b in zip(exported(x), model(x), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_norm_stays_in_the_low_precision(low: torch.dtype) -> None:
+    norm = LayerNorm(24)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(5, 24)
+    with torch.autocast("cpu", low):
+        found = norm(x)
+    assert found.dtype == low
+    torch.testing.assert_close(found.float(), norm(x), rtol=0.02, atol=0.02)
+
+
+def test_the_blocks_gradients_in_bf16_are_those_of_float32() -> None:
+    block = Block(16, 1, 1.0, 0.0)
+    plain = copy.deepcopy(block)
+    x = torch.randn(2, 16, 12, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(x)
+    y.float().square().sum().backward()
+    plain(x).square().sum().backward()
+    for (name, one), other in zip(block.named_parameters(), plain.parameters(), strict=True):
+        assert one.grad.dtype == torch.float32
+        assert nn.functional.cosine_similarity(one.grad.flatten(), other.grad.flatten(), dim=0) > 0.999, name
+
+
+def test_norm_on_tensors_without_contents() -> None:
+    """Devices that know no autocast, such as meta, take the plain way."""
+    assert LayerNorm(24).to("meta")(torch.empty(5, 24, device="meta")).shape == (5, 24)

@@ -14,17 +14,6 @@ from rotanext.data.dota import read_objects
 from rotanext.errors import Problems, UserError
 from rotanext.objects import Objects
 from rotanext.ops.reference import rotated_iou
-from rotanext.synthetic.canvas import Canvas, Frame, box
-from rotanext.synthetic.objects import (
-    add_car,
-    add_court,
-    add_pier,
-    add_plane,
-    add_pool,
-    add_ship,
-    add_tank,
-    add_truck,
-)
 from rotanext.synthetic.scenes import CLASS_NAMES, draw_scene, make_dataset
 
 COUNT, SIDE = 24, 512
@@ -116,56 +105,6 @@ def test_objects_stand_out_from_what_surrounds_them(scenes: list[tuple[np.ndarra
     assert len(contrast) >= 8
     for name, values in contrast.items():
         assert np.mean(values) > 18, name
-
-
-@pytest.mark.parametrize("angle", [0.0, 0.4, 1.1, -0.9, 2.8])
-@pytest.mark.parametrize(
-    ("add", "tight"),
-    [
-        (lambda c, f: add_car(c, f), True),
-        (lambda c, f: add_truck(c, f), True),
-        (lambda c, f: add_plane(c, f, "airliner", 80.0), True),
-        (lambda c, f: add_plane(c, f, "fighter", 50.0), True),
-        (lambda c, f: add_ship(c, f, 90.0), True),
-        (lambda c, f: add_tank(c, f, 20.3), False),  # upright whatever the frame's angle
-        (lambda c, f: add_court(c, f, "tennis-court", 80.0), True),
-        (lambda c, f: add_court(c, f, "soccer-ball-field", 120.0), True),
-        (lambda c, f: add_pier(c, f.move(-60, 0), 120.0, 22.0), True),
-    ],
-    ids=["car", "truck", "airliner", "fighter", "ship", "tank", "court", "pitch", "pier"],
-)
-def test_a_label_is_as_tight_as_the_drawing(add: object, tight: bool, angle: float) -> None:
-    f = Frame(100.37, 99.71, angle)
-    c = Canvas(np.random.default_rng(5), 200, 200, (0.5, 0.5), 1.0)
-    assert add(c, f)  # type: ignore[operator]
-    cover = np.maximum(np.maximum(c.low[..., 3], c.high[..., 3]), np.where(c.ground[..., :3].max(-1) > 60, 255, 0))
-    ys, xs = np.nonzero(cover > 127)
-    centres = (np.stack([xs, ys], 1) + 0.5) / 2
-    corners = c.corners[0]
-    for start, end in ((0, 1), (0, 3)):
-        axis = (corners[end] - corners[start]) / np.linalg.norm(corners[end] - corners[start])
-        drawn, label = centres @ axis, corners @ axis
-        # Pixel centres of the double-size layer lie up to half of its pixel's diagonal inside the drawn edge.
-        assert abs(drawn.min() - label.min()) < 0.6
-        assert abs(drawn.max() - label.max()) < 0.6
-    assert tight or np.allclose(np.sort(corners[:, 0])[:2], corners[:, 0].min())
-
-
-def test_a_pool_is_labelled_without_its_terrace() -> None:
-    c = Canvas(np.random.default_rng(5), 100, 100, (0.5, 0.5), 1.0)
-    assert add_pool(c, Frame(50, 50, 0.3), 40, 20)
-    assert np.linalg.norm(c.corners[0][1] - c.corners[0][0]) == pytest.approx(40.6)
-
-
-def test_no_room_means_nothing_drawn() -> None:
-    c = Canvas(np.random.default_rng(0), 80, 80, (0.5, 0.5), 1.0)
-    assert c.place("ship", Frame(40, 40, 0.2).at(box(40, 12)))
-    assert not add_car(c, Frame(44, 41, 1.0))
-    assert not add_car(c, Frame(-20, 41, 1.0))
-    assert not add_plane(c, Frame(-20, 60, 0.0), "airliner", 70)  # less than half inside
-    assert c.names == ["ship"]
-    assert not c.low.any()
-    assert not c.high.any()
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (64, 48), (33, 517)])

@@ -2,10 +2,13 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rotanext.errors import UserError
+from rotanext.images.reading import read_image, write_png
 from rotanext.system.readahead import read_ahead
 
 
@@ -60,3 +63,32 @@ def test_the_next_is_read_while_the_caller_works() -> None:
     assert next(results) == (0, 0)
     assert read.wait(10), "the second was read before it was asked for"
     results.close()
+
+
+def test_images_are_read_ahead_in_order(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{k}.png" for k in range(5)]
+    for k, path in enumerate(paths):
+        write_png(path, np.full((4, 4, 3), k, np.uint8))
+    paths[2].write_bytes(b"no image")
+    asked: list[int] = []
+
+    def items() -> Iterator[int]:
+        for k in range(5):
+            asked.append(k)
+            yield k
+
+    found = []
+    for k, image in read_ahead(items(), lambda k: read_image(paths[k])):
+        assert len(asked) <= k + 2
+        found.append((k, str(image) if isinstance(image, UserError) else int(image[0, 0, 0])))
+    assert [k for k, _ in found] == [0, 1, 2, 3, 4]
+    assert [value for k, value in found if k != 2] == [0, 1, 3, 4]
+    assert "2.png" in str(found[2][1])
+
+
+def test_reading_ahead_stops_with_its_reader(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    asked = []
+    for _ in read_ahead(range(100), lambda k: asked.append(k) or tmp_path / "a.png"):  # type: ignore[func-returns-value]
+        break
+    assert len(asked) <= 3

@@ -4,12 +4,10 @@ The trainings are real processes with the real command line, forked by tests/sup
 """
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,18 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from networks import backbone_overrides
 from places import ROOT, SUPPORT
-from rotanext.errors import Problems, UserError
-from rotanext.system.progress import Display
-from rotanext.training.feeding import load_window
 from rotanext.training.folder import state_files
-from rotanext.training.loop import Trainer
 from rotanext.training.runlog import read_rows
-from rotanext.training.state import newest_state, save_state
-from tiny import TINY, draw_dataset, tiny_config
+from rotanext.training.state import newest_state
+from tiny import TINY, draw_dataset
 
 KILLS = 50
 EPOCHS = 36  # of two steps
@@ -236,29 +229,6 @@ def test_a_loading_process_killed_for_memory(start: Start, data: Path, straight:
     assert_same_run(run, straight)
 
 
-class _CutOff:
-    """Batches from a process that is killed while it hands one over."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error, self._workers = error, [multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))]
-        self._workers[0].start()
-
-    def __iter__(self) -> "_CutOff":
-        return self
-
-    def __next__(self) -> list:
-        worker = self._workers[0]
-        threading.Timer(0.3, worker.kill).start()  # the system tells of its end after its connections are closed
-        raise self.error
-
-
-@pytest.mark.parametrize("error", [ConnectionResetError("Connection reset by peer"), EOFError()], ids=["reset", "end"])
-def test_a_loading_process_killed_while_it_hands_over(error: Exception) -> None:
-    found = load_window(_CutOff(error), 1, []).failure
-    assert found
-    assert found.startswith("a loading process was killed by SIGKILL")
-
-
 def test_a_full_disk(start: Start, data: Path, straight: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = start(*options(data, run))
@@ -295,62 +265,3 @@ def test_what_may_not_change_when_going_on(arguments: tuple[str, ...], message: 
     assert command.end() == 2
     text = command.log.read_text()
     assert message in text
-
-
-# States on disk
-
-
-def plain_state(step: int) -> dict:
-    keys = ("model", "averaged", "optimizer", "random", "scaler", "class_names", "images", "total_batch", "rows")
-    return dict.fromkeys(keys) | {"progress": {"step": step}, "model": torch.arange(1000)}
-
-
-def test_the_last_states_are_kept(tmp_path: Path) -> None:
-    for step in (1, 5, 20, 1000):
-        save_state(tmp_path, step, plain_state(step), keep=2)
-    assert [path.name for path in state_files(tmp_path)] == ["state-00001000.pt", "state-00000020.pt"]
-    save_state(tmp_path, 30, plain_state(30), keep=2)  # a training that went back to 20 leaves no later states behind it
-    assert [path.name for path in state_files(tmp_path)] == ["state-00000030.pt", "state-00000020.pt"]
-
-
-@pytest.mark.parametrize("kind", ["cut", "empty", "one-bit", "other"])
-def test_a_damaged_state_gives_way_to_the_one_before(kind: str, tmp_path: Path) -> None:
-    for step in (1, 2):
-        save_state(tmp_path, step, plain_state(step), keep=2)
-    path = state_files(tmp_path)[0]
-    content = bytearray(path.read_bytes())
-    place = content.index(torch.arange(1000).numpy().tobytes()) + 4000
-    content[place] ^= 1
-    changed = {"cut": content[: len(content) // 2], "empty": b"", "one-bit": content, "other": b"PK nonsense"}[kind]
-    path.write_bytes(changed)
-    said: list[str] = []
-    assert newest_state(tmp_path, said.append)["progress"]["step"] == 1
-    assert len(said) == 1
-    assert str(path) in said[0]
-    assert "going on from the one before" in said[0]
-    save_state(tmp_path, 2, plain_state(2), keep=2)
-    assert newest_state(tmp_path, pytest.fail)["progress"]["step"] == 2
-
-
-# Steps without data
-
-
-def test_images_that_all_fail_end_the_training_where_they_began(tmp_path: Path) -> None:
-    root = draw_dataset(tmp_path / "data", 4)
-    config = tiny_config(root, None, "data.cache=false", "train.epochs=9", "train.batch_size=1")
-    (tmp_path / "run").mkdir()
-    trainer = Trainer(config, tmp_path / "run", "cpu", Problems(), Display(Console(quiet=True)))
-    plain = trainer.train_step
-
-    def step(batches: list) -> dict[str, float]:
-        row = plain(batches)
-        if trainer.progress.step == 3:
-            for path in (root / "images").iterdir():
-                path.write_bytes(b"")
-        return row
-
-    trainer.train_step = step  # type: ignore[method-assign]
-    with pytest.raises(UserError, match=r"for 5 steps in a row no image could be read\. Check .*; then go on"):
-        trainer.run()
-    assert newest_state(tmp_path / "run", pytest.fail)["progress"]["step"] == 3
-    assert trainer.problems.count == 4

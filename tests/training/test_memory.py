@@ -3,8 +3,6 @@
 Counted are weights, gradients, moments and what the network's forward pass keeps; not the losses' own few maps, nor workspaces.
 """
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rotanext.config import load_config
 from rotanext.inference.detector import build_network
-from rotanext.models.convnext import Block, LayerNorm
+from rotanext.models.convnext import LayerNorm
 
 RECIPE = "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota"
 GOAL = 4.0e9  # bytes of a whole step with a batch of 2 at 1024 x 1024; 6.12e9 in the reference
@@ -58,32 +56,3 @@ def test_norms_in_float32_would_keep_more(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_checkpointing_saves_most_of_it() -> None:
     assert step_bytes("backbone.gradient_checkpointing=true") < 0.55 * step_bytes()
-
-
-@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
-def test_norm_stays_in_the_low_precision(low: torch.dtype) -> None:
-    norm = LayerNorm(24)
-    nn.init.normal_(norm.weight)
-    x = torch.randn(5, 24)
-    with torch.autocast("cpu", low):
-        found = norm(x)
-    assert found.dtype == low
-    torch.testing.assert_close(found.float(), norm(x), rtol=0.02, atol=0.02)
-
-
-def test_the_blocks_gradients_in_bf16_are_those_of_float32() -> None:
-    block = Block(16, 1, 1.0, 0.0)
-    plain = copy.deepcopy(block)
-    x = torch.randn(2, 16, 12, 12)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = block(x)
-    y.float().square().sum().backward()
-    plain(x).square().sum().backward()
-    for (name, one), other in zip(block.named_parameters(), plain.parameters(), strict=True):
-        assert one.grad.dtype == torch.float32
-        assert nn.functional.cosine_similarity(one.grad.flatten(), other.grad.flatten(), dim=0) > 0.999, name
-
-
-def test_norm_on_tensors_without_contents() -> None:
-    """Devices that know no autocast, such as meta, take the plain way."""
-    assert LayerNorm(24).to("meta")(torch.empty(5, 24, device="meta")).shape == (5, 24)

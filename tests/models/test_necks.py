@@ -1,0 +1,72 @@
+"""The feature pyramid: sizes of its maps, what it computes, and what its section takes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor
+
+from rotanext.models.necks import FPN, FPNConfig
+
+CHANNELS = [4, 6, 10]
+NECK = FPNConfig(kind="fpn", channels=8)
+
+
+def maps(height: int, width: int, batch: int = 1) -> list[Tensor]:
+    return [torch.randn(batch, c, height // s, width // s) for c, s in zip(CHANNELS, (8, 16, 32), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (1024, 1024, [(128, 128), (64, 64), (32, 32), (16, 16), (8, 8)]),
+        (32, 32, [(4, 4), (2, 2), (1, 1), (1, 1), (1, 1)]),
+        (96, 160, [(12, 20), (6, 10), (3, 5), (2, 3), (1, 2)]),  # odd sides are halved upwards
+        (1, 33, [(4, 8), (2, 4), (1, 2), (1, 1), (1, 1)]),  # filled up to 32 and 64 first
+        (65, 97, [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]),
+    ],
+)
+def test_level_sizes_are_those_of_the_maps(height: int, width: int, expected: list[tuple[int, int]]) -> None:
+    assert NECK.level_sizes(height, width) == expected
+    filled = [-(-side // 32) * 32 for side in (height, width)]
+    found = FPN(CHANNELS, 8)(maps(*filled, batch=2))
+    assert [tuple(level.shape) for level in found] == [(2, 8, *size) for size in expected]
+    assert len(NECK.strides) == len(expected)
+
+
+def test_the_pyramid_by_its_definition() -> None:
+    """Lateral convolutions, coarser maps added by their nearest pixels, then one more convolution; P6 comes from C5, P7 from P6."""
+    neck, (c3, c4, c5) = FPN(CHANNELS, 8), maps(64, 96)
+    p5 = neck.lateral[2](c5)
+    p4 = neck.lateral[1](c4) + p5.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    p3 = neck.lateral[0](c3) + p4.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    p6 = F.conv2d(c5, neck.extra[0].weight, neck.extra[0].bias, stride=2, padding=1)
+    p7 = F.conv2d(p6, neck.extra[1].weight, neck.extra[1].bias, stride=2, padding=1)  # without a ReLU in between
+    expected = [neck.output[0](p3), neck.output[1](p4), neck.output[2](p5), p6, p7]
+    for found, wanted in zip(neck([c3, c4, c5]), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_every_parameter_has_a_gradient_and_biases_start_at_zero() -> None:
+    neck = FPN(CHANNELS, 8)
+    for name, parameter in neck.named_parameters():
+        assert bool(parameter.any()) == name.endswith("weight"), name
+    sum(level.square().sum() for level in neck(maps(64, 64))).backward()
+    for name, parameter in neck.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_the_finest_map_of_a_backbone_is_not_used() -> None:
+    neck = NECK.build([3, *CHANNELS])
+    assert [conv.in_channels for conv in neck.lateral] == CHANNELS
+    assert [conv.in_channels for conv in neck.extra] == [10, 8]
+    assert {conv.out_channels for conv in (*neck.lateral, *neck.output, *neck.extra)} == {8}
+
+
+@pytest.mark.parametrize(
+    "values", [{"channels": 0}, {"channels": 8193}, {"channels": 8.0}, {"channels": "8"}, {"channels": True}, {}]
+)
+def test_widths_that_make_no_sense(values: dict) -> None:
+    with pytest.raises(ValidationError, match="channels"):
+        FPNConfig(kind="fpn", **values)
