@@ -88,8 +88,13 @@ class Detector:
         return CompiledNetwork(fast) if self.compiled else fast
 
     def reconfigured(self, **values: int | float | None) -> "Detector":
-        """A detector of the same weights with other values of `config.predict`; None keeps one. UserError for a wrong one."""
+        """A detector of the same weights with other values of `config.predict`; None keeps one. UserError for a wrong one.
+
+        This detector itself where all are kept.
+        """
         changed = {key: value for key, value in values.items() if value is not None}
+        if not changed:
+            return self
         whole = self.config.model_dump()
         config = validate(whole | {"predict": whole["predict"] | changed}, "prediction options")
         return Detector(self.exported or self.model, config, self.class_names, precision=self.precision, compiled=self.compiled)
