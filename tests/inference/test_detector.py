@@ -185,6 +185,7 @@ def test_a_compiled_network_sees_one_size_of_batch(detector: Detector, monkeypat
     options = {"image_size": 0, "tile": 64, "overlap": 16, "score_threshold": 0.0}
     plain = detector.reconfigured(**options)
     filled = detector.reconfigured(**options)
+    filled.compiled = True
     seen = []
 
     def network(batch: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

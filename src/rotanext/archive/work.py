@@ -106,7 +106,7 @@ def plan(row: Row, job: Job, gate: Any, ahead: int) -> list[Row]:
                 scene.close()
     except Exception as error:  # one bad file of a million
         return [rows | {"error": describe(error)}]
-    tiles = len(job.tiling.windows(width, height))
+    tiles = job.tiling.count(width, height)
     chunks = -(-tiles // job.chunk)
     return [rows | {"chunk": k, "chunks": chunks, "width": width, "height": height, "tiles": tiles} for k in range(chunks)]
 
@@ -163,7 +163,7 @@ class Worker:
                 first = row["chunk"] * job.chunk
                 found = self.detector.on_tiles(scene, range(first, min(first + job.chunk, row["tiles"])), **how)
             place = scene.georeference() if row["chunk"] == 0 and isinstance(scene, Raster) else None
-            tiles = 1 if job.resized else len(job.tiling.windows(scene.width, scene.height))
+            tiles = self.detector.tile_count(scene.width, scene.height)
             size = {"width": scene.width, "height": scene.height, "tiles": tiles}
             size["computed"] = min(job.chunk, tiles - row["chunk"] * job.chunk) if row["chunks"] > 1 else tiles
         if row["chunks"] == 1:

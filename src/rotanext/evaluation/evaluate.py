@@ -79,8 +79,7 @@ def detect_each(
                     continue
             if watch is not None:
                 watch.seconds.append(time.monotonic() - start)
-                resized = detector.config.predict.image_size > 0
-                watch.tiles.append(1 if resized else len(detector.tiling(batch_size).windows(scene.width, scene.height)))
+                watch.tiles.append(detector.tile_count(scene.width, scene.height))
             yield entry, found
 
 
