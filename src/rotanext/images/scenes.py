@@ -8,7 +8,7 @@ import io
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from rotanext.images.reading import (
     read_image,
 )
 from rotanext.images.resize import resize_to_fit
+
+if TYPE_CHECKING:
+    from rotanext.geo.georeference import Georeference
 
 SCENE_SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 DECODED_AT_ONCE = 64_000_000  # pixels; larger images are read in windows, as rasters are
@@ -52,8 +55,23 @@ class Scene(Protocol):
         ...
 
 
+class FileScene(Scene, Protocol):
+    """A scene of a file, which may also say what its colours come from and where it lies."""
+
+    @property
+    def how(self) -> str | None:
+        """What a raster's colours come from, in words; None of an image, whose colours are its own."""
+        ...
+
+    def georeference(self) -> "Georeference | None":
+        """Where its pixels lie on the ground; None where it does not say, as of images."""
+        ...
+
+
 class ImageScene:
     """A scene in memory: uint8 RGB `[H, W, 3]`."""
+
+    how = None
 
     def __init__(self, image: np.ndarray) -> None:
         self.image = image
@@ -66,6 +84,9 @@ class ImageScene:
     def overview(self, size: int) -> Crop:
         """See `Scene.overview`."""
         return resize_to_fit(self.image, min(size, max(self.width, self.height)))[0]
+
+    def georeference(self) -> None:
+        """See `FileScene.georeference`."""
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -87,7 +108,7 @@ def is_raster(name: str | Path) -> bool:
     return suffix in RASTER_SUFFIXES and (reads_rasters() or suffix not in IMAGE_SUFFIXES)
 
 
-def open_scene(path: str | Path, options: RasterOptions = _DEFAULT) -> Scene:
+def open_scene(path: str | Path, options: RasterOptions = _DEFAULT) -> FileScene:
     """A file as a scene: rasters and huge images are read in windows, other images are decoded at once.
 
     Raises UserError like `read_image` and `Raster`.

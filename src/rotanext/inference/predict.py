@@ -101,7 +101,7 @@ def _detect_each(
                 )
                 continue
             try:
-                if isinstance(scene, Raster) and scene.how not in said:
+                if scene.how is not None and scene.how not in said:
                     said.add(scene.how)
                     display.say(f"{path.name}: {scene.how}")
                 detections = detector.on_scene(
@@ -112,7 +112,7 @@ def _detect_each(
                     tick=tick,
                 )
                 shown = scene.overview(DRAWN_SIDE) if options.images else None
-                georeference = scene.georeference() if isinstance(scene, Raster) else None
+                georeference = scene.georeference()
             except UserError as error:
                 problems.note(str(error))
                 continue
