@@ -168,12 +168,13 @@ def test_a_full_disk_ends_it_with_what_was_found(
     for name in "abc":
         write_raster(tmp_path / f"{name}.tif", noise(3, 64, 64), **UTM)
     written: list[str] = []
+    from rotanext.geo.vectors import Written
 
-    def write(folder: Path, stem: str, *rest: object) -> list[Path]:
+    def write(folder: Path, stem: str, *rest: object) -> Written:
         if written:
             raise UserError(f"{folder / stem}.gpkg: could not be written (No space left on device)")
         written.append(stem)
-        return [folder / f"{stem}.gpkg"]
+        return Written([folder / f"{stem}.gpkg"], [])
 
     monkeypatch.setattr("rotanext.geo.vectors.write_vectors", write)
     done = cli("predict", tmp_path / "*.tif", "-w", tiny_weights, "--out", tmp_path / "out", *LOW)

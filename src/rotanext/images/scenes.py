@@ -8,10 +8,11 @@ import io
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from rotanext.geo.georeference import Georeference
 from rotanext.images.raster import RASTER_SUFFIXES, Raster, RasterOptions, settings
 from rotanext.images.reading import (
     IMAGE_SUFFIXES,
@@ -24,9 +25,6 @@ from rotanext.images.reading import (
     read_image,
 )
 from rotanext.images.resize import resize_to_fit
-
-if TYPE_CHECKING:
-    from rotanext.geo.georeference import Georeference
 
 SCENE_SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 DECODED_AT_ONCE = 64_000_000  # pixels; larger images are read in windows, as rasters are
@@ -63,7 +61,12 @@ class FileScene(Scene, Protocol):
         """What a raster's colours come from, in words; None of an image, whose colours are its own."""
         ...
 
-    def georeference(self) -> "Georeference | None":
+    @property
+    def claims_place(self) -> bool:
+        """Whether it says where it lies, be it nonsense of which no georeference can be made."""
+        ...
+
+    def georeference(self) -> Georeference | None:
         """Where its pixels lie on the ground; None where it does not say, as of images."""
         ...
 
@@ -72,6 +75,7 @@ class ImageScene:
     """A scene in memory: uint8 RGB `[H, W, 3]`."""
 
     how = None
+    claims_place = False
 
     def __init__(self, image: np.ndarray) -> None:
         self.image = image
