@@ -213,6 +213,24 @@ def test_what_is_no_image(tmp_path: Path, suffix: str, make: Callable[[Path], No
             function(tmp_path / f"a.{suffix}")
 
 
+@pytest.mark.parametrize("read", [open_scene, read_pixels])
+@pytest.mark.parametrize("most", [100, 10**6], ids=["huge", "ordinary"])
+def test_a_image_is_opened_once(tmp_path: Path, most: int, read: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a huge one, which is GDAL's, only for its header."""
+    pytest.importorskip("rasterio", reason="needs the extra geo: pip install 'rotanext[geo]'")
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), noise(3).transpose(1, 2, 0))
+    expected = read_image(path)
+    monkeypatch.setattr(scenes, "DECODED_AT_ONCE", most)
+    opened, plain = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *mode: (opened.append(self), plain(self, *mode))[1])
+    if most == 100:
+        monkeypatch.setattr(reading, "decode_image", lambda *_: pytest.fail("decoded at once"))
+    found = read(path)
+    np.testing.assert_array_equal(found if read is read_pixels else found.read(0, 0, WIDTH, HEIGHT)[0], expected)
+    assert opened == [path]
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 def test_a_check_opens_a_file_once(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / f"a.{suffix}"

@@ -4,7 +4,7 @@ Which reader a file gets is decided here alone. Rasters (`RASTER_SUFFIXES`, TIFF
 are images too large to be decoded at once; all others, and TIFFs where the extra `geo` is not installed, are `read_image`'s.
 """
 
-import io
+import math
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,11 +18,7 @@ from rotanext.images.reading import (
     IMAGE_SUFFIXES,
     check_file,
     check_image,
-    decode_image,
-    header_size,
-    image_size,
-    read_bytes,
-    read_image,
+    read_up_to,
 )
 from rotanext.images.resize import resize_to_fit
 
@@ -118,9 +114,8 @@ def open_scene(path: str | Path, options: RasterOptions = _DEFAULT) -> FileScene
     Raises UserError like `read_image` and `Raster`.
     """
     path = Path(path)
-    if is_raster(path) or (path.suffix.lower() in IMAGE_SUFFIXES and _is_huge(image_size(path))):
-        return Raster(path, options)
-    return ImageScene(read_image(path))
+    image = _decoded(path)
+    return Raster(path, options) if image is None else ImageScene(image)
 
 
 def read_pixels(path: str | Path, options: RasterOptions = _DEFAULT) -> np.ndarray:
@@ -129,11 +124,9 @@ def read_pixels(path: str | Path, options: RasterOptions = _DEFAULT) -> np.ndarr
     Pixels without data have their stored values; what is not a number is 0. Raises UserError like `read_image` and `Raster`.
     """
     path = Path(path)
-    if not is_raster(path):
-        data = read_bytes(path)
-        size = header_size(io.BytesIO(data))
-        if not _is_huge(size):
-            return decode_image(path, data, size)
+    image = _decoded(path)
+    if image is not None:
+        return image
     check_file(path)
     with settings(), Raster(path, options) as raster:
         return raster.read(0, 0, raster.width, raster.height)[0]
@@ -152,5 +145,6 @@ def shrunk(scene: Scene, size: int) -> tuple[ImageScene, float]:
     return ImageScene(resized), size / max(scene.width, scene.height)
 
 
-def _is_huge(size: tuple[int, int] | None) -> bool:
-    return size is not None and size[0] * size[1] > DECODED_AT_ONCE and reads_rasters()
+def _decoded(path: Path) -> np.ndarray | None:
+    """The pixels of a file that is decoded at once; None of one that GDAL reads: a raster, or an image too large for that."""
+    return None if is_raster(path) else read_up_to(path, DECODED_AT_ONCE if reads_rasters() else math.inf)
