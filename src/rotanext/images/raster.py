@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rotanext.errors import UserError, explain, first_line
+from rotanext.errors import UserError, explain, extra, first_line
 from rotanext.geo.georeference import Georeference
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt")
@@ -341,16 +342,15 @@ def _refusing(path: str | Path, found: str, expected: str, advice: str) -> Itera
         raise UserError(explain(path, f"{found} ({why})", expected, advice)) from None
 
 
+@cache
 def load_rasterio() -> Any:
-    """The module rasterio; raises UserError where it is not installed."""
-    try:
+    """The module rasterio; raises UserError where it is not installed. Once: threads share the filters of warnings."""
+    with extra("geo", "a raster"):
         import rasterio
         import rasterio._err
         import rasterio.enums
         import rasterio.errors
         import rasterio.windows
-    except ImportError:
-        raise UserError("this raster needs the package rasterio; install it with: pip install 'rotanext[geo]'") from None
     warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)  # most images are not
     return rasterio
 
