@@ -72,7 +72,7 @@ def plain_rate(detector: Detector, source: Path, folder: Path, options: PredictO
     tiles = 0
     for path in source.iterdir():
         with Raster(path) as raster:
-            tiles += len(detector.tiling(1).windows(raster.width, raster.height))
+            tiles += detector.tile_count(raster.width, raster.height)
     torch.set_num_threads(1)
     first = next(source.iterdir())
     predict(detector, first, folder / "warm", options, Problems(strict=True), Display(Console(quiet=True)))
@@ -142,7 +142,7 @@ def driver(detector: Detector, folder: Path, options: PredictOptions) -> None:
         detector, source, folder / "none", options, ClusterOptions("local", 2, 1, EMPTY_CHUNK), load=find_nothing
     )
     with Raster(next(source.iterdir())) as raster:
-        tiles = len(detector.tiling(1).windows(raster.width, raster.height))
+        tiles = detector.tile_count(raster.width, raster.height)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     rows = [
         ["scenes a second", f"{rate / tiles:.1f}"],

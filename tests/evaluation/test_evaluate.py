@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from rotanext.data.dota import read_objects
-from rotanext.data.index import read_entries
+from rotanext.data.index import Entry, read_entries
 from rotanext.errors import Problems, UserError
+from rotanext.evaluation.evaluate import Stopwatch, detect_all
 from rotanext.images.reading import check_image
+from rotanext.images.scenes import read_pixels
+from rotanext.inference.predict import PredictOptions, predict
+from rotanext.load import load_detector
+from rotanext.objects import Objects
+from rotanext.system.progress import Display
 from tiny import draw_dataset
 
 FILES = {"report.html", "metrics.json", "precision_recall.png", "confusion.png"}
@@ -41,6 +47,32 @@ def test_a_detector(cli: Callable, tiny_dataset: Path, tiny_weights: Path, tmp_p
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"Task1"}
     assert "plane" in done.out
     assert "mean" in done.out
+
+
+def test_a_raster_with_holes_is_detected_on_as_predict_does(tiny_weights: Path, tmp_path: Path) -> None:
+    """Boxes on pixels without data count in neither; what cannot be read halfway through is a problem in both."""
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo: pip install 'rotanext[geo]'")
+    values = np.random.default_rng(0).integers(1, 256, (3, 150, 200)).astype(np.uint8)
+    values[:, 20:90, 30:110] = 0
+    paths = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    profile = {"driver": "GTiff", "count": 3, "height": 150, "width": 200, "dtype": "uint8", "nodata": 0}
+    for path in paths:
+        with rasterio.open(path, "w", **profile, tiled=True, blockxsize=16, blockysize=16, compress="deflate") as file:
+            file.write(values)
+    damaged = bytearray(paths[1].read_bytes())
+    damaged[len(damaged) // 3 : -3000] = bytes(len(damaged) - 3000 - len(damaged) // 3)
+    paths[1].write_bytes(damaged)
+    detector = load_detector(tiny_weights, "cpu").reconfigured(image_size=0, tile=64, overlap=16, score_threshold=0.0095)
+    problems, watch = Problems(), Stopwatch()
+    entries = [Entry(path.stem, path, Objects(np.zeros((0, 4, 2)), [], np.zeros(0, np.int64))) for path in paths]
+    read, found = detect_all(detector, entries, problems, watch=watch)
+    predicted = predict(detector, paths, tmp_path / "out", PredictOptions(images=False), Problems(), Display())
+    assert problems.count == 1, problems.first
+    assert [entry.stem for entry in read] == list(predicted) == ["a"]
+    assert "b.tif: found a part that cannot be read" in problems.first[0]
+    assert found[0].to_records() == predicted["a"].to_records()
+    assert 0 < len(found[0]) < len(detector(read_pixels(paths[0])))
+    assert watch.tiles == [12]
 
 
 def test_files_of_detections(cli: Callable, tiny_dataset: Path, tmp_path: Path) -> None:

@@ -352,7 +352,7 @@ def test_a_footprint_cut_at_the_180th_meridian(tmp_path: Path, corner: tuple[flo
     assert georeference is not None
     path = write_vectors(
         tmp_path, "a", Detections(boxes, torch.ones(1), torch.zeros(1, dtype=torch.int64), ("ship",)), georeference
-    )[0]
+    ).files[0]
     assert json.loads(path.read_text())["features"][0]["geometry"]["type"] == "MultiPolygon"
     objects = read_objects(path, Problems(strict=True), image=image)
     assert apart(objects.corners[0], boxes_to_corners(boxes.double())[0].numpy()) < 0.01

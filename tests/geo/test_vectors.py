@@ -94,7 +94,8 @@ PLACES = {
 @pytest.mark.parametrize("name", PLACES)
 def test_all_three_read_back_to_pixels(tmp_path: Path, name: str) -> None:
     georeference, found = PLACES[name], detections(200)
-    paths = write_vectors(tmp_path, "scene", found, georeference)
+    paths, left_out = write_vectors(tmp_path, "scene", found, georeference)
+    assert not left_out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scene.geojson", "scene.gpkg", "scene.parquet"]
     assert paths == [tmp_path / f"scene.{suffix}" for suffix in ("geojson", "gpkg", "parquet")]
     check_rfc7946(paths[0])
@@ -115,7 +116,7 @@ def test_all_three_read_back_to_pixels(tmp_path: Path, name: str) -> None:
 
 def test_fields_are_the_measures_and_the_same_everywhere(tmp_path: Path) -> None:
     georeference, found = PLACES["UTM"], detections(50)
-    frames = read_all(write_vectors(tmp_path, "scene", found, georeference))
+    frames = read_all(write_vectors(tmp_path, "scene", found, georeference).files)
     length, width, heading = georeference.measure(found.corners.numpy())
     for frame in frames.values():
         np.testing.assert_allclose(frame["length_m"], length, rtol=0, atol=1e-4)
@@ -126,14 +127,14 @@ def test_fields_are_the_measures_and_the_same_everywhere(tmp_path: Path) -> None
 
 def test_a_heading_rounds_to_0_not_180(tmp_path: Path) -> None:
     found = one(500, 400, 100, 40, -math.pi / 2 - 1e-7)
-    for frame in read_all(write_vectors(tmp_path, "scene", found, north_up(32633, 5e5 - 250, 5e6, 0.5))).values():
+    for frame in read_all(write_vectors(tmp_path, "scene", found, north_up(32633, 5e5 - 250, 5e6, 0.5)).files).values():
         assert frame["heading_deg"].tolist() == [0]
 
 
 @pytest.mark.parametrize("name", ["UTM", "degrees"])
 def test_no_detections(tmp_path: Path, name: str) -> None:
-    some = write_vectors(tmp_path, "some", detections(3), PLACES[name])
-    none = write_vectors(tmp_path, "none", detections(0), PLACES[name])
+    some = write_vectors(tmp_path, "some", detections(3), PLACES[name]).files
+    none = write_vectors(tmp_path, "none", detections(0), PLACES[name]).files
     assert json.loads(none[0].read_text()) == {"type": "FeatureCollection", "features": []}
     for frame in read_all(none).values():
         assert isinstance(frame, geopandas.GeoDataFrame)
@@ -147,7 +148,7 @@ def test_no_detections(tmp_path: Path, name: str) -> None:
 
 
 def test_geoparquet_metadata(tmp_path: Path) -> None:
-    path = write_vectors(tmp_path, "scene", detections(3), PLACES["UTM"])[2]
+    path = write_vectors(tmp_path, "scene", detections(3), PLACES["UTM"]).files[2]
     geo = json.loads(pyarrow.parquet.read_schema(path).metadata[b"geo"])
     assert re.fullmatch(r"1\.\d+\.\d+", geo["version"])
     assert geo["primary_column"] == "geometry"
@@ -164,7 +165,7 @@ HOSTILE = (
 
 def test_hostile_class_names(tmp_path: Path) -> None:
     found = Detections(torch.rand(9, 5) * 50 + 50, torch.rand(9), torch.arange(9), HOSTILE)
-    paths = write_vectors(tmp_path, "a 'scene' – 船", found, PLACES["UTM"])
+    paths = write_vectors(tmp_path, "a 'scene' – 船", found, PLACES["UTM"]).files
     assert [feature["properties"]["class"] for feature in check_rfc7946(paths[0])] == list(HOSTILE)
     for frame in read_all(paths).values():
         assert frame["class"].tolist() == list(HOSTILE)
@@ -175,8 +176,9 @@ def test_hostile_class_names(tmp_path: Path) -> None:
 def test_without_place_on_the_earth(tmp_path: Path, wkt: str | None) -> None:
     crs = pyproj.CRS.from_wkt(wkt) if wkt else None
     georeference = Georeference(crs, PLACES["UTM"].mapping, (1000, 1000))
-    paths = write_vectors(tmp_path, "scene", detections(3), georeference)
+    paths, left_out = write_vectors(tmp_path, "scene", detections(3), georeference)
     assert [path.name for path in paths] == ["scene.gpkg", "scene.parquet"]
+    assert left_out == ["GeoJSON"]
     assert sorted(tmp_path.iterdir()) == paths
     for frame in read_all(paths).values():
         assert frame[["length_m", "width_m", "heading_deg"]].isna().all(axis=None)
@@ -199,7 +201,7 @@ CROSSING = {
 def test_boxes_across_the_180th_meridian(tmp_path: Path, name: str) -> None:
     georeference = CROSSING[name]
     found = one(500, 500, 900, 200, 0.2)
-    feature = check_rfc7946(write_vectors(tmp_path, "scene", found, georeference)[0])[0]
+    feature = check_rfc7946(write_vectors(tmp_path, "scene", found, georeference).files[0])[0]
     assert feature["geometry"]["type"] == "MultiPolygon"
     west, east = sorted((shapely.Polygon(part[0]) for part in feature["geometry"]["coordinates"]), key=lambda p: -p.bounds[0])
     assert west.bounds[2] == 180
@@ -213,25 +215,35 @@ def test_boxes_across_the_180th_meridian(tmp_path: Path, name: str) -> None:
 
 def test_a_box_that_touches_the_180th_meridian_stays_whole(tmp_path: Path) -> None:
     for start in (179.5, -180):
-        feature = check_rfc7946(write_vectors(tmp_path, "scene", one(500, 500, 1000, 200), north_up(4326, start, 1, 5e-4))[0])[0]
+        feature = check_rfc7946(
+            write_vectors(tmp_path, "scene", one(500, 500, 1000, 200), north_up(4326, start, 1, 5e-4)).files[0]
+        )[0]
         assert feature["geometry"]["type"] == "Polygon"
         assert len(feature["geometry"]["coordinates"][0]) == 5
 
 
+def test_a_rotated_pole_is_left_out_of_geopackage(tmp_path: Path) -> None:
+    crs = pyproj.CRS("+proj=ob_tran +o_proj=longlat +o_lon_p=-162 +o_lat_p=39.25 +lon_0=18 +ellps=WGS84")
+    paths, left_out = write_vectors(tmp_path, "scene", detections(3), Georeference(crs, PLACES["UTM"].mapping, (1000, 1000)))
+    assert "GeoPackage" in left_out
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert tmp_path / "scene.gpkg" not in paths
+
+
 def test_a_wide_box_of_the_whole_world_is_not_turned_inside_out(tmp_path: Path) -> None:
-    feature = check_rfc7946(write_vectors(tmp_path, "scene", one(500, 250, 900, 400), north_up(4326, -180, 90, 0.36))[0])[0]
+    feature = check_rfc7946(write_vectors(tmp_path, "scene", one(500, 250, 900, 400), north_up(4326, -180, 90, 0.36)).files[0])[0]
     assert shapely.Polygon(feature["geometry"]["coordinates"][0]).bounds == pytest.approx((-162, -72, 162, 72))
 
 
 def test_a_box_over_the_top_of_the_world_ends_at_the_pole(tmp_path: Path) -> None:
-    feature = check_rfc7946(write_vectors(tmp_path, "scene", one(500, 0, 100, 100), north_up(4326, -180, 90, 0.36))[0])[0]
+    feature = check_rfc7946(write_vectors(tmp_path, "scene", one(500, 0, 100, 100), north_up(4326, -180, 90, 0.36)).files[0])[0]
     assert shapely.Polygon(feature["geometry"]["coordinates"][0]).bounds == pytest.approx((-18, 72, 18, 90))
 
 
 @pytest.mark.parametrize(("code", "pole"), [(3413, 90), (3031, -90)])
 def test_a_box_round_a_pole(tmp_path: Path, code: int, pole: int) -> None:
     georeference = north_up(code, -500, 500, 1)
-    feature = check_rfc7946(write_vectors(tmp_path, "scene", one(510, 480, 300, 200, 0.4), georeference)[0])[0]
+    feature = check_rfc7946(write_vectors(tmp_path, "scene", one(510, 480, 300, 200, 0.4), georeference).files[0])[0]
     cap = shapely.union_all([shapely.Polygon(part) for part in _outlines(feature["geometry"])])
     lon, lat = np.meshgrid(np.arange(-179.5, 180, 7), pole - np.sign(pole) * np.array([1e-7, 2e-4, 5e-4, 1e-3, 1.5e-3, 2e-3]))
     ground = pyproj.Transformer.from_crs(4326, code, always_xy=True).transform(lon.ravel(), lat.ravel())
@@ -251,7 +263,7 @@ def _outlines(geometry: dict) -> list:
 def test_a_box_without_place_keeps_its_row(tmp_path: Path) -> None:
     far = one(500, 500, 900, 200)
     georeference = north_up(32633, 1e9, 1e9, 0.5)  # where UTM has no longitude
-    paths = write_vectors(tmp_path, "scene", far, georeference)
+    paths = write_vectors(tmp_path, "scene", far, georeference).files
     feature = check_rfc7946(paths[0])[0]
     assert feature["geometry"] is None
     assert feature["properties"]["length_m"] is None

@@ -20,7 +20,7 @@ from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.evaluate import detect_all
 from rotanext.images import reading, scenes
-from rotanext.images.raster import Raster, RasterOptions
+from rotanext.images.raster import Raster, RasterOptions, load_rasterio
 from rotanext.images.reading import read_image
 from rotanext.images.scenes import ImageScene, Scene, check_pixels, is_raster, open_scene, read_pixels
 from rotanext.inference.predict import PredictOptions, predict
@@ -164,6 +164,7 @@ def test_without_the_extra_the_image_reader_takes_all(tmp_path: Path, suffix: st
     path = tmp_path / f"a.{suffix}"
     cv2.imwrite(str(path), noise(3).transpose(1, 2, 0))
     monkeypatch.setitem(sys.modules, "rasterio", None)
+    load_rasterio.cache_clear()
     monkeypatch.setattr(scenes, "DECODED_AT_ONCE", 100)
     assert not is_raster(path)
     np.testing.assert_array_equal(read_pixels(path), read_image(path))
@@ -211,6 +212,24 @@ def test_what_is_no_image(tmp_path: Path, suffix: str, make: Callable[[Path], No
     for function in (read_pixels, check_pixels):
         with pytest.raises(UserError, match=rf"a\.{suffix}: found .*{found.replace('that? ', '')}"):
             function(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("read", [open_scene, read_pixels])
+@pytest.mark.parametrize("most", [100, 10**6], ids=["huge", "ordinary"])
+def test_a_image_is_opened_once(tmp_path: Path, most: int, read: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a huge one, which is GDAL's, only for its header."""
+    pytest.importorskip("rasterio", reason="needs the extra geo: pip install 'rotanext[geo]'")
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), noise(3).transpose(1, 2, 0))
+    expected = read_image(path)
+    monkeypatch.setattr(scenes, "DECODED_AT_ONCE", most)
+    opened, plain = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *mode: (opened.append(self), plain(self, *mode))[1])
+    if most == 100:
+        monkeypatch.setattr(reading, "decode_image", lambda *_: pytest.fail("decoded at once"))
+    found = read(path)
+    np.testing.assert_array_equal(found if read is read_pixels else found.read(0, 0, WIDTH, HEIGHT)[0], expected)
+    assert opened == [path]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])

@@ -185,6 +185,7 @@ def test_a_compiled_network_sees_one_size_of_batch(detector: Detector, monkeypat
     options = {"image_size": 0, "tile": 64, "overlap": 16, "score_threshold": 0.0}
     plain = detector.reconfigured(**options)
     filled = detector.reconfigured(**options)
+    filled.compiled = True
     seen = []
 
     def network(batch: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -202,6 +203,14 @@ def test_a_compiled_network_sees_one_size_of_batch(detector: Detector, monkeypat
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-4)
 
 
+def test_a_detector_of_which_nothing_changes_is_the_same(detector: Detector) -> None:
+    assert detector.reconfigured() is detector
+    assert detector.reconfigured(tile=None, overlap=None) is detector
+    assert detector.reconfigured(tile=512).config.predict.tile == 512
+    with pytest.raises(UserError, match="tiel"):
+        detector.reconfigured(tiel=128)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"batch_size": 2.5}, {"batch_size": "3"}, {"score_threshold": "0.3"}, {"image_size": float("nan")}, {"image_size": 2.5}],
@@ -212,7 +221,7 @@ def test_options_of_the_wrong_kind(detector: Detector, options: dict[str, Any]) 
 
 
 def test_the_callers_defaults_do_not_matter(detector: Detector) -> None:
-    """Another default type, and an image that must not be written to."""
+    """Another default type, also while its network is made, and an image that must not be written to."""
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     expected = detector(image, score_threshold=0.0)
     image.flags.writeable = False
@@ -220,7 +229,8 @@ def test_the_callers_defaults_do_not_matter(detector: Detector) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = detector.reconfigured()(image, score_threshold=0.0)
+            fresh = Detector(detector.model, detector.config, detector.class_names)
+            found = fresh(image, score_threshold=0.0)
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-4)

@@ -13,7 +13,7 @@ import pytest
 
 from places import SUPPORT
 from rotanext.errors import UserError
-from rotanext.images.raster import Raster
+from rotanext.images.raster import Raster, load_rasterio
 from rotanext.images.reading import read_image, write_png
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo: pip install 'rotanext[geo]'")
@@ -156,6 +156,7 @@ def test_without_the_extra_tiffs_are_images(
     (tmp_path / "b.jp2").touch()
     monkeypatch.setattr("rotanext.images.scenes.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "rasterio", None)
+    load_rasterio.cache_clear()
     done = cli("predict", tmp_path / "*.*", "-w", tiny_weights, "--out", tmp_path / "out", *LOW)
     assert done.code == 1
     assert list(records(tmp_path / "out")) == ["a"]
@@ -168,12 +169,13 @@ def test_a_full_disk_ends_it_with_what_was_found(
     for name in "abc":
         write_raster(tmp_path / f"{name}.tif", noise(3, 64, 64), **UTM)
     written: list[str] = []
+    from rotanext.geo.vectors import Written
 
-    def write(folder: Path, stem: str, *rest: object) -> list[Path]:
+    def write(folder: Path, stem: str, *rest: object) -> Written:
         if written:
             raise UserError(f"{folder / stem}.gpkg: could not be written (No space left on device)")
         written.append(stem)
-        return [folder / f"{stem}.gpkg"]
+        return Written([folder / f"{stem}.gpkg"], [])
 
     monkeypatch.setattr("rotanext.geo.vectors.write_vectors", write)
     done = cli("predict", tmp_path / "*.tif", "-w", tiny_weights, "--out", tmp_path / "out", *LOW)

@@ -87,6 +87,7 @@ def test_without_regard_for_borders_halves_would_stay() -> None:
     image, _ = draw_scene(2900, 2300, seed=512)
     [whole] = find_bright([image])
     parts = []
+    assert Tiling(512, 128).count(2900, 2300) == len(Tiling(512, 128).windows(2900, 2300))
     for window in Tiling(512, 128).windows(2900, 2300):
         [found] = find_bright([ImageScene(image).read(*window)[0]])
         shift = found.boxes.new_tensor([window.x, window.y, 0, 0, 0])

@@ -11,7 +11,7 @@ from typing import Any
 
 from rotanext.errors import UserError, explain, extra
 from rotanext.images.raster import Raster, RasterOptions
-from rotanext.images.scenes import SCENE_SUFFIXES, Scene, is_raster, open_scene
+from rotanext.images.scenes import SCENE_SUFFIXES, FileScene, is_raster, open_scene
 
 # A read that does not follow the one before takes this much more: headers come at once, and blocks of pixels hardly grow.
 _AHEAD = 1 << 15
@@ -133,7 +133,7 @@ class _Handle:
         self._file.close()
 
 
-def open_address(address: str, options: RasterOptions) -> Scene:
+def open_address(address: str, options: RasterOptions) -> FileScene:
     """The scene at an address: of remote rasters only ranges are read, other remote images come as a whole.
 
     Raises UserError like `scenes.open_scene`, and where the storage does not answer.
@@ -154,8 +154,5 @@ def open_address(address: str, options: RasterOptions) -> Scene:
     except UserError as error:
         folder.cleanup()
         raise UserError(str(error).replace(str(copy), address)) from None
-    if isinstance(scene, Raster):
-        weakref.finalize(scene, folder.cleanup)  # a huge image, read in windows: its threads open the copy again
-    else:
-        folder.cleanup()
+    weakref.finalize(scene, folder.cleanup)  # of a huge image, read in windows, threads open the copy again
     return scene

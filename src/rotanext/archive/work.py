@@ -15,8 +15,7 @@ import torch
 from rotanext.archive.addresses import describe, open_address
 from rotanext.archive.results import SCENES, Record, Target, result_name, spelt, to_parquet
 from rotanext.detections import Detections
-from rotanext.images.raster import Raster
-from rotanext.images.scenes import Scene, is_raster, raster_settings
+from rotanext.images.scenes import FileScene, is_raster, raster_settings
 from rotanext.inference.detector import Detector
 from rotanext.inference.predict import PredictOptions
 from rotanext.inference.stitch import MergeRule, SceneMerger
@@ -106,7 +105,7 @@ def plan(row: Row, job: Job, gate: Any, ahead: int) -> list[Row]:
                 scene.close()
     except Exception as error:  # one bad file of a million
         return [rows | {"error": describe(error)}]
-    tiles = len(job.tiling.windows(width, height))
+    tiles = job.tiling.count(width, height)
     chunks = -(-tiles // job.chunk)
     return [rows | {"chunk": k, "chunks": chunks, "width": width, "height": height, "tiles": tiles} for k in range(chunks)]
 
@@ -133,7 +132,7 @@ class Worker:
         self.job, self._gate, self._ask = job, gate, ray.get
         self.detector = job.load(ray.get(gate.weights.remote()), job)
         self._address = ""
-        self._scene: Scene | None = None
+        self._scene: FileScene | None = None
         self._name = f"{ray.get_runtime_context().get_node_id()[:8]}/{ray.get_runtime_context().get_worker_id()[:8]}"
 
     def __call__(self, row: Row) -> Row:
@@ -162,15 +161,15 @@ class Worker:
             else:
                 first = row["chunk"] * job.chunk
                 found = self.detector.on_tiles(scene, range(first, min(first + job.chunk, row["tiles"])), **how)
-            place = scene.georeference() if row["chunk"] == 0 and isinstance(scene, Raster) else None
-            tiles = 1 if job.resized else len(job.tiling.windows(scene.width, scene.height))
+            place = scene.georeference() if row["chunk"] == 0 else None
+            tiles = self.detector.tile_count(scene.width, scene.height)
             size = {"width": scene.width, "height": scene.height, "tiles": tiles}
             size["computed"] = min(job.chunk, tiles - row["chunk"] * job.chunk) if row["chunks"] > 1 else tiles
         if row["chunks"] == 1:
             self._let_go()
         return {**size, "found": pack(found), "place": b"" if place is None else pickle.dumps(place)}
 
-    def _open(self, address: str) -> Scene:
+    def _open(self, address: str) -> FileScene:
         if self._scene is None or self._address != address:
             self._let_go()
             scene = open_address(address, self.job.options.raster)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
@@ -15,7 +16,7 @@ from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.merge import merge_task1
 from rotanext.evaluation.metrics import THRESHOLDS, Evidence, Predictions, Scores, Truths, read_evidence
-from rotanext.images.scenes import read_pixels
+from rotanext.images.scenes import open_scene, raster_settings
 from rotanext.inference.detector import Detector
 from rotanext.system.files import make_folder
 from rotanext.system.processes import Processes
@@ -27,7 +28,10 @@ _AT_ONCE = 32  # images of a process
 
 @dataclass
 class Stopwatch:
-    """How long detecting took: tiles and seconds of each image, without reading it; `begun` is when the whole began."""
+    """How long detecting took: tiles and seconds of each image; `begun` is when the whole began.
+
+    Decoding an image does not count, which happens ahead; reading a raster's windows does.
+    """
 
     begun: float = field(default_factory=time.monotonic)
     tiles: list[int] = field(default_factory=list)
@@ -60,18 +64,23 @@ class Evaluation:
 def detect_each(
     detector: Detector, entries: Iterable[Entry], batch_size: int = 1, watch: Stopwatch | None = None
 ) -> Iterator[tuple[Entry, Detections | UserError]]:
-    """Every entry with the detections on its image, or with the reason why that cannot be read."""
-    for entry, image in read_ahead(entries, lambda entry: read_pixels(entry.path)):
-        if isinstance(image, UserError):
-            yield entry, image
-            continue
-        start = time.monotonic()
-        found = detector(image, batch_size=batch_size)  # comes back on the CPU: nothing is still being computed
-        if watch is not None:
-            watch.seconds.append(time.monotonic() - start)
-            resized = detector.config.predict.image_size > 0
-            watch.tiles.append(1 if resized else len(detector.tiling(batch_size).windows(image.shape[1], image.shape[0])))
-        yield entry, found
+    """Every entry with the detections on its image, found as `predict` finds them, or with the reason why that cannot be read."""
+    with raster_settings():
+        for entry, scene in read_ahead(entries, lambda entry: open_scene(entry.path)):
+            if isinstance(scene, UserError):
+                yield entry, scene
+                continue
+            start = time.monotonic()
+            with closing(scene):
+                try:
+                    found = detector.on_scene(scene, batch_size=batch_size)  # on the CPU: nothing is still being computed
+                except UserError as error:  # a window that cannot be read
+                    yield entry, error
+                    continue
+            if watch is not None:
+                watch.seconds.append(time.monotonic() - start)
+                watch.tiles.append(detector.tile_count(scene.width, scene.height))
+            yield entry, found
 
 
 def keep_readable(

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from rotanext.export.parity import Parity, compare
 from rotanext.export.runtime import RuntimeNetwork, open_exported
 from rotanext.export.torch_file import open_program, write_program
 from rotanext.images.reading import IMAGE_SUFFIXES, list_images
-from rotanext.images.scenes import read_pixels
+from rotanext.images.scenes import open_scene, raster_settings
 from rotanext.inference.detector import Detector
 from rotanext.synthetic.scenes import draw_scene
 from rotanext.system.files import make_folder
@@ -178,20 +178,13 @@ def _tiles(detector: Detector, source: Path, most: int) -> list[np.ndarray]:
     folder = source / "images" if (source / "images").is_dir() else source
     paths = list_images(folder, IMAGE_SUFFIXES)
     paths = [paths[at] for at in evenly(len(paths), most)]
-    tiling = detector.tiling()
-    side = _tile_side(detector)
-    tiles = []
+    tiles: list[np.ndarray] = []
     share = -(-most // len(paths))
     for path in paths:
-        image = read_pixels(path)
-        if detector.config.predict.image_size:
-            from rotanext.images.resize import resize_to_fit
-
-            tiles.append(resize_to_fit(image, side)[0])
-            continue
-        windows = tiling.windows(image.shape[1], image.shape[0])
-        for window in (windows[at] for at in evenly(len(windows), share)):
-            tiles.append(image[window.y : window.y + window.height, window.x : window.x + window.width])
+        with raster_settings(), closing(open_scene(path)) as whole:
+            scene, _, tiling = detector.cut(whole)
+            windows = tiling.windows(scene.width, scene.height)
+            tiles += [scene.read(*windows[at])[0] for at in evenly(len(windows), share)]
     return [np.ascontiguousarray(tile) for tile in tiles[:most]]
 
 

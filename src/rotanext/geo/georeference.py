@@ -45,8 +45,8 @@ class Georeference:
         GCPs or all are on a line. RPCs (satellite images before orthorectification) are not used: they need a terrain model.
         """
         size = (int(dataset.width), int(dataset.height))
-        a, b, c, d, e, f = tuple(dataset.transform)[:6]
-        if (a, b, c, d, e, f) != (1, 0, 0, 0, 1, 0):
+        if _has_transform(dataset):
+            a, b, c, d, e, f = tuple(dataset.transform)[:6]
             affine = Affine(np.array([[a, b], [d, e]], np.float64), np.array([c, f], np.float64))
             return cls(_crs(dataset.crs, dataset.name), affine, size) if affine.invertible else None
         gcps, code = dataset.gcps
@@ -57,6 +57,11 @@ class Georeference:
         pixels = np.array([(gcp.col, gcp.row) for gcp in gcps], np.float64).reshape(-1, 2)
         fitted = fit_gcps(pixels, ground, size)
         return None if fitted is None else cls(crs, fitted[0], size, fitted[1])
+
+    @staticmethod
+    def claimed(dataset: Any) -> bool:
+        """Whether an open rasterio dataset has a geotransform or GCPs, out of which `of` may make nothing all the same."""
+        return _has_transform(dataset) or bool(dataset.gcps[0])
 
     @classmethod
     def read(cls, path: str | Path) -> Self | None:
@@ -160,6 +165,10 @@ class Georeference:
                 explain("raster", found, "one with a place on the earth", "Assign it, for example with gdal_edit.py -a_srs.")
             )
         return part
+
+
+def _has_transform(dataset: Any) -> bool:
+    return tuple(dataset.transform)[:6] != (1, 0, 0, 0, 1, 0)
 
 
 def _crs(code: Any, name: str) -> "CRS | None":

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,15 @@ _CHUNK = 20_000
 _SIDE = 16  # points along each side of a box round a pole
 
 
-def write_vectors(folder: Path, stem: str, detections: Detections, georeference: Georeference) -> list[Path]:
-    """Write `STEM.geojson`, `STEM.gpkg` and `STEM.parquet`; returns their paths.
+class Written(NamedTuple):
+    """The files that were written, and the formats ("GeoJSON", "GeoPackage") that cannot hold what was to be."""
+
+    files: list[Path]
+    left_out: list[str]
+
+
+def write_vectors(folder: Path, stem: str, detections: Detections, georeference: Georeference) -> Written:
+    """Write `STEM.geojson`, `STEM.gpkg` and `STEM.parquet`; says which of them.
 
     One polygon a detection, best first, with `class`, `score`, `length_m` and `width_m` (metres), `heading_deg` (of the long side,
     clockwise from true north, in [0, 180)) and the box in pixels: `cx`, `cy`, `w`, `h`, `angle` (radians, clockwise). GeoJSON
@@ -37,9 +44,9 @@ def write_vectors(folder: Path, stem: str, detections: Detections, georeference:
     cut into a MultiPolygon. GeoPackage (layer `detections`) and GeoParquet 1.0 are in the raster's own CRS.
 
     Where the CRS is missing or has no place on the earth (`georeference.located` is false), the three measures are null and no
-    GeoJSON is written, which has no other coordinates than longitude and latitude: the returned list then lacks it, and lacks the
-    GeoPackage where that cannot hold the CRS (one with a rotated pole). Each file
-    appears whole or not at all; raises `UserError` where it cannot be written or the extra `geo` is missing.
+    GeoJSON is written, which has no other coordinates than longitude and latitude; nor is a GeoPackage where that cannot hold the
+    CRS (one with a rotated pole). Each file appears whole or not at all; raises `UserError` where it cannot be written or the
+    extra `geo` is missing.
     """
     with extra("geo", "georeferenced results"):
         import pyogrio
@@ -61,7 +68,8 @@ def write_vectors(folder: Path, stem: str, detections: Detections, georeference:
     write_atomically(parquet, lambda part: frame.to_parquet(part, index=False, schema_version="1.0.0"))
     if held := _geopackage_holds(georeference.crs):
         write_atomically(geopackage, write_geopackage)
-    return [geojson] * georeference.located + [geopackage] * held + [parquet]
+    left_out = ["GeoJSON"] * (not georeference.located) + ["GeoPackage"] * (not held)
+    return Written([geojson] * georeference.located + [geopackage] * held + [parquet], left_out)
 
 
 def _geopackage_holds(crs: "CRS | None") -> bool:

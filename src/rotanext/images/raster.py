@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 
-from rotanext.errors import UserError, explain, first_line
-
-if TYPE_CHECKING:
-    from rotanext.geo.georeference import Georeference
+from rotanext.errors import UserError, explain, extra, first_line
+from rotanext.geo.georeference import Georeference
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt")
 CACHE_MEGABYTES = 96  # of decoded blocks, GDAL's for the whole process
@@ -107,7 +106,7 @@ class Raster:
         self._all_valid = all(flags[0].name == "all_valid" for flags in file.mask_flag_enums)
         self._has_overviews = bool(file.overviews(1))
         self._in_strips = file.block_shapes[0][1] >= self.width
-        self.claims_place = bool(file.gcps[0]) or not file.transform.is_identity
+        self.claims_place = Georeference.claimed(file)
         self._found = self._find_stretch(options.stretch)
 
     def __enter__(self) -> "Raster":
@@ -184,10 +183,8 @@ class Raster:
             strip[:] = self._to_rgb(self._values(window, strip.shape[:2], averaged=self._palette is None)[0])
         return out
 
-    def georeference(self) -> "Georeference | None":
-        """Where its pixels lie on the ground; None where it does not say."""
-        from rotanext.geo.georeference import Georeference
-
+    def georeference(self) -> Georeference | None:
+        """See `FileScene.georeference`."""
         with self._handle() as (file, context):
             return context.run(Georeference.of, file)
 
@@ -345,16 +342,15 @@ def _refusing(path: str | Path, found: str, expected: str, advice: str) -> Itera
         raise UserError(explain(path, f"{found} ({why})", expected, advice)) from None
 
 
+@cache
 def load_rasterio() -> Any:
-    """The module rasterio; raises UserError where it is not installed."""
-    try:
+    """The module rasterio; raises UserError where it is not installed. Once: threads share the filters of warnings."""
+    with extra("geo", "a raster"):
         import rasterio
         import rasterio._err
         import rasterio.enums
         import rasterio.errors
         import rasterio.windows
-    except ImportError:
-        raise UserError("this raster needs the package rasterio; install it with: pip install 'rotanext[geo]'") from None
     warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)  # most images are not
     return rasterio
 

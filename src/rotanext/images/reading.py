@@ -44,6 +44,21 @@ def read_image(path: str | Path) -> np.ndarray:
     return decode_image(path, read_bytes(path))
 
 
+def read_up_to(path: Path, pixels: float) -> np.ndarray | None:
+    """`read_image` of an image of at most so many pixels; None of a larger one, of which only the header is read.
+
+    The file is opened once.
+    """
+    with _reading(path) as file:
+        size = header_size(file)
+        _check_claim(path, size, path.stat().st_size)
+        if size and size[0] * size[1] > pixels:
+            return None
+        file.seek(0)
+        data = file.read()
+    return decode_image(path, data, size)
+
+
 def decode_image(name: str | Path, data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
     """The same of a file's bytes; `name` is what messages call it, and is not opened; `size` its header's, where it is known."""
     _check_whole(name, data)
@@ -142,9 +157,17 @@ def check_file(path: Path) -> None:
 
 def read_bytes(path: Path) -> bytes:
     """The bytes of a file that is to be an image; UserError where there are none to be had."""
+    with _reading(path) as file:
+        return file.read()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is to be an image, open; UserError where it cannot be read."""
     check_file(path)
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         advice = "Check its permissions."
         raise UserError(explain(path, f"that it cannot be read ({error.strerror})", "a readable file", advice)) from error

@@ -4,7 +4,7 @@ Which reader a file gets is decided here alone. Rasters (`RASTER_SUFFIXES`, TIFF
 are images too large to be decoded at once; all others, and TIFFs where the extra `geo` is not installed, are `read_image`'s.
 """
 
-import io
+import math
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,16 +12,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rotanext.geo.georeference import Georeference
 from rotanext.images.raster import RASTER_SUFFIXES, Raster, RasterOptions, settings
 from rotanext.images.reading import (
     IMAGE_SUFFIXES,
     check_file,
     check_image,
-    decode_image,
-    header_size,
-    image_size,
-    read_bytes,
-    read_image,
+    read_up_to,
 )
 from rotanext.images.resize import resize_to_fit
 
@@ -52,8 +49,29 @@ class Scene(Protocol):
         ...
 
 
+class FileScene(Scene, Protocol):
+    """A scene of a file, which may also say what its colours come from and where it lies."""
+
+    @property
+    def how(self) -> str | None:
+        """What a raster's colours come from, in words; None of an image, whose colours are its own."""
+        ...
+
+    @property
+    def claims_place(self) -> bool:
+        """Whether it says where it lies, be it nonsense of which no georeference can be made."""
+        ...
+
+    def georeference(self) -> Georeference | None:
+        """Where its pixels lie on the ground; None where it does not say, as of images."""
+        ...
+
+
 class ImageScene:
     """A scene in memory: uint8 RGB `[H, W, 3]`."""
+
+    how = None
+    claims_place = False
 
     def __init__(self, image: np.ndarray) -> None:
         self.image = image
@@ -66,6 +84,9 @@ class ImageScene:
     def overview(self, size: int) -> Crop:
         """See `Scene.overview`."""
         return resize_to_fit(self.image, min(size, max(self.width, self.height)))[0]
+
+    def georeference(self) -> None:
+        """See `FileScene.georeference`."""
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -87,15 +108,14 @@ def is_raster(name: str | Path) -> bool:
     return suffix in RASTER_SUFFIXES and (reads_rasters() or suffix not in IMAGE_SUFFIXES)
 
 
-def open_scene(path: str | Path, options: RasterOptions = _DEFAULT) -> Scene:
+def open_scene(path: str | Path, options: RasterOptions = _DEFAULT) -> FileScene:
     """A file as a scene: rasters and huge images are read in windows, other images are decoded at once.
 
     Raises UserError like `read_image` and `Raster`.
     """
     path = Path(path)
-    if is_raster(path) or (path.suffix.lower() in IMAGE_SUFFIXES and _is_huge(image_size(path))):
-        return Raster(path, options)
-    return ImageScene(read_image(path))
+    image = _decoded(path)
+    return Raster(path, options) if image is None else ImageScene(image)
 
 
 def read_pixels(path: str | Path, options: RasterOptions = _DEFAULT) -> np.ndarray:
@@ -104,11 +124,9 @@ def read_pixels(path: str | Path, options: RasterOptions = _DEFAULT) -> np.ndarr
     Pixels without data have their stored values; what is not a number is 0. Raises UserError like `read_image` and `Raster`.
     """
     path = Path(path)
-    if not is_raster(path):
-        data = read_bytes(path)
-        size = header_size(io.BytesIO(data))
-        if not _is_huge(size):
-            return decode_image(path, data, size)
+    image = _decoded(path)
+    if image is not None:
+        return image
     check_file(path)
     with settings(), Raster(path, options) as raster:
         return raster.read(0, 0, raster.width, raster.height)[0]
@@ -127,5 +145,6 @@ def shrunk(scene: Scene, size: int) -> tuple[ImageScene, float]:
     return ImageScene(resized), size / max(scene.width, scene.height)
 
 
-def _is_huge(size: tuple[int, int] | None) -> bool:
-    return size is not None and size[0] * size[1] > DECODED_AT_ONCE and reads_rasters()
+def _decoded(path: Path) -> np.ndarray | None:
+    """The pixels of a file that is decoded at once; None of one that GDAL reads: a raster, or an image too large for that."""
+    return None if is_raster(path) else read_up_to(path, DECODED_AT_ONCE if reads_rasters() else math.inf)

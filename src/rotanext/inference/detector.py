@@ -88,8 +88,13 @@ class Detector:
         return CompiledNetwork(fast) if self.compiled else fast
 
     def reconfigured(self, **values: int | float | None) -> "Detector":
-        """A detector of the same weights with other values of `config.predict`; None keeps one. UserError for a wrong one."""
+        """A detector of the same weights with other values of `config.predict`; None keeps one. UserError for a wrong one.
+
+        This detector itself where all are kept.
+        """
         changed = {key: value for key, value in values.items() if value is not None}
+        if not changed:
+            return self
         whole = self.config.model_dump()
         config = validate(whole | {"predict": whole["predict"] | changed}, "prediction options")
         return Detector(self.exported or self.model, config, self.class_names, precision=self.precision, compiled=self.compiled)
@@ -151,11 +156,8 @@ class Detector:
             raise UserError(f"image_size is {image_size!r}; expected a number of pixels, or 0 for the image's own size")
         options = self.config.predict
         threshold = options.score_threshold if score_threshold is None else score_threshold
-        scale, tiling = 1.0, self.tiling(batch_size)
-        if size := options.image_size if image_size is None else image_size:
-            scene, scale = shrunk(scene, size)
-            tiling = replace(tiling, tile=size, overlap=0)
-        fill = self._fill(scene, tiling)
+        scene, scale, tiling = self.cut(scene, batch_size, image_size)
+        fill = self._fill(tiling.count(scene.width, scene.height), batch_size)
         rule = MergeRule(options.merge_iou, across_classes)
         compute = detect_crops or partial(self.detect_crops, fill=fill)
         found = detect_scene(scene, lambda crops: compute(crops, threshold), self.class_names, tiling, rule, tick)
@@ -171,8 +173,9 @@ class Detector:
         """
         tiling = self.tiling(batch_size)
         threshold = self.config.predict.score_threshold if score_threshold is None else score_threshold
-        fill = self._fill(scene, tiling)
-        batches = detect_tiles(scene, lambda crops: self.detect_crops(crops, threshold, fill), tiling, part)
+        windows = tiling.windows(scene.width, scene.height)
+        fill = self._fill(len(windows), batch_size)
+        batches = detect_tiles(scene, lambda crops: self.detect_crops(crops, threshold, fill), tiling, windows, part)
         return [tile for batch in batches for tile in batch]
 
     def tiling(self, batch_size: int = 1) -> Tiling:
@@ -181,12 +184,24 @@ class Detector:
         elsewhere = self.device.type != "cpu"  # so that the CPU's cores are free meanwhile
         return Tiling(options.tile, options.overlap, batch_size, readers=READERS if elsewhere else 1, merge_aside=elsewhere)
 
-    def _fill(self, scene: Scene, tiling: Tiling) -> int:
-        """To how many images a batch is filled up: a smaller last one would be compiled anew."""
-        if self.exported is not None:
+    def cut(self, scene: Scene, batch_size: int = 1, image_size: int | None = None) -> tuple[Scene, float, Tiling]:
+        """The scene as its tiles are read from it, the scale applied to it, and how it is cut: resized, it is one tile."""
+        tiling = self.tiling(batch_size)
+        size = self.config.predict.image_size if image_size is None else image_size
+        if not size:
+            return scene, 1.0, tiling
+        resized, scale = shrunk(scene, size)
+        return resized, scale, replace(tiling, tile=size, overlap=0)
+
+    def tile_count(self, width: int, height: int) -> int:
+        """Into how many tiles `cut` cuts a scene, without opening it."""
+        return 1 if self.config.predict.image_size else self.tiling().count(width, height)
+
+    def _fill(self, tiles: int, batch_size: int) -> int:
+        """To how many images a batch is filled up, in a scene of so many tiles: a smaller last one would be compiled anew."""
+        if not self.compiled or self.exported is not None or tiles <= batch_size:
             return 0
-        several = len(tiling.windows(scene.width, scene.height)) > tiling.batch_size
-        return tiling.batch_size if several and isinstance(self.network, CompiledNetwork) and self.network.works else 0
+        return batch_size if isinstance(self.network, CompiledNetwork) and self.network.works else 0
 
     def detect_crops(self, crops: list[Crop], threshold: float, fill: int = 0) -> list[Detections]:
         """Detections of each crop, in its own pixels, on the CPU; the batch is filled up to at least `fill` images."""

@@ -15,7 +15,7 @@ from rotanext.data.task1 import check_task1_target, write_task1, zip_task1
 from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.images.drawing import draw_detections
-from rotanext.images.raster import Raster, RasterOptions
+from rotanext.images.raster import RasterOptions
 from rotanext.images.reading import list_images
 from rotanext.images.scenes import SCENE_SUFFIXES, open_scene, raster_settings
 from rotanext.inference.detector import Detector
@@ -101,7 +101,7 @@ def _detect_each(
                 )
                 continue
             try:
-                if isinstance(scene, Raster) and scene.how not in said:
+                if scene.how is not None and scene.how not in said:
                     said.add(scene.how)
                     display.say(f"{path.name}: {scene.how}")
                 detections = detector.on_scene(
@@ -112,7 +112,7 @@ def _detect_each(
                     tick=tick,
                 )
                 shown = scene.overview(DRAWN_SIDE) if options.images else None
-                georeference = scene.georeference() if isinstance(scene, Raster) else None
+                georeference = scene.georeference()
             except UserError as error:
                 problems.note(str(error))
                 continue
@@ -120,15 +120,15 @@ def _detect_each(
         if shown is not None:
             scale = shown.shape[1] / scene.width
             _write_image(target / "images", path.stem, shown, detections.scaled(scale), options.draw_threshold)
-        if georeference is None and isinstance(scene, Raster) and scene.claims_place:
+        if georeference is None and scene.claims_place:
             display.say(f"{path.name}: {_NO_PLACE}")
         if georeference is not None:
             from rotanext.geo.vectors import write_vectors
 
-            written = write_vectors(target / "vectors", path.stem, detections, georeference)
-            if not any(file.suffix == ".gpkg" for file in written):
+            left_out = write_vectors(target / "vectors", path.stem, detections, georeference).left_out
+            if "GeoPackage" in left_out:
                 problems.note(f"{path}: its coordinate system cannot be written to GeoPackage; the other files are there")
-            if not georeference.located and _UNLOCATED not in said:
+            if "GeoJSON" in left_out and _UNLOCATED not in said:
                 said.add(_UNLOCATED)
                 display.say(f"{path.name}: {_UNLOCATED}")
 

@@ -38,6 +38,10 @@ class Tiling:
     readers: int = 1
     merge_aside: bool = False
 
+    def count(self, width: int, height: int) -> int:
+        """How many `windows` a scene has."""
+        return len(starts(width, self.tile, self.overlap)) * len(starts(height, self.tile, self.overlap))
+
     def windows(self, width: int, height: int) -> list[Window]:
         """The tiles of a scene, row by row; the last of a row or column moves back to the edge."""
         size = Window(0, 0, min(self.tile, width), min(self.tile, height))
@@ -61,7 +65,7 @@ def detect_scene(
     windows = tiling.windows(scene.width, scene.height)
     merger = SceneMerger(scene.width, scene.height, class_names, rule)
     with _merging(merger, tiling.merge_aside) as merge:
-        for found in detect_tiles(scene, detect, tiling, range(len(windows))):
+        for found in detect_tiles(scene, detect, tiling, windows, range(len(windows))):
             merge([(windows[index], detections) for index, detections in found])
             tick(found[-1][0] + 1, len(windows))
     tick(len(windows), len(windows))
@@ -69,13 +73,12 @@ def detect_scene(
 
 
 def detect_tiles(
-    scene: Scene, detect: Callable[[list[Crop]], list[Detections]], tiling: Tiling, part: range
+    scene: Scene, detect: Callable[[list[Crop]], list[Detections]], tiling: Tiling, windows: list[Window], part: range
 ) -> Iterator[list[tuple[int, Detections]]]:
     """Detections of those tiles of a scene that show something, in their own pixels, a batch at a time; `part` says which tiles.
 
-    Tiles are known by their index in `Tiling.windows`.
+    Tiles are known by their index in `windows`, the scene's by this tiling.
     """
-    windows = tiling.windows(scene.width, scene.height)
     for batch in _batches(_shown(scene, windows, tiling, part), tiling.batch_size):
         found = detect([crop for _, (crop, _) in batch])
         yield [(index, _on_data(detections, valid)) for (index, (_, valid)), detections in zip(batch, found, strict=True)]
