@@ -293,3 +293,12 @@ def test_folders_of_any_name_come_through(tmp_path: Path) -> None:
 def test_what_looks_like_toml_must_be(value: str) -> None:
     with pytest.raises(UserError, match="no valid TOML"):
         load_config("small", [f"data.train={value}"])
+
+
+@pytest.mark.parametrize("override", [
+    "train.seed=99999999999999999999", "data.workers=100000", "data.image_size=999999999", "predict.tile=999999999",
+    "predict.top_k=99999999999999999999", "train.epochs=99999999999999999999", "train.accumulate=99999999999999999999",
+])  # fmt: skip
+def test_numbers_that_nothing_can_hold(override: str) -> None:
+    with pytest.raises(UserError, match=f"{override.partition('=')[0]} = .*less than or equal to"):
+        load_config("small", [override])

@@ -170,3 +170,43 @@ def test_weights_that_are_not_there_yet(tmp_path: Path) -> None:
     (tmp_path / "last.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"There is .*last\.safetensors\."):
         load_detector(tmp_path / "best.safetensors")
+
+
+def test_a_trainings_state_is_no_detector(tiny_run: Path) -> None:
+    (state, *_) = sorted((tiny_run / "states").glob("*.pt"))
+    with pytest.raises(UserError, match=r"found the state of a training; expected a detector.*last\.safetensors"):
+        load_detector(state, "cpu")
+
+
+@pytest.mark.parametrize(("change", "found"), [
+    ({"class_names": ["ship", "ship"]}, "found class_names"),
+    ({"class_names": 7}, "found class_names 7"),
+    ({"format": 9}, "found format 9"),
+])  # fmt: skip
+def test_what_is_wrong_in_a_header_is_named(change: dict[str, Any], found: str, tiny_weights: Path, tmp_path: Path) -> None:
+    with safe_open(tiny_weights, "pt") as file:
+        header = json.loads(file.metadata()["rotanext"])
+    save_file(load_file(tiny_weights), tmp_path / "w.safetensors", {"rotanext": json.dumps(header | change)})
+    with pytest.raises(UserError, match=found):
+        load_detector(tmp_path / "w.safetensors", "cpu")
+
+
+def test_an_old_header_with_a_configuration_of_another_format(tmp_path: Path) -> None:
+    written = TESTS / "files/format1/sgd-v1/last.safetensors"
+    with safe_open(written, "pt") as file:
+        header = json.loads(file.metadata()["rotanext"])
+    header["config"]["format"] = 9
+    save_file(load_file(written), tmp_path / "w.safetensors", {"rotanext": json.dumps(header)})
+    with pytest.raises(UserError, match="a configuration of format 9; expected format 2 or 1"):
+        load_detector(tmp_path / "w.safetensors", "cpu")
+
+
+def test_weights_under_two_names_at_once_are_refused(tmp_path: Path) -> None:
+    written = TESTS / "files/format1/sgd-v1/last.safetensors"
+    weights = load_file(written)
+    with safe_open(written, "pt") as file:
+        header = file.metadata()
+    weights["neck.lateral.0.weight"] = weights["fpn.lateral.0.weight"].clone()
+    save_file(weights, tmp_path / "w.safetensors", header)
+    with pytest.raises(UserError, match=r"hold neck\.lateral\.0\.weight twice"):
+        load_detector(tmp_path / "w.safetensors", "cpu")

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True)]
 NotNegative = Annotated[float, Field(ge=0, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-Natural = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+Natural = Annotated[int, Field(ge=0, le=10**9, strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
 
 

@@ -14,7 +14,7 @@ from rotanext.checkpoints.mmrotate import (
     config_values,
     infer_backbone,
 )
-from rotanext.config import load_config, validate
+from rotanext.config import recipe_values, validate
 from rotanext.errors import UserError
 from rotanext.models.convnext import VARIANTS
 from rotanext.models.network import Network
@@ -102,8 +102,8 @@ def test_every_resnet_is_known_by_its_blocks_and_bottlenecks(shape: tuple[tuple[
 
 
 def test_the_recipe_takes_on_the_architecture_of_the_weights(small: Network) -> None:
-    recipe = load_config(PUBLISHED[True]).model_dump()
-    values = config_values(small.state_dict(), "v1", recipe, "w.pth")
+    recipe = recipe_values(PUBLISHED["convnext"])
+    values = config_values(small.state_dict(), "v1", "w.pth")
     config = validate(values, "w.pth")
     assert (config.backbone.name, config.backbone.weights, config.data.classes) == ("convnext_atto", "", "auto")
     assert (config.neck.channels, config.head.stacked_convs, config.head.anchors) == (8, 1, "v1")

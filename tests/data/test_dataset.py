@@ -193,3 +193,14 @@ def test_the_loader_gives_the_order_and_leaves_the_global_generator_alone(root: 
 
 def test_configuration_is_kept(root: Path) -> None:
     assert isinstance(training_set(root).config, Config)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (9, 1, 3)], ids=str)
+def test_images_of_one_row_or_column_are_flipped_as_any(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    for name in ("images", "labelTxt"):
+        (tmp_path / name).mkdir()
+    pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    write_png(tmp_path / "images/thin.png", pixels)
+    (tmp_path / "labelTxt/thin.txt").touch()
+    data = training_set(tmp_path, *PLAIN[1:], "augment.flip_horizontal=0.0", "augment.flip_diagonal=1.0", "data.background=true")
+    assert data[0, 0].image.tolist() == pixels[::-1, ::-1].tolist()

@@ -12,7 +12,7 @@ import torch
 from exported import CLASSES, image
 from rotanext.errors import UserError
 from rotanext.export.metadata import Metadata
-from rotanext.export.torch_file import open_program, read_program
+from rotanext.export.torch_file import open_program, read_program, write_program
 from rotanext.inference.detector import Detector
 
 Entries = dict[str, Any]
@@ -83,8 +83,8 @@ def set_meta(key: str, value: Any) -> Callable[[Entries], None]:
         (lambda e: first(e).update(use_pickle=0), "pickled weights"),
         (lambda e: first(e).update(path_name="none"), "no program of rotanext"),
         (set_meta("dtype", 8), "numbers of type 8"),
-        (set_meta("sizes", [{"as_int": 10**9}]), "weights of other sizes"),
-        (set_meta("sizes", [{"as_int": -1}]), "a size that is no whole number"),
+        (set_meta("sizes", [{"as_int": 10**9}]), "weights of sizes other"),
+        (set_meta("sizes", [{"as_int": -1}]), "a size that is not a whole number"),
         (set_meta("sizes", [{"as_expr": "__import__('os')"}]), "no program of rotanext"),
         (set_meta("strides", [{"as_int": 10**6}] * 4), "no program of rotanext"),
         (set_meta("storage_offset", {"as_int": 10**6}), "no program of rotanext"),
@@ -128,7 +128,7 @@ def test_weights_that_are_no_numbers(detector: Detector, tmp_path: Path) -> None
     name = f"m/data/weights/{first(entries)['path_name']}"
     entries[name] = b"\xff" * len(entries[name])
     path = write(tmp_path / "m.pt2", entries)
-    with pytest.raises(UserError, match="found weights that are no numbers"):
+    with pytest.raises(UserError, match="found weights that are not numbers"):
         open_program(path, CPU, None, precision="fp32", compiled=False)
 
 
@@ -139,3 +139,17 @@ def test_weights_of_another_network(detector: Detector, tmp_path: Path) -> None:
     path = write(tmp_path / "m.pt2", entries)
     with pytest.raises(UserError, match=r"missing \(1\): head\.cls_out\.bias"):
         open_program(path, CPU, None, precision="fp32", compiled=False)
+
+
+def test_whole_numbers_among_the_weights(tmp_path: Path) -> None:
+    """Batch norms count their batches."""
+    from places import TESTS
+    from rotanext.export.graph import DecodedNetwork, trace
+    from rotanext.load import load_detector
+
+    detector = load_detector(TESTS / "files/format1/sgd-v1/last.safetensors", "cpu")
+    metadata = Metadata(detector.class_names, detector.config, "fp32")
+    write_program(trace(DecodedNetwork(detector.model)), tmp_path / "m.pt2", metadata)
+    again = load_detector(tmp_path / "m.pt2", "cpu")
+    for name, value in detector.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name

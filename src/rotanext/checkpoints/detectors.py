@@ -55,6 +55,9 @@ def read_weights(path: str | Path, anchors: Convention | None = None) -> Detecto
     """
     path = Path(path)
     content, header = read_checkpoint(path)
+    if {"progress", "optimizer"} <= content.keys():
+        advice = "Use last.safetensors or best.safetensors of its run; a training goes on with: rotanext train --resume RUN"
+        raise UserError(explain(path, "the state of a training", "a detector, or a backbone's weights", advice))
     weights = find_state_dict(content, path)
     layout = OURS if "rotanext" in header else detect_layout(weights, path)
     if layout not in DETECTORS:

@@ -105,6 +105,8 @@ def map_keys(layout: str, state_dict: Mapping[str, Tensor]) -> StateDict:
             value = value.flatten(1)
         elif ".grn." in key:
             value = value.flatten()
+        if key in mapped:
+            raise UserError(f"the weights hold {key} twice, under two of its names; expected one. Save them again.")
         mapped[key] = value
     return mapped
 

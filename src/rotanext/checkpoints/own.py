@@ -17,7 +17,7 @@ from rotanext import __version__
 from rotanext.boxes import CONVENTION
 from rotanext.config import Config, saved_values
 from rotanext.config.formats import FORMAT
-from rotanext.errors import UserError, explain
+from rotanext.errors import UserError, explain, shortened
 from rotanext.system.files import MAKE_ROOM, write_atomically
 
 
@@ -28,7 +28,9 @@ def read_header(header: Mapping[str, str], path: Path) -> dict[str, Any]:
         content = json.loads(header["rotanext"])
         found = f"format {content['format']}, boxes '{content['box_convention']}'"
         valid = content["format"] in (1, FORMAT) and content["box_convention"] == CONVENTION and isinstance(content["config"], dict)
-        valid = valid and isinstance(content["class_names"], list) and all(isinstance(n, str) for n in content["class_names"])
+        names = content["class_names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            found, valid = f"class_names {shortened(repr(names))}", False
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         found, valid = f"no readable header ({type(error).__name__}: {error})", False
     if not valid:

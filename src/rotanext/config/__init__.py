@@ -75,7 +75,13 @@ def _unknown(key: str, value: Any) -> str:
     """What to say of a key that there is none of; of a whole section of format 1, where each of its keys went."""
     inner = [f"{key}.{leaf}" for leaf in value] if isinstance(value, dict) else [key]
     moved = [f"'{old}' is now '{RENAMED[old]}'" for old in inner if old in RENAMED]
-    return f"unknown key '{key}'; " + ("; ".join(moved) if moved else f"nearest: '{nearest_key(key)}'")
+    if moved:
+        return f"unknown key '{key}'; " + "; ".join(moved)
+    if inner and key in {old.partition(".")[0] for old in RENAMED}:  # left over from a file of format 1
+        key = shortened(inner[0])
+        if near := difflib.get_close_matches(key, RENAMED, 1, 0.5):
+            return f"unknown key '{key}'; nearest: '{near[0]}', which is now '{RENAMED[near[0]]}'"
+    return f"unknown key '{key}'; nearest: '{nearest_key(key)}'"
 
 
 def _explain(error: ValidationError, values: Any, origin: str) -> str:
@@ -91,6 +97,8 @@ def _explain(error: ValidationError, values: Any, origin: str) -> str:
         elif item["type"].startswith("union_tag"):
             kinds = item.get("ctx", {}).get("expected_tags", "")
             lines.append(f"{origin}: {key}.kind: found {shortened(str(_kind(item['input'])))}; expected one of {kinds or 'a name'}")
+        elif isinstance(item["input"], dict) and key:  # values that do not go together
+            lines.append(f"{origin}: {key}: {item['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{origin}: {key or 'configuration'} = {shortened(repr(item['input']))}: {item['msg']}")
     if len(faults) > _MOST_FAULTS:

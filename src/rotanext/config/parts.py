@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from rotanext.section import Count, Fraction, Natural, NotNegative, Positive, Section, Switch
 
+_LONGEST = 1 << 16  # pixels
+Side = Annotated[int, Field(ge=0, le=_LONGEST, strict=True)]
+
 
 class DataConfig(Section):
     """Which images, and how they come in."""
@@ -16,9 +19,9 @@ class DataConfig(Section):
     train: list[str]  # DOTA folders
     val: list[str]  # DOTA folders; empty: no validation
     classes: str  # "auto": the names found in the labels; dota1.0, dota1.5, dota2.0; or a text file with one name a line
-    image_size: Natural  # images are resized to fit this square; 0: as they are
+    image_size: Side  # images are resized to fit this square; 0: as they are
     background: Switch  # train on images without objects, too
-    workers: Natural  # processes that load images; 0: the training's own
+    workers: Annotated[int, Field(ge=0, le=256, strict=True)]  # processes that load images; 0: the training's own
     cache: Switch  # keep decoded images in memory
 
 
@@ -66,7 +69,7 @@ class TrainConfig(Section):
     clip_norm: NotNegative  # largest L2 norm of the gradient; 0: no clipping
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)]  # decay of the averaged weights; 0: none
     precision: Literal["fp32", "bf16", "fp16"]  # of forward and backward passes; weights are fp32
-    seed: Natural  # of order, augmentation and first weights
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]  # of order, augmentation and first weights
     validate_every: Natural  # epochs from one validation to the next; 0: only at the end
     save_every: Natural  # steps from one saved state to the next, besides those at the end of every epoch; 0: only those
     keep: Count  # saved states that are kept, the newest ones
@@ -78,8 +81,8 @@ class TrainConfig(Section):
 class PredictConfig(Section):
     """From logits to detections."""
 
-    image_size: Natural  # images are resized to fit this square; 0: their own resolution
-    tile: Count  # larger images are cut into tiles of this size ...
+    image_size: Side  # images are resized to fit this square; 0: their own resolution
+    tile: Annotated[int, Field(ge=1, le=_LONGEST, strict=True)]  # larger images are cut into tiles of this size ...
     overlap: Natural  # ... that overlap by this much (only where image_size is 0)
     score_threshold: Fraction  # lowest score of a detection
     top_k: Count  # candidates of each level that go into NMS, the best ones

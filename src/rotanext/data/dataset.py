@@ -64,6 +64,8 @@ class TrainingSet(Dataset[Sample | UserError]):
         labels = torch.tensor([self.label_of[name] for name in entry.objects.names], dtype=torch.int64)
         keep = torch.from_numpy(remain)
         boxes = corners_to_boxes(torch.from_numpy(corners[remain]).reshape(-1, 4, 2)).float()
+        if min(image.strides) < 0:  # NumPy calls a flipped image of one row or column contiguous
+            image = image.copy()
         return Sample(torch.from_numpy(image), boxes, labels[keep])
 
 

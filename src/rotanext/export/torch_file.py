@@ -24,7 +24,7 @@ from rotanext.inference.detector import Detector, build_network
 
 _EXTRA = "rotanext.json"
 _WEIGHTS, _INDEX = "data/weights", "model_weights_config.json"
-_TYPES = {6: torch.float16, 7: torch.float32}  # of torch._export.serde.schema.ScalarType
+_TYPES = {5: torch.int64, 6: torch.float16, 7: torch.float32}  # of torch._export.serde.schema.ScalarType
 _PREFIX = "network."
 _LONGEST = 16 << 20  # bytes of a file's JSON
 _DAMAGED = "The file is damaged or was changed; export the checkpoint again."
@@ -94,7 +94,8 @@ def _tensor(archive: zipfile.ZipFile, root: str, entry: dict[str, Any]) -> Tenso
     flat = torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
     if len(shape) != len(strides) or math.prod(shape) > len(flat):
         raise ValueError("weights of sizes other than it says")
-    return flat.as_strided(shape, strides, offset).float().contiguous()  # torch refuses strides that lead outside
+    values = flat.as_strided(shape, strides, offset)  # torch refuses strides that lead outside
+    return (values.float() if values.is_floating_point() else values).contiguous()
 
 
 def _whole(number: dict[str, Any]) -> int:

@@ -63,7 +63,7 @@ def _noisy(heading: str, rows: Rows, steps: Axis, named: Mapping[str, tuple[str,
         top = max(top, float(np.quantile(y, 0.99)))
         shown = smoothed(y) if smooth else y
         faint += [Line(x, y, colour, name, style="faint")] * smooth
-        lines.append(Line(x, shown, colour, name, f"{name}, last {shown[-1]:.3g}"))
+        lines.append(Line(x, shown, colour, name, f"{name}, last {y[-1]:.3g}"))
     said = f"{heading} over the steps: " + ", ".join(line.key for line in lines)
     return Chart(heading, said, steps, Axis(0, 1.1 * top or 1.0), [*faint, *lines])
 
