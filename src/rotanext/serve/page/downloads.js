@@ -38,13 +38,13 @@ export function saveGeojson(result, shown, name) {
 
 /** The image with its boxes, in its own size where a canvas can hold it. */
 export async function savePng(image, shown, colours, name) {
-  const { image, width, height } = image.levels[0];
+  const { image: pixels, width, height } = image.levels[0];
   const shrink = Math.min(1, LONGEST / Math.max(width, height), Math.sqrt(MOST / (width * height)));
   const canvas = document.createElement("canvas");
   canvas.width = Math.round(width * shrink);
   canvas.height = Math.round(height * shrink);
   const context = canvas.getContext("2d");
-  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  context.drawImage(pixels, 0, 0, canvas.width, canvas.height);
   const scale = canvas.width / image.width;
   const line = Math.max(1, Math.sqrt(canvas.width * canvas.height) / 700);
   drawBoxes(context, shown.slice().reverse(), colours, line, ([x, y]) => [x * scale, y * scale]);
