@@ -1,5 +1,7 @@
 """The service against its own description: whatever schemathesis sends gets an answer that OpenAPI announces."""
 
+import re
+import threading
 from typing import Any
 
 import httpx
@@ -13,7 +15,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from rotanext.detections import Detections
 from rotanext.inference.detector import Detector
-from serving import Server, encoded, noise, said
+from serving import LIMITS, Server, encoded, noise, said
 
 # Text that its schema allows is not yet an image: what 415 and 422 are for.
 EXCLUDED: list[CheckFunction] = [positive_data_acceptance]
@@ -118,3 +120,25 @@ def test_no_memory_is_a_503(detector: Detector) -> None:
         assert int(answer.headers["retry-after"]) >= 1
         running.service.batcher.close()
         said(running.client.get("/health"), 503)
+
+
+def test_about_tells_what_a_client_needs(server: Server) -> None:
+    facts, config = server.client.get("/about").json(), server.service.detector.config
+    assert facts["score_threshold"] == config.predict.score_threshold
+    assert (facts["tile"], facts["image_size"], facts["device"]) == (64, 0, "cpu")
+    assert (facts["timeout"], facts["concurrency"]) == (LIMITS.seconds, LIMITS.concurrency)
+    assert all(re.fullmatch("#[0-9a-f]{6}", one["colour"]) for one in facts["classes"])
+    assert len({one["colour"] for one in facts["classes"]}) == 2
+
+
+def test_warming_up_uses_the_thread_that_computes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    plain = server.service.detector.detect_crops
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return plain(*arguments)
+
+    monkeypatch.setattr(server.service.detector, "detect_crops", noted)
+    server.service.warm_up()
+    assert set(threads) == {"rotanext-batches"}

@@ -83,3 +83,62 @@ def test_abandoned_tiles_are_not_computed_and_a_failure_ends_nothing(detector: D
     assert batcher.alive
     batcher.close()
     assert not batcher.alive
+
+
+class FakeDetector:
+    """Gives as many detections as the first pixel of a crop says, once it may go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.sizes: list[int] = []
+
+    def detect_crops(self, crops: list[np.ndarray], threshold: float, fill: int) -> list[Detections]:
+        self.begun.set()
+        assert self.go_on.wait(10)
+        self.sizes.append(fill)
+        counts = [int(crop[0, 0, 0]) for crop in crops]
+        return [Detections(torch.zeros(n, 5), torch.zeros(n), torch.zeros(n, dtype=torch.long), ("a",)) for n in counts]
+
+
+def crop(value: int) -> np.ndarray:
+    return np.full((4, 4, 3), value, np.uint8)
+
+
+def test_who_still_waits_when_the_server_stops_is_refused() -> None:
+    fake = FakeDetector()
+    batcher = Batcher(fake, 1)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(batcher.detect, [crop(1)], 0.1, threading.Event())
+        assert fake.begun.wait(10)
+        second = pool.submit(batcher.detect, [crop(2)], 0.1, threading.Event())
+        while batcher.waiting < 1:
+            time.sleep(0.001)
+        closing = pool.submit(batcher.close)
+        while batcher.alive:
+            time.sleep(0.001)
+        fake.go_on.set()
+        assert len(first.result(10)[0]) == 1  # the batch that was begun is finished
+        with pytest.raises(Refused, match="stopping") as refused:
+            second.result(10)
+        closing.result(10)
+    assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "5"})
+
+
+def test_tiles_come_back_in_their_order_and_batches_are_heard_of() -> None:
+    fake, heard = FakeDetector(), list[int]()
+    fake.go_on.set()
+    batcher = Batcher(fake, 3, lambda tiles, seconds: heard.append(tiles if seconds >= 0 else -1))  # type: ignore[arg-type]
+    found = batcher.detect([crop(n) for n in range(7)], 0.1, threading.Event())
+    batcher.close()
+    assert [len(one) for one in found] == list(range(7))
+    assert heard == [3, 3, 1]
+    assert fake.sizes == [3, 3, 3]  # the network always gets as many images
+    assert batcher.waiting == 0
+
+
+def test_no_tiles_are_no_wait() -> None:
+    fake = FakeDetector()
+    batcher = Batcher(fake, 1)  # type: ignore[arg-type]
+    assert batcher.detect([], 0.1, threading.Event()) == []
+    batcher.close()
+    assert not fake.begun.is_set()

@@ -3,12 +3,16 @@
 import struct
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rotanext.serve.uploads import Upload
+from rotanext.errors import UserError
+from rotanext.serve import uploads
+from rotanext.serve.limits import Refused
+from rotanext.serve.uploads import Upload, kind_of
 from serving import LIMITS, Server, encoded, geotiff, noise, said
 
 
@@ -94,3 +98,83 @@ def test_a_coordinate_system_that_names_files_is_not_used(server: Server, tmp_pa
         assert upload.georeference is None or "passwd" not in upload.georeference.crs.to_wkt()
     mercator = geotiff(noise(64, 64), tmp_path / "b.tif", "EPSG:3857")
     assert server.post(mercator, format="both").json()["image"]["georeferenced"]
+
+
+KINDS = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff\xe0", "JPEG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),  # BigTIFF
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+)
+
+
+@pytest.mark.parametrize(("start", "kind"), KINDS)
+def test_kinds_by_the_first_bytes(start: bytes, kind: str) -> None:
+    assert kind_of(start + bytes(10)) == kind
+    with pytest.raises(Refused) as refused:
+        kind_of(b" " + start)
+    assert refused.value.status == 415
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".png", "PNG"), (".jpg", "JPEG")])
+def test_an_upload_is_a_scene(suffix: str, kind: str) -> None:
+    image = noise(60, 40)
+    data = encoded(image, suffix)
+    with Upload(data, LIMITS) as upload:
+        assert (upload.kind, upload.width, upload.height, upload.georeference, upload.notes) == (kind, 60, 40, None, [])
+        pixels, _ = upload.read(10, 5, 20, 30)
+        assert pixels.shape == (30, 20, 3)
+        assert kind != "PNG" or (pixels == image[5:35, 10:30]).all()
+        assert upload.overview(30).shape == (20, 30, 3)
+
+
+def test_an_upload_without_the_extra_for_rasters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TIFFs are then read without GDAL, under the same limits, and lie nowhere."""
+    image = noise(60, 40)
+    data = geotiff(image, tmp_path / "a.tif")
+    with Upload(data, LIMITS) as upload:
+        assert upload.georeference is not None
+    monkeypatch.setattr(uploads, "reads_rasters", lambda: False)
+    with Upload(data, LIMITS) as upload:
+        assert (upload.kind, upload.georeference) == ("TIFF", None)
+        np.testing.assert_array_equal(upload.read(0, 0, 60, 40)[0], image)
+    with pytest.raises(Refused) as refused:
+        Upload(data, replace(LIMITS, pixels=2399))
+    assert refused.value.status == 413
+    tiled = geotiff(image, tmp_path / "b.tif", tiled=True, blockxsize=8192, blockysize=8192)
+    assert len(tiled) > 0
+    with pytest.raises(Refused, match="8192 x 8192"):
+        Upload(tiled, LIMITS)
+
+
+def test_sizes_of_jpegs_stand_in_their_first_frame() -> None:
+    jpeg = encoded(noise(60, 40), ".jpg")
+    thumbnail = b"\xff\xe1" + (len(jpeg) + 2).to_bytes(2, "big") + jpeg  # one of another size, in a segment before it
+    for before in (b"", b"\xff\xfe\0\4ab", b"\xff\xff\xff", thumbnail):
+        assert uploads._jpeg_size(encoded(noise(33, 22), ".jpg")[:2] + before + encoded(noise(33, 22), ".jpg")[2:]) == (33, 22)
+
+
+@pytest.mark.parametrize(
+    ("wkt", "names"),
+    [
+        ("", False),
+        ("+nadgrids=@null +no_defs", False),
+        ("+nadgrids=/etc/passwd", True),
+        ('PARAMETERFILE["x"]', True),
+        ("+proj=utm +zone=33", False),
+    ],
+)
+def test_coordinate_systems_that_name_files(wkt: str, names: bool) -> None:
+    assert uploads._names_files(wkt) is names
+
+
+def test_readers_that_fail_blame_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("first line\nsecond line")
+
+    monkeypatch.setattr(uploads, "decode_image", broken)
+    with pytest.raises(UserError, match=r"^the image cannot be read \(first line\)$"):
+        Upload(encoded(noise(8, 8)), LIMITS)
