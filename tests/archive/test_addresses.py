@@ -96,7 +96,7 @@ def test_urls_and_paths(address: str, remote: bool) -> None:
 
 def test_a_list_that_is_no_text_names_the_line(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"a.tif\n\xff.tif\n")
-    with pytest.raises(UserError, match=r"list\.txt:2: found text that is no UTF-8"):
+    with pytest.raises(UserError, match=r"list\.txt:2: found text that is not UTF-8"):
         list_scenes(str(tmp_path / "list.txt"))
 
 

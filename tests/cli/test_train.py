@@ -44,7 +44,7 @@ BAD_TRAININGS = [
     (("demo", "--data", "{data}", "data.classes=dota3.0"), "dota3.0: found no such class list"),
     (("demo", "--data", "{data}", "--device", "cuda:99"), "device 'cuda:99' cannot be used"),
     (("demo", "--data", "{tmp}/none"), "none: found no such folder"),
-    (("demo", "--data", "{tmp}/empty"), "empty/labelTxt: found no such folder"),
+    (("demo", "--data", "{tmp}/empty"), "empty/images: found no such folder"),
     (("demo", "--data", "{data}", "--val", "{tmp}/none"), "none: found no such folder"),
     (("demo", "--data", "{data}", "--run", "{tmp}/file"), "file: found a file; expected a folder to write results to"),
     (("demo", "--data", "{data}", "--run", "{run}"), "already holds a training; go on with --resume"),

@@ -40,7 +40,7 @@ def test_images_to_compare_on(detector: Detector, images: Path, tmp_path: Path) 
         ({"out": "m.bin"}, "one that ends in .onnx"),
         ({"precision": "int8"}, "needs --calibrate"),
         ({"calibrate": Path()}, "belongs to --precision int8"),
-        ({"form": "torch", "out": "m.pt2", "precision": "int8", "calibrate": Path()}, "for torch take fp32 or fp16"),
+        ({"form": "torch", "out": "m.pt2", "precision": "int8", "calibrate": Path()}, "for torch use fp32 or fp16"),
         ({"check": Path("nowhere")}, "nothing there"),
     ],
 )

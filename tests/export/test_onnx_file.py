@@ -81,9 +81,9 @@ def test_operators_of_no_standard_are_neither_sealed_nor_read(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.replace(b"Neg", b"Abs"), "another checksum than the one in it"),
-        (lambda content: content + text_entry("author", "x"), "another checksum than the one in it"),
-        (lambda content: content[: -len(text_entry(CHECKSUM, "0" * 64))], "another checksum than the one in it"),
+        (lambda content: content.replace(b"Neg", b"Abs"), "a checksum that is not the one in it"),
+        (lambda content: content + text_entry("author", "x"), "a checksum that is not the one in it"),
+        (lambda content: content[: -len(text_entry(CHECKSUM, "0" * 64))], "a checksum that is not the one in it"),
         (lambda content: content[:-5], "no ONNX model"),
         (lambda content: b"", "in its metadata"),
     ],

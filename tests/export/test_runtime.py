@@ -71,7 +71,7 @@ def test_files_are_known_by_their_suffix_in_any_case(file: Path) -> None:
     [
         ({"class_names": ("a", "b", "c")}, "found 2 classes; expected 3, as given"),
         ({"precision": "fp16"}, "choose the precision when exporting"),
-        ({"compiled": True}, "Leave --precision and --compile away"),
+        ({"compiled": True}, "Leave out --precision and --compile"),
         ({"device": "nonsense"}, "nonsense"),
     ],
     ids=str,

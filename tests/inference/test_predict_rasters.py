@@ -184,7 +184,7 @@ def test_a_full_disk_ends_it_with_what_was_found(
     assert list(records(tmp_path / "out")) == ["a", "b"]
 
 
-@pytest.mark.parametrize(("side", "dtype"), [(24_000, "uint8"), (8_000, "float32")])
+@pytest.mark.parametrize(("side", "dtype"), [(24_000, "uint8"), pytest.param(8_000, "float32", marks=pytest.mark.slow)])
 def test_memory_stays_small_whatever_the_size(tiny_weights: Path, tmp_path: Path, side: int, dtype: str) -> None:
     """0.8 to 1.7 GB of pixels, of which blocks here and there hold something."""
     profile = {"driver": "GTiff", "count": 3, "width": side, "height": side, "dtype": dtype, "BIGTIFF": "YES"}

@@ -18,6 +18,7 @@ from numba.core import caching
 from rotanext.ops import cpu, cpu_nms, jit
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_done_without(tmp_path: Path) -> None:
     """numba's cache files are emptied, as after a power loss; a fresh process still computes."""
     code = "import torch; from rotanext.ops import rotated_nms; print(rotated_nms(torch.ones(2, 5), torch.rand(2)).shape)"

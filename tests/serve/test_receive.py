@@ -133,7 +133,7 @@ def test_the_file_of_a_form(size: int) -> None:
 REFUSED = (  # pieces, headers, status, part of the detail
     ([b"abc"], {}, 415, "found a body without a type"),
     ([b"abc"], {"content_type": "text/html"}, 415, "found a body of type 'text/html'"),
-    ([b"abc"], {"content_type": "image/png", "content_length": "-1"}, 400, "Content-Length is no number"),
+    ([b"abc"], {"content_type": "image/png", "content_length": "-1"}, 400, "Content-Length is not a number"),
     ([b"abc"], {"content_type": "image/png", "content_length": "11"}, 413, "larger than"),
     ([b"abcdef", b"ghijk"], {"content_type": "image/png"}, 413, "larger than"),
     ([form(b"x" * 11)], {"content_type": FORM}, 413, "larger than"),

@@ -77,7 +77,7 @@ def test_the_best_of_the_validations_is_kept(tiny_dataset: Path, tmp_path: Path,
 
     monkeypatch.setattr(Evidence, "score", scored)
     monkeypatch.setattr(rotanext.training.train, "write_scores", lambda scores, out: None)
-    monkeypatch.setattr(rotanext.training.train, "_write_page", lambda trainer, scores: None)
+    monkeypatch.setattr(rotanext.training.train, "_write_page", lambda trainer, scores, rows: None)
     config = tiny_config(tiny_dataset / "train", tiny_dataset / "val", "train.epochs=2", "train.validate_every=1")
     kept: list[bytes] = []
     plain_save = Trainer._save_detector
