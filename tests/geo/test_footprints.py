@@ -426,6 +426,7 @@ def test_two_label_files_and_no_image(folder: Path) -> None:
 @pytest.mark.parametrize("module", ["rasterio", "pyproj", "shapely", "pyogrio"])
 def test_a_missing_extra(folder: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable, module: str, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("rotanext.system.gdal._loaded", [])
     with pytest.raises(UserError, match=rf"{module} cannot be imported.*pip install 'rotanext\[geo\]'"):
         read_objects(folder / "labelTxt/b.gpkg", Problems(), image=folder / "images/b.tif")
     for name in ("labelTxt/a.geojson", "labelTxt/c.txt", "images/a.tif", "images/c.tif"):

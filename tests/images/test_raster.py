@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rotanext.errors import UserError
-from rotanext.images.raster import Raster, RasterOptions, Stretch, load_rasterio, parse_stretch, raster_options
+from rotanext.images.raster import Raster, RasterOptions, Stretch, parse_stretch, raster_options
 from rotanext.images.reading import read_image
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo: pip install 'rotanext[geo]'")
@@ -274,7 +274,7 @@ def test_a_vrt_runs_no_python(tmp_path: Path) -> None:
 
 def test_without_the_extra_a_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
-    load_rasterio.cache_clear()
+    monkeypatch.setattr("rotanext.system.gdal._loaded", [])
     with pytest.raises(UserError, match=r"pip install 'rotanext\[geo\]'"):
         Raster(tmp_path / "a.jp2")
 

@@ -20,7 +20,7 @@ from rotanext.detections import Detections
 from rotanext.errors import Problems, UserError
 from rotanext.evaluation.evaluate import detect_all
 from rotanext.images import reading, scenes
-from rotanext.images.raster import Raster, RasterOptions, load_rasterio
+from rotanext.images.raster import Raster, RasterOptions
 from rotanext.images.reading import read_image
 from rotanext.images.scenes import ImageScene, Scene, check_pixels, is_raster, open_scene, read_pixels
 from rotanext.inference.predict import PredictOptions, predict
@@ -164,7 +164,7 @@ def test_without_the_extra_the_image_reader_takes_all(tmp_path: Path, suffix: st
     path = tmp_path / f"a.{suffix}"
     cv2.imwrite(str(path), noise(3).transpose(1, 2, 0))
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    load_rasterio.cache_clear()
+    monkeypatch.setattr("rotanext.system.gdal._loaded", [])
     monkeypatch.setattr(scenes, "DECODED_AT_ONCE", 100)
     assert not is_raster(path)
     np.testing.assert_array_equal(read_pixels(path), read_image(path))

@@ -13,7 +13,7 @@ import pytest
 
 from places import SUPPORT
 from rotanext.errors import UserError
-from rotanext.images.raster import Raster, load_rasterio
+from rotanext.images.raster import Raster
 from rotanext.images.reading import read_image, write_png
 
 rasterio = pytest.importorskip("rasterio", reason="needs the extra geo: pip install 'rotanext[geo]'")
@@ -156,7 +156,7 @@ def test_without_the_extra_tiffs_are_images(
     (tmp_path / "b.jp2").touch()
     monkeypatch.setattr("rotanext.images.scenes.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    load_rasterio.cache_clear()
+    monkeypatch.setattr("rotanext.system.gdal._loaded", [])
     done = cli("predict", tmp_path / "*.*", "-w", tiny_weights, "--out", tmp_path / "out", *LOW)
     assert done.code == 1
     assert list(records(tmp_path / "out")) == ["a"]

@@ -1,7 +1,5 @@
 """Where a raster lies on the ground: from its pixels to its coordinate system, to longitude and latitude, to metres."""
 
-import threading
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +9,12 @@ import numpy as np
 
 from rotanext.errors import UserError, explain, extra
 from rotanext.geo.mapping import Affine, Mapping, fit_gcps
+from rotanext.system.gdal import load_rasterio
 
 if TYPE_CHECKING:
     from pyproj import CRS, Geod, Transformer
 
 _SQUARE = 1 - 1e-6  # sides this alike count as equal: the box's own long side then keeps its name
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +67,11 @@ class Georeference:
 
         Raises `UserError` where the file cannot be opened or the extra is missing.
         """
-        with extra("geo", str(path)):
-            import rasterio
-            from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        rasterio = load_rasterio(str(path))
         try:
-            with _lock, warnings.catch_warnings():  # whose filters are one for all threads
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(path) as dataset:
-                    return cls.of(dataset)
-        except RasterioError as error:
+            with rasterio.open(path) as dataset:
+                return cls.of(dataset)
+        except rasterio.errors.RasterioError as error:
             advice = "Check the file."
             raise UserError(explain(path, f"that it cannot be opened ({error})", "a raster", advice)) from error
 

@@ -3,12 +3,10 @@
 import math
 import re
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,8 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rotanext.errors import UserError, explain, extra, first_line
+from rotanext.errors import UserError, explain, first_line
 from rotanext.geo.georeference import Georeference
+from rotanext.system.gdal import load_rasterio
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".vrt")
 CACHE_MEGABYTES = 96  # of decoded blocks, GDAL's for the whole process
@@ -340,19 +339,6 @@ def _refusing(path: str | Path, found: str, expected: str, advice: str) -> Itera
         cause = error.__cause__ or error  # rasterio hides GDAL's reason behind "Read failed"
         why = re.sub(r"/vsiriopener_[0-9a-f]+/", "", first_line(cause))
         raise UserError(explain(path, f"{found} ({why})", expected, advice)) from None
-
-
-@cache
-def load_rasterio() -> Any:
-    """The module rasterio; raises UserError where it is not installed. Once: threads share the filters of warnings."""
-    with extra("geo", "a raster"):
-        import rasterio
-        import rasterio._err
-        import rasterio.enums
-        import rasterio.errors
-        import rasterio.windows
-    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)  # most images are not
-    return rasterio
 
 
 def settings() -> Any:

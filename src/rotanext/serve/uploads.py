@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from rotanext.errors import UserError
-from rotanext.images.raster import Raster, load_rasterio
+from rotanext.images.raster import Raster
 from rotanext.images.reading import decode_image
 from rotanext.images.scenes import Crop, ImageScene, Scene, reads_rasters
 from rotanext.serve.limits import Limits, Refused, check_pixels
+from rotanext.system.gdal import load_rasterio
 
 NAME = "the image"  # in messages
 _MAGIC = {
