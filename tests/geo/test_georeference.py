@@ -290,6 +290,7 @@ def test_gcps_across_the_180th_meridian(tmp_path: Path) -> None:
 def test_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     path = write(tmp_path / "a.tif", crs="EPSG:32633", transform=Geotransform(1, 0, 5e5, 0, -1, 5e6))
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("rotanext.system.gdal._loaded", [])
     with pytest.raises(UserError, match=rf"{module} cannot be imported.*pip install 'rotanext\[geo\]'"):
         Georeference.read(path)
 

@@ -1,5 +1,7 @@
 """Where a raster lies on the ground: from its pixels to its coordinate system, to longitude and latitude, to metres."""
 
+import threading
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pyproj import CRS, Geod, Transformer
 
 _SQUARE = 1 - 1e-6  # sides this alike count as equal: the box's own long side then keeps its name
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +72,10 @@ class Georeference:
         """
         rasterio = load_rasterio(str(path))
         try:
-            with rasterio.open(path) as dataset:
-                return cls.of(dataset)
+            with _lock, warnings.catch_warnings():  # whose filters are one for all threads
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                with rasterio.open(path) as dataset:
+                    return cls.of(dataset)
         except rasterio.errors.RasterioError as error:
             advice = "Check the file."
             raise UserError(explain(path, f"that it cannot be opened ({error})", "a raster", advice)) from error
