@@ -1,0 +1,170 @@
+"""Our own head: a point a position, scores that tell the box's quality, boxes without any jump in their numbers.
+
+Task-aligned assignment (Feng et al., TOOD, arXiv:2108.07755) for rotated boxes, soft targets, the exact rotated IoU as the loss, and
+the direction learnt as a vector of the doubled angle, which, unlike an angle, has no place where it jumps. What each part brings was
+measured: docs/log.md.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from rotanext.boxes import regularize
+from rotanext.heads import points as grids
+from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, nothing_to_learn, rows
+from rotanext.heads.losses import rotated_iou_loss
+from rotanext.heads.reach import cells
+from rotanext.heads.task_aligned import Assigned, Grid, assign
+from rotanext.layers import conv_norm
+from rotanext.section import NotNegative, Positive, Section
+
+PRIOR = 0.01  # score of every class at the start
+OFFSET = 0.5  # of the points: the middle of their cell
+NUMBERS = 6  # of a box: dx, dy in strides; logarithms of the long and the short side in START strides; cos and sin of twice the angle
+START = 3.0  # strides: side of every box at the start
+LIMIT = 4.0  # of those logarithms
+_BETA = 0.2  # where the smooth L1 loss of the vector becomes linear
+
+
+class AlignedConfig(Section):
+    """Our head: a point a position, task-aligned assignment, scores that are the box's quality, boxes trained by their IoU."""
+
+    kind: Literal["aligned"]  # ours
+    stacked_convs: Annotated[int, Field(ge=0, le=32, strict=True)]  # convolutions before each output
+    candidates: Annotated[int, Field(ge=1, le=1000, strict=True)]  # points that learn an object, at most
+    radius: NotNegative  # strides round its centre in which points may learn an object, besides those inside it
+    score_power: NotNegative  # of the score, in how well a point's prediction is aligned with an object
+    iou_power: Positive  # of the IoU, likewise
+    box_loss_weight: Positive  # of 1 - IoU, beside a classification loss of weight 1
+    angle_loss_weight: NotNegative  # of the smooth L1 loss of the doubled angle's vector
+    priors: ClassVar[int] = 1
+
+    def classes_of(self, weights: Mapping[str, Tensor]) -> int:
+        """How many classes the network with these weights (under our names) tells apart."""
+        return len(weights["head.cls_out.0.bias"]) if "head.cls_out.0.bias" in weights else 0
+
+    def build(self, channels: int, strides: tuple[int, ...], num_classes: int) -> "AlignedHead":
+        """The head for maps of so many channels at these strides."""
+        return AlignedHead(self, channels, strides, num_classes)
+
+    def reach(self, boxes: Tensor, strides: tuple[int, ...], recipe: str) -> Reach:
+        """Which boxes `[N, 5]` cover a cell of the finest level: smaller ones share their point with neighbours."""
+        return cells(boxes, strides[0])
+
+
+class AlignedHead(nn.Module):
+    """Two stacks of 3x3 convolutions, with batch norms, for every level; then 3x3 convolutions for logits and boxes."""
+
+    priors = 1
+    centres_inside = False
+
+    def __init__(self, config: AlignedConfig, channels: int, strides: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.config, self.strides, self.num_classes = config, strides, num_classes
+        for branch, numbers in (("cls", num_classes), ("reg", NUMBERS)):
+            stacks = (nn.Sequential(*(conv_norm(channels, channels, 3) for _ in range(config.stacked_convs))) for _ in strides)
+            self.add_module(f"{branch}_convs", nn.ModuleList(stacks))
+            self.add_module(f"{branch}_out", nn.ModuleList(nn.Conv2d(channels, numbers, 3, padding=1) for _ in strides))
+        for output in (*self.cls_out, *self.reg_out):
+            if not output.weight.is_meta:  # where normal numbers would import torch's compiler: seconds, 200 MB
+                nn.init.normal_(output.weight, std=0.01)
+            nn.init.zeros_(output.bias)
+        for output in self.cls_out:
+            nn.init.constant_(output.bias, -math.log((1 - PRIOR) / PRIOR))
+
+    def forward(self, pyramid: list[Tensor]) -> Raw:
+        """Per level logits `[B, classes, h, w]` and the numbers of a box `[B, 6, h, w]`."""
+        logits = [out(convs(level)) for level, convs, out in zip(pyramid, self.cls_convs, self.cls_out, strict=True)]
+        geometry = [out(convs(level)) for level, convs, out in zip(pyramid, self.reg_convs, self.reg_out, strict=True)]
+        return Raw(logits, geometry)
+
+    def decode(self, raw: Raw, chosen: Candidates | None = None) -> Tensor:
+        """Boxes `[N, 5]` of chosen points or `[B, P, 5]` of all, see `heads.contract.Head.decode`."""
+        numbers = rows(raw.geometry, NUMBERS)
+        if chosen is None:
+            return regularize(to_boxes(torch.cat(numbers, 1).float(), *self._points(raw)))
+        first = torch.tensor([0, *(level.shape[1] for level in numbers[:-1])], device=chosen.prior.device).cumsum(0)
+        widths = [level.shape[3] for level in raw.geometry]
+        points, strides = grids.of_levels(chosen.level, chosen.prior, widths, self.strides, OFFSET)
+        picked = torch.cat(numbers, 1)[chosen.image, first[chosen.level] + chosen.prior].float()
+        return regularize(to_boxes(picked, points, strides))
+
+    def _points(self, raw: Raw) -> tuple[Tensor, Tensor]:
+        return grids.grid(_sizes(raw), self.strides, OFFSET, raw.geometry[0].device)
+
+    def assign(self, raw: Raw, targets: Targets) -> Assigned:
+        """What each point learns, by what it predicts."""
+        config = self.config
+        logits, numbers = _joined(raw, self.num_classes)
+        image = torch.repeat_interleave(torch.tensor([len(b) for b in targets.boxes], device=logits.device))
+        return assign(
+            Grid(_sizes(raw), self.strides, OFFSET),
+            to_boxes(numbers.detach(), *self._points(raw)),
+            logits.detach(),
+            torch.cat(list(targets.boxes)),
+            torch.cat(list(targets.labels)),
+            image,
+            candidates=config.candidates,
+            radius=config.radius,
+            score_power=config.score_power,
+            iou_power=config.iou_power,
+        )
+
+    def losses(self, raw: Raw, targets: Targets) -> Losses:
+        """The terms `cls`, `box` and `angle`, each by the sum of the targets; see `heads.contract.Head.losses`."""
+        factors = {"cls": 1.0, "box": self.config.box_loss_weight, "angle": self.config.angle_loss_weight}
+        if not targets.boxes:
+            zero, none = nothing_to_learn(raw), raw.logits[0].new_zeros((), dtype=torch.float32)
+            return Losses({name: Term(zero, none, factor) for name, factor in factors.items()}, none)
+        assigned = self.assign(raw, targets)
+        sums, weight = self.assigned_losses(raw, assigned, targets), assigned.target.sum()
+        terms = {name: Term(total, weight, factor) for total, (name, factor) in zip(sums, factors.items(), strict=True)}
+        return Losses(terms, weight.new_tensor(len(assigned.point)))
+
+    def assigned_losses(self, raw: Raw, assigned: Assigned, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums of the classification, the box and the angle loss over a batch, in float32.
+
+        A batch without objects gives box losses of zero that still depend on the outputs: each parameter has a (zero) gradient.
+        """
+        logits, numbers = _joined(raw, self.num_classes)
+        boxes, labels = torch.cat(list(targets.boxes))[assigned.object], torch.cat(list(targets.labels))[assigned.object]
+        wanted = torch.zeros_like(logits)
+        wanted[assigned.image, assigned.point, labels] = assigned.target
+        classification = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        points, strides = self._points(raw)
+        picked = numbers[assigned.image, assigned.point]
+        predicted = to_boxes(picked, points[assigned.point], strides[assigned.point])
+        box = (rotated_iou_loss(predicted, boxes) * assigned.target).sum()
+        return classification, box, (angle_loss(picked[:, 4:], boxes) * assigned.target).sum()
+
+
+def to_boxes(numbers: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+    """Boxes `[..., 5]` of the outputs `[..., 6]` at points `[..., 2]` with strides `[...]`; either side may be the longer one."""
+    shift, sides, vector = numbers.split(2, -1)
+    step = strides[..., None]
+    angle = torch.atan2(vector[..., 1], vector[..., 0]) / 2
+    return torch.cat([points + shift * step, sides.clamp(-LIMIT, LIMIT).exp() * (START * step), angle[..., None]], -1)
+
+
+def angle_loss(vectors: Tensor, boxes: Tensor) -> Tensor:
+    """Smooth L1 loss `[N]` of `vectors [N, 2]` towards cos and sin of twice the angle of `boxes [N, 5]`.
+
+    It fades as boxes become square, by 1 - (h / w)^2: a square looks the same after a quarter turn, and no angle is punished wrongly.
+    """
+    wanted = torch.stack([(2 * boxes[:, 4]).cos(), (2 * boxes[:, 4]).sin()], -1)
+    long = 1 - (boxes[:, 3] / boxes[:, 2].clamp_min(1e-6)).square().clamp(0, 1)
+    return F.smooth_l1_loss(vectors, wanted, beta=_BETA, reduction="none").sum(-1) * long
+
+
+def _sizes(raw: Raw) -> list[tuple[int, int]]:
+    return [(level.shape[2], level.shape[3]) for level in raw.geometry]
+
+
+def _joined(raw: Raw, classes: int) -> tuple[Tensor, Tensor]:
+    """Logits `[B, P, C]` and numbers `[B, P, 6]` of all levels, float32."""
+    return torch.cat(rows(raw.logits, classes), 1).float(), torch.cat(rows(raw.geometry, NUMBERS), 1).float()
