@@ -58,8 +58,8 @@ def share_of_new(step: int, decay: float, warmup: int) -> float:
     """How much the weights after optimiser step number `step` (from 1) count in their moving average; in the end 1 - `decay`.
 
     The first weights of a training say little, so the average forgets faster in the beginning. With `warmup` (steps) the share
-    falls exponentially, from 1 at the first step, as for RTMDet; with 0 the decay is at most (1 + step) / (10 + step), as TensorFlow
-    has it.
+    falls exponentially, from 1 at the first step, as for RTMDet; with 0 the decay is at most (1 + step) / (10 + step), as in
+    TensorFlow.
     """
     if not warmup:
         return 1 - min(decay, (1 + step) / (10 + step))
