@@ -119,6 +119,16 @@ def test_lost_objects_lose_their_label_too(root: Path) -> None:
     assert {boxes for boxes, _ in counts} >= {1, 2}
 
 
+def test_images_with_round_objects_are_turned_by_quarters(root: Path) -> None:
+    rotated = [*PLAIN, "augment.rotate=1.0"]
+    free, quarters = training_set(root, *rotated), training_set(root, *rotated, "augment.round_classes=['ship', 'tank']")
+    for epoch in range(3):
+        turned = quarters[epoch, 0].boxes[0, 4] % (np.pi / 2)  # p0 has a ship
+        assert min(turned, np.pi / 2 - turned) < 1e-5
+        assert free[epoch, 0].boxes[0, 4] % (np.pi / 2) > 1e-3
+        assert_same(quarters[epoch, 2], free[epoch, 2])  # p2 has none
+
+
 def test_collate_leaves_sizes_alone(root: Path) -> None:
     data = training_set(root)
     samples = [data[0, 0], data[0, 1]]

@@ -60,7 +60,9 @@ class TrainingSet(Dataset[Sample | UserError]):
         except UserError as error:
             return error
         rng = np.random.default_rng([self.config.train.seed, epoch, index])
-        image, corners, remain = augment(image, entry.objects.corners * scale, rng, self.config.augment)
+        config = self.config.augment
+        holds_round = not set(config.round_classes).isdisjoint(entry.objects.names)
+        image, corners, remain = augment(image, entry.objects.corners * scale, rng, config, holds_round)
         labels = torch.tensor([self.label_of[name] for name in entry.objects.names], dtype=torch.int64)
         keep = torch.from_numpy(remain)
         boxes = corners_to_boxes(torch.from_numpy(corners[remain]).reshape(-1, 4, 2)).float()
