@@ -18,7 +18,6 @@ from rotanext.boxes import regularize
 from rotanext.heads import points as grids
 from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, nothing_to_learn, rows
 from rotanext.heads.losses import rotated_iou_loss
-from rotanext.heads.reach import cells
 from rotanext.heads.task_aligned import Assigned, Grid, assign
 from rotanext.layers import conv_norm
 from rotanext.section import NotNegative, Positive, Section
@@ -28,6 +27,7 @@ OFFSET = 0.5  # of the points: the middle of their cell
 NUMBERS = 6  # of a box: dx, dy in strides; logarithms of the long and the short side in START strides; cos and sin of twice the angle
 START = 3.0  # strides: side of every box at the start
 LIMIT = 4.0  # of those logarithms
+_TINY = 1e-9  # the angle of no vector has no gradient
 _BETA = 0.2  # where the smooth L1 loss of the vector becomes linear
 
 
@@ -54,7 +54,7 @@ class AlignedConfig(Section):
 
     def reach(self, boxes: Tensor, strides: tuple[int, ...], recipe: str) -> Reach:
         """Which boxes `[N, 5]` cover a cell of the finest level: smaller ones share their point with neighbours."""
-        return cells(boxes, strides[0])
+        return grids.reach(boxes, strides[0])
 
 
 class AlignedHead(nn.Module):
@@ -147,7 +147,7 @@ def to_boxes(numbers: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     """Boxes `[..., 5]` of the outputs `[..., 6]` at points `[..., 2]` with strides `[...]`; either side may be the longer one."""
     shift, sides, vector = numbers.split(2, -1)
     step = strides[..., None]
-    angle = torch.atan2(vector[..., 1], vector[..., 0]) / 2
+    angle = torch.atan2(vector[..., 1], vector[..., 0] + _TINY) / 2
     return torch.cat([points + shift * step, sides.clamp(-LIMIT, LIMIT).exp() * (START * step), angle[..., None]], -1)
 
 

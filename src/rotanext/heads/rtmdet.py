@@ -24,7 +24,6 @@ from rotanext.section import Positive, Section, Switch
 PRIOR = 0.01  # score of every class at the start
 OFFSET = 0.0  # of the points: the upper left corner of their cell
 _MOST_EXPONENT = 16.0  # a distance of nine million strides: only so that no box becomes infinite
-_WORTH_TELLING = 0.02  # share of the objects
 
 
 class RTMDetConfig(Section):
@@ -46,17 +45,7 @@ class RTMDetConfig(Section):
 
     def reach(self, boxes: Tensor, strides: tuple[int, ...], recipe: str) -> Reach:
         """Which boxes `[N, 5]` hold a point of the finest level, wherever they lie: the others are learnt by luck."""
-        cells = (boxes[:, 2] * boxes[:, 3] / strides[0] ** 2).clamp(0, 1)
-        share = float((cells < 1).float().mean()) if len(boxes) else 0.0
-        if share > _WORTH_TELLING:
-            advice = [
-                f"{100 * share:.1f} % of the objects are smaller than a cell of {strides[0]} x {strides[0]} pixels: where no point "
-                "lies in an object, nothing learns it.",
-                "Enlarge the images where such objects matter (rotanext split --rates 2.0).",
-            ]
-        else:
-            advice = [f"The points fit: {100 * (1 - share):.1f} % of the objects cover a cell of {strides[0]} x {strides[0]} pixels."]
-        return Reach(cells, 1.0, f"area in cells of {strides[0]} x {strides[0]} pixels, at most 1", advice)
+        return grids.reach(boxes, strides[0])
 
 
 class Assigned(NamedTuple):

@@ -16,13 +16,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of x, x^3, x^5: brings singular values from 0.05 to 1 near 1 in few steps
-STEPS = 5
 MOMENTUM = 0.95
 EPS = 1e-8  # AdamW's
 _TINY = 1e-7
 
 
-def orthogonal(matrices: Tensor, steps: int = STEPS) -> Tensor:
+def orthogonal(matrices: Tensor, steps: int) -> Tensor:
     """Matrices `[N, rows, columns]` with singular values brought near 1 (0.7 to 1.2); zeros stay zeros. In float32."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).float()
@@ -48,7 +47,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float]) -> None:
-        super().__init__(groups, {"matrices": False, "lr": 0.0, "betas": betas, "weight_decay": 0.0})
+        super().__init__(groups, {"matrices": False, "steps": 5, "lr": 0.0, "betas": betas, "weight_decay": 0.0})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -70,7 +69,7 @@ class Muon(torch.optim.Optimizer):
         shapes = [(d.shape[0], d[0].numel()) for d in directions]
         for (rows, columns), same in groupby(sorted(range(len(shapes)), key=shapes.__getitem__), shapes.__getitem__):
             chosen = list(same)
-            steps = orthogonal(torch.stack([directions[i].reshape(rows, columns) for i in chosen]))
+            steps = orthogonal(torch.stack([directions[i].reshape(rows, columns) for i in chosen]), group["steps"])
             scale = max(1.0, rows / columns) ** 0.5
             for index, step in zip(chosen, steps, strict=True):
                 parameter = parameters[index]
