@@ -76,7 +76,8 @@ class Head(Protocol):
     def decode(self, raw: Raw, chosen: Candidates | None = None) -> Tensor:
         """Boxes `[N, 5]` (float32, le90, pixels of the batch) of chosen priors, or `[B, P, 5]` of all, level by level.
 
-        Where the outputs describe no box, a side is 0 or less: it is never detected. Pure tensor arithmetic: it is traced for export as well.
+        Where the outputs describe no box, a side is 0 or less, and nothing is detected. Pure tensor arithmetic: it is traced for
+        export as well.
         """
         ...
 
