@@ -23,7 +23,10 @@ class Raw(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Priors chosen of a batch, `[N]` int64 each: image, level, and number within the level (row by row, prior by prior)."""
+    """Priors chosen of a batch, `[N]` int64 each: image, level, and number over all levels, which lie one after the other.
+
+    Within a level priors are counted row by row, position by position, as in `rows` and in the `[B, P, 5]` of `Head.decode`.
+    """
 
     image: Tensor
     level: Tensor

@@ -117,8 +117,9 @@ class RetinaHead(nn.Module):
             anchors = torch.cat(self.anchors.grid(sizes, raw.geometry[0].device))
             return decode(anchors, torch.cat(deltas, 1).float())
         first = torch.tensor([0, *(level.shape[1] for level in deltas[:-1])], device=chosen.prior.device).cumsum(0)
-        anchors = self.anchors.of_levels(chosen.level, chosen.prior, [level.shape[3] for level in raw.geometry])
-        return decode(anchors, torch.cat(deltas, 1)[chosen.image, first[chosen.level] + chosen.prior].float())
+        widths = [level.shape[3] for level in raw.geometry]
+        anchors = self.anchors.of_levels(chosen.level, chosen.prior - first[chosen.level], widths)
+        return decode(anchors, torch.cat(deltas, 1)[chosen.image, chosen.prior].float())
 
     def assign(self, sizes: list[tuple[int, int]], targets: Targets) -> Assigned:
         """What each anchor learns, for level maps of the given (height, width)."""

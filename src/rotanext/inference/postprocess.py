@@ -27,15 +27,13 @@ def best_candidates(logits: list[Tensor], threshold: float, top_k: int) -> tuple
     order = torch.argsort(scores, descending=True, stable=True)
     index, scores = index[order], scores[order]
     prior, label = index // classes, index % classes
-    sizes = torch.tensor([level.shape[1] for level in logits], device=index.device)
-    ends = sizes.cumsum(0)
+    ends = torch.tensor([level.shape[1] for level in logits], device=index.device).cumsum(0)
     image, prior = prior // ends[-1], prior % ends[-1]
     level = torch.searchsorted(ends, prior, right=True)
     group, order = torch.sort(image * len(logits) + level, stable=True)
     rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
     order = order[(rank < top_k) & (scores[order] > threshold)]
-    level, prior = level[order], prior[order] - (ends[level[order]] - sizes[level[order]])
-    return Candidates(image[order], level, prior), label[order], scores[order]
+    return Candidates(image[order], level[order], prior[order]), label[order], scores[order]
 
 
 def _finite(image: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -69,8 +67,7 @@ def detect_decoded(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """What `detect` gives, of a network that decodes by itself: per level logits `[B, P_l, C]`, and all boxes `[B, P, 5]`."""
     chosen, labels, scores = best_candidates(logits, threshold, options.top_k)
-    first = torch.tensor([0, *(level.shape[1] for level in logits[:-1])], device=boxes.device).cumsum(0)
-    found = _finite(chosen.image, boxes[chosen.image, first[chosen.level] + chosen.prior], scores, labels)
+    found = _finite(chosen.image, boxes[chosen.image, chosen.prior], scores, labels)
     return _suppressed(*found, len(boxes), options)
 
 
