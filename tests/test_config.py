@@ -41,6 +41,11 @@ def test_every_recipe_loads(name: str) -> None:
     assert load_config(name).name == name
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_only_published_recipes_keep_absurd_boxes(name: str) -> None:
+    assert load_config(name).predict.drop_absurd == (name not in PUBLISHED)
+
+
 # REFERENCE.md, "The published systems": the facts of all three, then of each.
 SHARED_FACTS = {
     "neck.channels": 256, "head.stacked_convs": 4, "head.anchors": "v0", "data.classes": "dota1.0", "data.image_size": 1024,
@@ -51,6 +56,7 @@ SHARED_FACTS = {
     "augment.translate": 0, "augment.brightness": 0, "augment.contrast": 0, "augment.saturation": 0, "augment.hue": 0,
     "predict.tile": 1024, "predict.overlap": 200, "predict.score_threshold": 0.05, "predict.top_k": 2000,
     "predict.iou_threshold": 0.1, "predict.max_detections": 2000, "predict.merge_iou": 0.1,
+    "predict.drop_absurd": False,
 }  # fmt: skip
 SGD_FACTS = {
     "train.optimizer": "sgd", "train.lr": 0.0025, "train.momentum": 0.9, "train.weight_decay": 1e-4, "train.no_decay": [],

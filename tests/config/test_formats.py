@@ -68,3 +68,12 @@ def test_broken_values_are_left_to_the_validation(model: object) -> None:
 
 def test_today_has_the_keys_that_formats_name() -> None:
     assert set(RENAMED.values()) <= set(keys_of(Config))
+
+
+@pytest.mark.parametrize("saved", [to_save(load_config("small").model_dump()) | {"format": 2}, *OLD.values()], ids=["2", *OLD])
+def test_absurd_boxes_were_kept_before_there_was_a_choice(saved: dict[str, Any]) -> None:
+    predict = {key: value for key, value in saved["predict"].items() if key != "drop_absurd"}
+    assert of_any_format(saved | {"predict": predict})["predict"]["drop_absurd"] is False
+    for choice in (True, False):
+        assert of_any_format(saved | {"predict": predict | {"drop_absurd": choice}})["predict"]["drop_absurd"] is choice
+    assert "drop_absurd" not in of_any_format({"predict": predict})["predict"], "recipes, which have no number, state it"

@@ -98,6 +98,27 @@ def test_chosen_boxes_are_those_of_all(head: Any, dtype: torch.dtype) -> None:
     assert head.decode(raw, Candidates(*some[:0].unbind(1))).shape == (0, 5)
 
 
+def test_boxes_at_a_limit_are_told(section: Any, head: Any) -> None:
+    """Of usual outputs there are none; a family whose sides have no limit has none at all."""
+    counts = [h * w * head.priors for h, w in SIZES]
+    every = Candidates(
+        torch.zeros(sum(counts), dtype=torch.int64),
+        torch.repeat_interleave(torch.arange(len(SIZES)), torch.tensor(counts)),
+        torch.arange(sum(counts)),
+    )
+    with torch.no_grad():
+        raw = head(maps(1))
+    found = section.at_limit(head.decode(raw)[0], every, STRIDES)
+    assert (found.shape, found.dtype) == ((sum(counts),), torch.bool)
+    assert not found.any()
+    # what no output can exceed is a limit
+    far = [head.decode(Raw(raw.logits, [torch.full_like(level, value) for level in raw.geometry]))[0] for value in (40.0, 80.0)]
+    limited = (far[0][:, 2:4] == far[1][:, 2:4]).any(1) & far[0].isfinite().all(1)
+    assert torch.equal(section.at_limit(far[1], every, STRIDES), limited)
+    none = Candidates(*(values[:0] for values in every))
+    assert section.at_limit(far[0][:0], none, STRIDES).shape == (0,)
+
+
 @pytest.mark.parametrize("images", [[], [NONE], [NONE, NONE]], ids=["no image", "an empty one", "two empty ones"])
 def test_without_objects_every_gradient_is_there(head: Any, images: list[tuple[Tensor, Tensor]]) -> None:
     raw = head(maps(len(images)))

@@ -30,6 +30,8 @@ RENAMED = {
 }
 # Keys that came after the first files of format 1, by section, with what was done before there were any.
 _LATER: dict[str, dict[str, Any]] = {"train": {"save_every": 0, "keep": 1, "shard": False, "trackers": ["tensorboard"]}}
+# Keys that came after formats 1 and 2, likewise.
+_SINCE: dict[str, dict[str, Any]] = {"predict": {"drop_absurd": False}}
 _OF_CONVNEXT, _OF_TIMM = ("layer_scale",), ("frozen_stages", "frozen_norm")
 
 
@@ -46,7 +48,15 @@ def format_of(values: dict[str, Any]) -> Any:
 def of_any_format(values: dict[str, Any]) -> dict[str, Any]:
     """The values of a saved configuration of format 1 or 2 as today's sections, without the number."""
     rest = {key: value for key, value in values.items() if key != "format"}
-    return _from_format_1(rest) if format_of(values) == 1 else rest
+    if format_of(values) == 1:
+        return _with(_SINCE, _from_format_1(rest))
+    return _with(_SINCE, rest) if values.get("format") == 2 else rest  # recipes have no number, and state everything
+
+
+def _with(later: dict[str, dict[str, Any]], values: dict[str, Any]) -> dict[str, Any]:
+    """The values with keys that came later, where they lack them and have the section."""
+    given = {section: later[section] | values[section] for section in later if isinstance(values.get(section), dict)}
+    return values | given
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:

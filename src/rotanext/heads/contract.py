@@ -108,6 +108,13 @@ class HeadSection(Protocol):
         """How many classes the network with these weights (under our names) tells apart; 0 where its head is not among them."""
         ...
 
+    def at_limit(self, boxes: Tensor, chosen: Candidates, strides: tuple[int, ...]) -> Tensor:
+        """Which boxes `[N, 5]`, decoded of chosen priors, have a side at a limit that decoding sets, `[N]` bool.
+
+        None of them, where it sets no limit. Told by the boxes alone, as an exported network gives nothing else.
+        """
+        ...
+
     def reach(self, boxes: Tensor, strides: tuple[int, ...], recipe: str) -> Reach:
         """Which of the boxes `[N, 5]` (pixels of the network's input) its priors can learn; advice is for users of a recipe."""
         ...
