@@ -285,8 +285,8 @@ def test_another_kind_leaves_the_values_of_the_first_behind() -> None:
 
 
 def test_a_format_of_the_future_is_refused() -> None:
-    with pytest.raises(UserError, match="a configuration of format 3; expected format 2 or 1"):
-        validate_saved(saved_values(load_config("small")) | {"format": 3}, "here")
+    with pytest.raises(UserError, match="a configuration of format 4; expected format 1 to 3"):
+        validate_saved(saved_values(load_config("small")) | {"format": 4}, "here")
 
 
 def test_folders_of_any_name_come_through(tmp_path: Path) -> None:

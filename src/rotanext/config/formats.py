@@ -1,12 +1,13 @@
 """Saved configurations of every format: older ones are brought to today's before they are validated.
 
 Format 1 (rotanext 0.1.0 up to 5b2826e) had no number. Its `[model]` held backbone, neck and head; `[assign]` and `[loss]`
-belong to the head now.
+belong to the head now. Format 2 had fewer keys than today's.
 """
 
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
+READ = range(1, FORMAT + 1)  # formats that can be read
 # Where the keys of format 1 went; of those that are not here the key is the same.
 RENAMED = {
     "model.backbone": "backbone.name",
@@ -30,8 +31,15 @@ RENAMED = {
 }
 # Keys that came after the first files of format 1, by section, with what was done before there were any.
 _LATER: dict[str, dict[str, Any]] = {"train": {"save_every": 0, "keep": 1, "shard": False, "trackers": ["tensorboard"]}}
-# Keys that came after formats 1 and 2, likewise.
-_SINCE: dict[str, dict[str, Any]] = {"predict": {"drop_absurd": False}}
+# The same for keys that came with format 3.
+_SINCE_3: dict[str, dict[str, Any]] = {
+    "augment": {
+        "round_classes": [], "resize": [1.0, 1.0], "crop": 0, "visible": 0.0, "fill": "mean",
+        "mosaic": 0.0, "mosaic_turns": False, "mixup": 0.0, "paste": 0.0, "close_epochs": 0,
+    },
+    "train": {"flat": 0.0, "final_ratio": 0.01, "ema_warmup": 0},
+    "predict": {"drop_absurd": False},
+}  # fmt: skip
 _OF_CONVNEXT, _OF_TIMM = ("layer_scale",), ("frozen_stages", "frozen_norm")
 
 
@@ -46,17 +54,19 @@ def format_of(values: dict[str, Any]) -> Any:
 
 
 def of_any_format(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a saved configuration of format 1 or 2 as today's sections, without the number."""
+    """The values of a saved configuration of any format as today's sections, without the number."""
+    written = format_of(values)
     rest = {key: value for key, value in values.items() if key != "format"}
-    if format_of(values) == 1:
-        return _with(_SINCE, _from_format_1(rest))
-    return _with(_SINCE, rest) if values.get("format") == 2 else rest  # recipes have no number, and state everything
+    if written == 1:
+        rest = _from_format_1(rest)
+    return _with_later_keys(rest, _SINCE_3) if written < 3 else rest
 
 
-def _with(later: dict[str, dict[str, Any]], values: dict[str, Any]) -> dict[str, Any]:
-    """The values with keys that came later, where they lack them and have the section."""
-    given = {section: later[section] | values[section] for section in later if isinstance(values.get(section), dict)}
-    return values | given
+def _with_later_keys(values: dict[str, Any], later: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The sections, with the keys that they did not have yet."""
+    return {
+        section: later.get(section, {}) | content if isinstance(content, dict) else content for section, content in values.items()
+    }
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:

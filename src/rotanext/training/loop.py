@@ -103,7 +103,7 @@ class Trainer:
         """Model, averaged model and optimiser on this process's device, shared with the others or equal to theirs."""
         train = self.config.train
         self.model.to(self.processes.device)
-        self.averaged = AveragedModel(self.model, train.ema) if train.ema else None
+        self.averaged = AveragedModel(self.model, train.ema, train.ema_warmup) if train.ema else None
         self.sharded = wants_shards(self.processes, train.shard)
         if self.sharded:
             shard(self.model, self.processes)
