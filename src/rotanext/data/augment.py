@@ -16,8 +16,20 @@ from rotanext.polygons import area_inside, rotation, signed_area
 
 GREY = (114, 114, 114)  # beyond the image in a window or a mosaic: what the field pads with
 FILLS: dict[str, tuple[int, int, int]] = {"mean": FILL, "black": (0, 0, 0), "grey": GREY}
-_QUARTERS = (90.0, 180.0, -90.0, -180.0)
+QUARTERS = (90.0, 180.0, -90.0, -180.0)  # degrees
 _TRIES = 10  # windows
+
+
+class Example(NamedTuple):
+    """A labelled image on its way into a training."""
+
+    pixels: np.ndarray  # [H, W, 3] uint8 RGB
+    corners: np.ndarray  # [N, 4, 2]
+    labels: np.ndarray  # [N]
+
+    def at(self, pixels: np.ndarray, corners: np.ndarray) -> "Example":
+        """The same objects, moved with their image."""
+        return Example(pixels, corners, self.labels)
 
 
 class Window(NamedTuple):
@@ -126,8 +138,7 @@ def random_window(size: tuple[int, int], crop: int, centres: np.ndarray, rng: np
 def inside(points: np.ndarray, window: Window) -> np.ndarray:
     """Which `[N]` of the points `[N, 2]` lie in the window."""
     local = points - (window.x, window.y)
-    result: np.ndarray = ((local >= 0) & (local < (window.width, window.height))).all(1)
-    return result
+    return np.asarray(((local >= 0) & (local < (window.width, window.height))).all(1))
 
 
 def colour_jitter(image: np.ndarray, rng: np.random.Generator, config: AugmentConfig) -> np.ndarray:
@@ -171,7 +182,7 @@ def augment(
         image, corners = quarter_turn(image, corners, int(rng.integers(1, 4)))
     degrees = 0.0
     if rng.random() < config.rotate:
-        degrees = _QUARTERS[int(rng.integers(4))] if holds_round else rng.uniform(-180, 180)
+        degrees = QUARTERS[int(rng.integers(4))] if holds_round else rng.uniform(-180, 180)
     scale = float(np.exp(rng.uniform(*np.log(config.scale))))
     height, width = image.shape[:2]
     shift = tuple(rng.uniform(-config.translate, config.translate, 2) * (width, height))
