@@ -83,7 +83,7 @@ def test_a_configuration_of_format_2_means_what_it_meant(recipe: str) -> None:
     former = without_later_keys(values)
     assert sum(map(len, values.values())) - sum(map(len, former.values())) == sum(map(len, _SINCE_3.values()))
     if recipe in ("small", "demo"):
-        assert of_any_format({"format": 2, **former}) == values
+        assert of_any_format({"format": 2, **former}) == values | {"predict": values["predict"] | {"drop_absurd": False}}
     changed = former | {"train": former["train"] | {"flat": 0.25}}
     assert of_any_format({"format": 2, **changed})["train"]["flat"] == 0.25, "what is stated stays"
     with pytest.raises(UserError, match=r"key 'train\.flat' is missing"):
@@ -93,3 +93,12 @@ def test_a_configuration_of_format_2_means_what_it_meant(recipe: str) -> None:
 def test_today_has_the_keys_that_formats_name() -> None:
     assert set(RENAMED.values()) <= set(keys_of(Config))
     assert {f"{section}.{key}" for section, keys in _SINCE_3.items() for key in keys} <= set(keys_of(Config))
+
+
+@pytest.mark.parametrize("saved", [to_save(load_config("small").model_dump()) | {"format": 2}, *OLD.values()], ids=["2", *OLD])
+def test_absurd_boxes_were_kept_before_there_was_a_choice(saved: dict[str, Any]) -> None:
+    predict = {key: value for key, value in saved["predict"].items() if key != "drop_absurd"}
+    assert of_any_format(saved | {"predict": predict})["predict"]["drop_absurd"] is False
+    for choice in (True, False):
+        assert of_any_format(saved | {"predict": predict | {"drop_absurd": choice}})["predict"]["drop_absurd"] is choice
+    assert "drop_absurd" not in of_any_format({"predict": predict})["predict"], "recipes, which have no number, state it"

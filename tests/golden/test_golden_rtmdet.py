@@ -102,9 +102,7 @@ def run_of(name: str, training: bool) -> Run:
     raw = Raw(*parts)
     expected = made.facts["train" if training else "eval"]
     assigned = model.head.assign(raw, targets)
-    return Run(
-        made, expected, batch, maps, pyramid, raw, targets, assigned, losses, normaliser, gradients, without_objects, others
-    )
+    return Run(made, expected, batch, maps, pyramid, raw, targets, assigned, losses, normaliser, gradients, without_objects, others)
 
 
 def assert_map(found: Tensor, expected: np.ndarray, name: str) -> None:
@@ -174,7 +172,9 @@ def test_decoded_boxes(name: str) -> None:
 @both_modes
 def test_assignment_of_every_point(name: str, training: bool) -> None:
     run, figures = run_of(name, training), run_of(name, training).golden.figures
-    keys = [("train_assign0", "train_assign_iou0"), ("train_assign1", "train_assign_iou1")] if training else [("assign", "assign_iou")]
+    keys = (
+        [("train_assign0", "train_assign_iou0"), ("train_assign1", "train_assign_iou1")] if training else [("assign", "assign_iou")]
+    )
     for index, (objects, _) in enumerate(keys):
         np.testing.assert_array_equal(run.assigned.objects[index].numpy(), figures[objects])
     wanted = torch.from_numpy(np.concatenate([figures[iou] for _, iou in keys]))
@@ -275,7 +275,7 @@ def test_detections(name: str) -> None:
     run, options = run_of(name, False), run_of(name, False).golden.config.predict
     assert (options.score_threshold, options.top_k, options.iou_threshold, options.max_detections) == (0.05, 2000, 0.1, 2000)
     head, size = run.golden.model.head, tuple(run.golden.images[0].shape[:2])
-    ((boxes, scores, labels),) = detect(run.raw, head, [size], options, options.score_threshold)
+    ((boxes, scores, labels),) = detect(run.raw, head, [size], options, options.score_threshold, lambda *_: pytest.fail("off"))
     assert len(boxes) == run.golden.facts["det_above_0.05"]
     limit = run.golden.facts["det_threshold"]
     expected = {key: torch.from_numpy(run.golden.figures[f"det_{key}"]) for key in ("boxes", "scores", "labels")}

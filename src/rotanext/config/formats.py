@@ -39,6 +39,7 @@ _SINCE_3: dict[str, dict[str, Any]] = {
     },
     "data": {"padding": "mean"},
     "train": {"matrix_lr": 0.02, "matrix_steps": 5, "not_matrices": [], "flat": 0.0, "final_ratio": 0.01, "ema_warmup": 0},
+    "predict": {"drop_absurd": False},
 }  # fmt: skip
 _OF_CONVNEXT, _OF_TIMM = ("layer_scale",), ("frozen_stages", "frozen_norm")
 

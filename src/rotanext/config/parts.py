@@ -110,6 +110,7 @@ class PredictConfig(Section):
     iou_threshold: Fraction  # of two boxes of a class with a larger IoU, NMS keeps the better one
     max_detections: Count  # of an image or tile
     merge_iou: Fraction  # the same as iou_threshold, for boxes of different tiles
+    drop_absurd: Switch  # no boxes with a side at the head's limit, or longer than twice the diagonal of the image or tile
 
     @model_validator(mode="after")
     def _consistent(self) -> "PredictConfig":

@@ -24,10 +24,13 @@ from rotanext.section import NotNegative, Positive, Section
 
 PRIOR = 0.01  # score of every class at the start
 OFFSET = 0.5  # of the points: the middle of their cell
-NUMBERS = 6  # of a box: dx, dy in strides; logarithms of the long and the short side in START strides; cos and sin of twice the angle
+NUMBERS = (
+    6  # of a box: dx, dy in strides; logarithms of the long and the short side in START strides; cos and sin of twice the angle
+)
 START = 3.0  # strides: side of every box at the start
 LIMIT = 4.0  # of those logarithms
 _TINY = 1e-9  # the angle of no vector has no gradient
+_ROOM = 0.005  # about the limit: files in half precision round sizes
 _BETA = 0.2  # where the smooth L1 loss of the vector becomes linear
 
 
@@ -55,6 +58,11 @@ class AlignedConfig(Section):
     def reach(self, boxes: Tensor, strides: tuple[int, ...], recipe: str) -> Reach:
         """Which boxes `[N, 5]` cover a cell of the finest level: smaller ones share their point with neighbours."""
         return grids.reach(boxes, strides[0])
+
+    def at_limit(self, boxes: Tensor, chosen: Candidates, strides: tuple[int, ...]) -> Tensor:
+        """Which boxes `[N, 5]` have a side at the largest or smallest size of their level."""
+        start = START * torch.tensor(strides, device=boxes.device)[chosen.level]
+        return ((boxes[:, 2:4] / start[:, None]).log().abs() > LIMIT - _ROOM).any(1)
 
 
 class AlignedHead(nn.Module):
@@ -85,14 +93,11 @@ class AlignedHead(nn.Module):
 
     def decode(self, raw: Raw, chosen: Candidates | None = None) -> Tensor:
         """Boxes `[N, 5]` of chosen points or `[B, P, 5]` of all, see `heads.contract.Head.decode`."""
-        numbers = rows(raw.geometry, NUMBERS)
-        if chosen is None:
-            return regularize(to_boxes(torch.cat(numbers, 1).float(), *self._points(raw)))
-        first = torch.tensor([0, *(level.shape[1] for level in numbers[:-1])], device=chosen.prior.device).cumsum(0)
-        widths = [level.shape[3] for level in raw.geometry]
-        points, strides = grids.of_levels(chosen.level, chosen.prior, widths, self.strides, OFFSET)
-        picked = torch.cat(numbers, 1)[chosen.image, first[chosen.level] + chosen.prior].float()
-        return regularize(to_boxes(picked, points, strides))
+        points, strides = self._points(raw)
+        numbers = torch.cat(rows(raw.geometry, NUMBERS), 1)
+        if chosen is not None:
+            points, strides, numbers = points[chosen.prior], strides[chosen.prior], numbers[chosen.image, chosen.prior]
+        return regularize(to_boxes(numbers.float(), points, strides))
 
     def _points(self, raw: Raw) -> tuple[Tensor, Tensor]:
         return grids.grid(_sizes(raw), self.strides, OFFSET, raw.geometry[0].device)

@@ -39,6 +39,13 @@ class RTMDetConfig(Section):
         """How many classes the network with these weights (under our names) tells apart."""
         return len(weights["head.cls_out.0.bias"]) if "head.cls_out.0.bias" in weights else 0
 
+    def at_limit(self, boxes: Tensor, chosen: Candidates, strides: tuple[int, ...]) -> Tensor:
+        """Which boxes `[N, 5]` have a side of the largest exponential; without exponentials there is no limit."""
+        if not self.exponential:
+            return torch.zeros_like(boxes[:, 0], dtype=torch.bool)
+        stride = torch.tensor(strides, device=boxes.device)[chosen.level]
+        return boxes[:, 2] > 0.99 * math.exp(_MOST_EXPONENT) * stride  # the longer side
+
     def build(self, channels: int, strides: tuple[int, ...], num_classes: int) -> "RTMDetHead":
         """The head for maps of so many channels at these strides."""
         return RTMDetHead(self, channels, strides, num_classes)
@@ -109,15 +116,11 @@ class RTMDetHead(nn.Module):
 
     def decode(self, raw: Raw, chosen: Candidates | None = None) -> Tensor:
         """Boxes `[N, 5]` of chosen points or `[B, P, 5]` of all, see `heads.contract.Head.decode`."""
-        numbers = rows(raw.geometry, NUMBERS)
-        if chosen is None:
-            points, strides = self._grid(raw)
-            return regularize(grids.decode(points, self.distances(torch.cat(numbers, 1).float(), strides)))
-        first = torch.tensor([0, *(level.shape[1] for level in numbers[:-1])], device=chosen.prior.device).cumsum(0)
-        widths = [level.shape[3] for level in raw.geometry]
-        points, strides = grids.of_levels(chosen.level, chosen.prior, widths, self.strides, OFFSET)
-        picked = torch.cat(numbers, 1)[chosen.image, first[chosen.level] + chosen.prior].float()
-        return regularize(grids.decode(points, self.distances(picked, strides)))
+        points, strides = self._grid(raw)
+        numbers = torch.cat(rows(raw.geometry, NUMBERS), 1)
+        if chosen is not None:
+            points, strides, numbers = points[chosen.prior], strides[chosen.prior], numbers[chosen.image, chosen.prior]
+        return regularize(grids.decode(points, self.distances(numbers.float(), strides)))
 
     def _grid(self, raw: Raw) -> tuple[Tensor, Tensor]:
         sizes = [(level.shape[2], level.shape[3]) for level in raw.geometry]

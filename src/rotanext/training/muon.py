@@ -75,9 +75,7 @@ class Muon(torch.optim.Optimizer):
                 parameter = parameters[index]
                 change = step.reshape(directions[index].shape).to(parameter.dtype)
                 if isinstance(parameter, DTensor):
-                    change = distribute_tensor(
-                        change.contiguous(), parameter.device_mesh, parameter.placements, src_data_rank=None
-                    )
+                    change = distribute_tensor(change.contiguous(), parameter.device_mesh, parameter.placements, src_data_rank=None)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"] * scale)
 
     def _step_adamw(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
