@@ -37,6 +37,7 @@ _SINCE_3: dict[str, dict[str, Any]] = {
         "round_classes": [], "resize": [1.0, 1.0], "crop": 0, "visible": 0.0, "fill": "mean",
         "mosaic": 0.0, "mosaic_turns": False, "mixup": 0.0, "paste": 0.0, "close_epochs": 0,
     },
+    "data": {"padding": "mean"},
     "train": {"flat": 0.0, "final_ratio": 0.01, "ema_warmup": 0},
     "predict": {"drop_absurd": False},
 }  # fmt: skip

@@ -60,7 +60,7 @@ def detect(
     """Boxes `[N, 5]`, scores `[N]` and labels `[N]` of each image of a batch, best first, in pixels of the batch.
 
     sizes holds each image's (height, width) without padding, and may be fewer than the batch: the rest was filled up. Centres
-    are held inside, as in the reference. Per level the best `top_k` (prior, class) pairs above the threshold are decoded; over
+    are held inside where the head says so. Per level the best `top_k` (prior, class) pairs above the threshold are decoded; over
     all levels together boxes of one class suppress each other by rotated NMS. What `is_box` refuses is not detected.
     """
     if not sizes:
@@ -68,10 +68,11 @@ def detect(
     raw = raw.images(slice(len(sizes)))
     chosen, labels, scores = best_candidates(rows(raw.logits, head.num_classes), threshold, options.top_k)
     boxes = head.decode(raw, chosen)
-    limits = torch.tensor([(width - 1, height - 1) for height, width in sizes], dtype=boxes.dtype, device=boxes.device)
     keep = is_box(boxes, chosen, sizes, options.drop_absurd, at_limit)
     image, boxes, scores, labels = chosen.image[keep], boxes[keep], scores[keep], labels[keep]
-    boxes[:, :2] = torch.minimum(boxes[:, :2].clamp_min(0), limits[image])
+    if head.centres_inside:
+        limits = torch.tensor([(width - 1, height - 1) for height, width in sizes], dtype=boxes.dtype, device=boxes.device)
+        boxes[:, :2] = torch.minimum(boxes[:, :2].clamp_min(0), limits[image])
     return _suppressed(image, boxes, scores, labels, len(sizes), options)
 
 
