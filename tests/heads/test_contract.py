@@ -171,7 +171,7 @@ def test_reach_has_a_fit_for_every_box(section: Any) -> None:
 def test_a_network_with_it_can_be_exported(section: Any) -> None:
     plain = extending.module("src/rotanext/models/plain.py").PlainConfig(kind="plain", weights="", width=4)
     neck = load_config("small", ["neck.channels=8"]).neck
-    network = Network(plain, neck, section, CLASSES).eval()
+    network = Network(plain, neck, section, CLASSES, "grey").eval()
     decoded = DecodedNetwork(network)
     program = trace(decoded).module(check_guards=False)
     for shape in ((1, 70, 33, 3), (3, 64, 96, 3)):

@@ -12,6 +12,7 @@ from rotanext import ops
 from rotanext.boxes import boxes_to_corners
 from rotanext.heads.anchors import V0
 from rotanext.ops import polygon_iou, reference, rotated_iou, rotated_iou_pairs
+from scenes import golden_scene
 from shapes import random_boxes
 
 pytestmark = pytest.mark.usefixtures("implementation")
@@ -99,6 +100,7 @@ def test_operators_pass_torchs_own_checks(gradient: bool) -> None:
     anchors = torch.cat(V0.grid(sizes))
     for layout in ([], V0.layout(sizes)):
         torch.library.opcheck(OPERATORS.assign_anchors.default, (anchors, b.detach(), 0.5, 0.4, layout))
+    torch.library.opcheck(OPERATORS.assign_dynamic.default, tuple(golden_scene(1, 5, 64, 8, 30)))
 
 
 def test_compile_and_export_see_through() -> None:

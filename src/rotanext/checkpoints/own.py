@@ -16,18 +16,18 @@ from torch import Tensor
 from rotanext import __version__
 from rotanext.boxes import CONVENTION
 from rotanext.config import Config, saved_values
-from rotanext.config.formats import FORMAT
+from rotanext.config.formats import FORMAT, READ
 from rotanext.errors import UserError, explain, shortened
 from rotanext.system.files import MAKE_ROOM, write_atomically
 
 
 def read_header(header: Mapping[str, str], path: Path) -> dict[str, Any]:
     """The checked header of a file in our own format: configuration and class names; UserError for any other."""
-    expected = f"a rotanext detector of format {FORMAT} or 1, boxes {CONVENTION.split(':')[0]}"
+    expected = f"a rotanext detector of format 1 to {FORMAT}, boxes {CONVENTION.split(':')[0]}"
     try:
         content = json.loads(header["rotanext"])
         found = f"format {content['format']}, boxes '{content['box_convention']}'"
-        valid = content["format"] in (1, FORMAT) and content["box_convention"] == CONVENTION and isinstance(content["config"], dict)
+        valid = content["format"] in READ and content["box_convention"] == CONVENTION and isinstance(content["config"], dict)
         names = content["class_names"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
             found, valid = f"class_names {shortened(repr(names))}", False

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from rotanext.config.formats import FORMAT, RENAMED, format_of, of_any_format, to_save
+from rotanext.config.formats import FORMAT, READ, RENAMED, format_of, of_any_format, to_save
 from rotanext.config.parts import AugmentConfig, DataConfig, PredictConfig, TrainConfig
 from rotanext.errors import UserError, explain, shortened
 from rotanext.heads import HeadConfig
@@ -129,10 +129,10 @@ def validate(values: dict[str, Any], origin: str) -> Config:
 
 def _of_today(values: Any, origin: str) -> Any:
     """A saved configuration's values in today's format; UserError for one that is not known."""
-    if isinstance(values, dict) and format_of(values) not in (1, FORMAT):
+    if isinstance(values, dict) and format_of(values) not in READ:
         found = f"a configuration of format {shortened(repr(values['format']))}"
         raise UserError(
-            explain(origin, found, f"format {FORMAT} or 1", "Use the version of rotanext that wrote it, or a newer one.")
+            explain(origin, found, f"format 1 to {FORMAT}", "Use the version of rotanext that wrote it, or a newer one.")
         )
     return of_any_format(values) if isinstance(values, dict) else values
 

@@ -1,12 +1,13 @@
 """Saved configurations of every format: older ones are brought to today's before they are validated.
 
 Format 1 (rotanext 0.1.0 up to 5b2826e) had no number. Its `[model]` held backbone, neck and head; `[assign]` and `[loss]`
-belong to the head now.
+belong to the head now. Format 2 had fewer keys than today's.
 """
 
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
+READ = range(1, FORMAT + 1)  # formats that can be read
 # Where the keys of format 1 went; of those that are not here the key is the same.
 RENAMED = {
     "model.backbone": "backbone.name",
@@ -30,6 +31,8 @@ RENAMED = {
 }
 # Keys that came after the first files of format 1, by section, with what was done before there were any.
 _LATER: dict[str, dict[str, Any]] = {"train": {"save_every": 0, "keep": 1, "shard": False, "trackers": ["tensorboard"]}}
+# The same for keys that came with format 3.
+_SINCE_3: dict[str, dict[str, Any]] = {"data": {"padding": "mean"}}
 _OF_CONVNEXT, _OF_TIMM = ("layer_scale",), ("frozen_stages", "frozen_norm")
 
 
@@ -44,9 +47,19 @@ def format_of(values: dict[str, Any]) -> Any:
 
 
 def of_any_format(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a saved configuration of format 1 or 2 as today's sections, without the number."""
+    """The values of a saved configuration of any format as today's sections, without the number."""
+    written = format_of(values)
     rest = {key: value for key, value in values.items() if key != "format"}
-    return _from_format_1(rest) if format_of(values) == 1 else rest
+    if written == 1:
+        rest = _from_format_1(rest)
+    return _with_later_keys(rest, _SINCE_3) if written < 3 else rest
+
+
+def _with_later_keys(values: dict[str, Any], later: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The sections, with the keys that they did not have yet."""
+    return {
+        section: later.get(section, {}) | content if isinstance(content, dict) else content for section, content in values.items()
+    }
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rotanext.models.network import Padding
 from rotanext.section import Count, Fraction, Natural, NotNegative, Positive, Section, Switch
 
 _LONGEST = 1 << 16  # pixels
@@ -20,6 +21,7 @@ class DataConfig(Section):
     val: list[str]  # DOTA folders; empty: no validation
     classes: str  # "auto": the names found in the labels; dota1.0, dota1.5, dota2.0; or a text file with one name a line
     image_size: Side  # images are resized to fit this square; 0: as they are
+    padding: Padding  # images are filled up with this: the mean colour of ImageNet, or a grey of 114
     background: Switch  # train on images without objects, too
     workers: Annotated[int, Field(ge=0, le=256, strict=True)]  # processes that load images; 0: the training's own
     cache: Switch  # keep decoded images in memory

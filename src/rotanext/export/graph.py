@@ -17,7 +17,7 @@ from rotanext.export.metadata import INPUT
 from rotanext.heads.contract import rows
 from rotanext.models.fast import PRECISIONS, for_inference
 from rotanext.models.necks import SIZE_DIVISOR
-from rotanext.models.network import Network
+from rotanext.models.network import GREY, Network
 
 OUTPUTS = ("logits", "boxes")
 _MOST_BLOCKS = 1 << 17
@@ -63,18 +63,25 @@ class DecodedNetwork(nn.Module):
         self.register_buffer("std", model.std.detach().float().clone())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[B, P, C]` and boxes `[B, P, 5]` (le90, pixels, centres inside) of uint8 RGB images `[B, H, W, 3]` of any size.
+        """Logits `[B, P, C]` and boxes `[B, P, 5]` (le90, pixels) of uint8 RGB images `[B, H, W, 3]` of any size.
 
         Priors are counted level by level, row by row, position by position; the score of a class is its logit's sigmoid.
         """
         height, width = images.shape[1], images.shape[2]
-        batch = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         right, bottom = (_blocks(side) * SIZE_DIVISOR - side for side in (width, height))
-        raw = self.network(F.pad(batch, (0, right, 0, bottom)).to(self.dtype))
+        batch = self._normalised(images.permute(0, 3, 1, 2).float(), (0, right, 0, bottom))
+        raw = self.network(batch.to(self.dtype))
         boxes = self.network.head.decode(raw)
-        last = torch.stack([torch.full((), side - 1.0, device=boxes.device) for side in (width, height)])
-        centres = torch.minimum(boxes[..., :2].clamp_min(0), last)
-        return torch.cat(rows(raw.logits, self.network.num_classes), 1).float(), torch.cat([centres, boxes[..., 2:]], -1)
+        if self.network.head.centres_inside:
+            last = torch.stack([torch.full((), side - 1.0, device=boxes.device) for side in (width, height)])
+            boxes = torch.cat([torch.minimum(boxes[..., :2].clamp_min(0), last), boxes[..., 2:]], -1)
+        return torch.cat(rows(raw.logits, self.network.num_classes), 1).float(), boxes
+
+    def _normalised(self, pixels: Tensor, around: tuple[int, int, int, int]) -> Tensor:
+        """What `Network.prepare` makes of images: filled up with its colour."""
+        if self.network.padding == "grey":
+            return (F.pad(pixels, around, value=GREY) - self.mean) / self.std
+        return F.pad((pixels - self.mean) / self.std, around)
 
 
 def trace(network: DecodedNetwork) -> ExportedProgram:

@@ -1,6 +1,10 @@
 """Head families: each owns its module, priors, decoding, assignment, losses and configuration; `contract` is what others know."""
 
-from rotanext.heads.retina import RetinaConfig
+from typing import Annotated
 
-# With a second family: Annotated[RetinaConfig | OtherConfig, Field(discriminator="kind")]
-HeadConfig = RetinaConfig
+from pydantic import Field
+
+from rotanext.heads.retina import RetinaConfig
+from rotanext.heads.rtmdet import RTMDetConfig
+
+HeadConfig = Annotated[RetinaConfig | RTMDetConfig, Field(discriminator="kind")]

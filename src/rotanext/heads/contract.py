@@ -67,6 +67,7 @@ class Head(Protocol):
     num_classes: int
     priors: int  # at every position
     strides: tuple[int, ...]  # of the levels
+    centres_inside: bool  # whether centres of boxes are moved into the image they were detected in
 
     def __call__(self, pyramid: list[Tensor]) -> Raw:
         """Raw outputs of the neck's maps `[B, channels, h, w]`, one a level."""
@@ -75,7 +76,7 @@ class Head(Protocol):
     def decode(self, raw: Raw, chosen: Candidates | None = None) -> Tensor:
         """Boxes `[N, 5]` (float32, le90, pixels of the batch) of chosen priors, or `[B, P, 5]` of all, level by level.
 
-        Pure tensor arithmetic: it is traced for export as well.
+        Where the outputs describe no box, a side is 0 or less: it is never detected. Pure tensor arithmetic: it is traced for export as well.
         """
         ...
 

@@ -80,6 +80,8 @@ class Assigned(NamedTuple):
 class RetinaHead(nn.Module):
     """Two stacks of 3x3 convolutions shared over the levels, then logits and deltas of a position's anchors."""
 
+    centres_inside = True
+
     def __init__(self, config: RetinaConfig, channels: int, strides: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         self.config, self.strides, self.num_classes = config, strides, num_classes

@@ -27,7 +27,8 @@ CropDetector = Callable[[list[Crop], float], list[Detections]]  # crops of one s
 
 def build_network(config: Config, num_classes: int) -> Network:
     """The network a configuration describes, with random weights."""
-    return Network(config.backbone, config.neck, config.head, num_classes).to(memory_format=torch.channels_last)
+    made = Network(config.backbone, config.neck, config.head, num_classes, config.data.padding)
+    return made.to(memory_format=torch.channels_last)
 
 
 class ExportedNetwork(Protocol):

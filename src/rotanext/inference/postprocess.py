@@ -38,9 +38,9 @@ def best_candidates(logits: list[Tensor], threshold: float, top_k: int) -> tuple
     return Candidates(image[order], level, prior), label[order], scores[order]
 
 
-def _finite(image: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Without boxes that are no numbers (half precision has overflowed): they overlap nothing, so nothing would suppress them."""
-    keep = boxes.isfinite().all(1)
+def _sound(image: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Without boxes that are no numbers (half precision has overflowed) or have no area: nothing overlaps, and suppresses, them."""
+    keep = boxes.isfinite().all(1) & (boxes[:, 2:4] > 0).all(1)
     return image[keep], boxes[keep], scores[keep], labels[keep]
 
 
@@ -50,17 +50,18 @@ def detect(
     """Boxes `[N, 5]`, scores `[N]` and labels `[N]` of each image of a batch, best first, in pixels of the batch.
 
     sizes holds each image's (height, width) without padding, and may be fewer than the batch: the rest was filled up. Centres
-    are held inside, as in the reference. Per level the best `top_k` (prior, class) pairs above the threshold are decoded; over
-    all levels together boxes of one class suppress each other by rotated NMS. What is not a number is not detected.
+    are held inside where the head says so. Per level the best `top_k` (prior, class) pairs above the threshold are decoded; over
+    all levels together boxes of one class suppress each other by rotated NMS. What is not a number, or has no area, is not detected.
     """
     if not sizes:
         return []
     raw = raw.images(slice(len(sizes)))
     chosen, labels, scores = best_candidates(rows(raw.logits, head.num_classes), threshold, options.top_k)
     boxes = head.decode(raw, chosen)
-    limits = torch.tensor([(width - 1, height - 1) for height, width in sizes], dtype=boxes.dtype, device=boxes.device)
-    image, boxes, scores, labels = _finite(chosen.image, boxes, scores, labels)
-    boxes[:, :2] = torch.minimum(boxes[:, :2].clamp_min(0), limits[image])
+    image, boxes, scores, labels = _sound(chosen.image, boxes, scores, labels)
+    if head.centres_inside:
+        limits = torch.tensor([(width - 1, height - 1) for height, width in sizes], dtype=boxes.dtype, device=boxes.device)
+        boxes[:, :2] = torch.minimum(boxes[:, :2].clamp_min(0), limits[image])
     return _suppressed(image, boxes, scores, labels, len(sizes), options)
 
 
@@ -70,7 +71,7 @@ def detect_decoded(
     """What `detect` gives, of a network that decodes by itself: per level logits `[B, P_l, C]`, and all boxes `[B, P, 5]`."""
     chosen, labels, scores = best_candidates(logits, threshold, options.top_k)
     first = torch.tensor([0, *(level.shape[1] for level in logits[:-1])], device=boxes.device).cumsum(0)
-    found = _finite(chosen.image, boxes[chosen.image, first[chosen.level] + chosen.prior], scores, labels)
+    found = _sound(chosen.image, boxes[chosen.image, first[chosen.level] + chosen.prior], scores, labels)
     return _suppressed(*found, len(boxes), options)
 
 

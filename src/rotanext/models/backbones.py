@@ -1,20 +1,33 @@
-"""Backbones: our ConvNeXt, or any of timm's feature extractors.
+"""Backbones: our ConvNeXt and CSPNeXt, or any of timm's feature extractors.
 
 Each has `channels`, those of its four maps at strides 4, 8, 16 and 32, and `leave_out(n)`, which stops the training of what only
 serves its n finest maps.
 """
 
 import difflib
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from rotanext.errors import UserError, first_line
-from rotanext.models.convnext import VARIANTS, ConvNeXt
+from rotanext.models import convnext, cspnext
+from rotanext.models.convnext import ConvNeXt
+from rotanext.models.cspnext import CSPNeXt
 from rotanext.section import Fraction, NotNegative, Section, Switch
 
 OUTPUT_STRIDES = (4, 8, 16, 32)
+
+
+def _check_name(family: str, name: str, variants: Iterable[str]) -> None:
+    """UserError unless a family of ours has a variant of that name."""
+    if name not in (known := list(variants)):
+        near = difflib.get_close_matches(name, known, 1, 0)
+        raise UserError(
+            f"no {family} '{name}'; nearest: '{near[0]}'; all: {', '.join(known)}. "
+            "Backbones of timm are chosen with backbone.kind=timm"
+        )
 
 
 class ConvNeXtConfig(Section):
@@ -29,18 +42,27 @@ class ConvNeXtConfig(Section):
 
     def build(self) -> ConvNeXt:
         """The backbone, with random weights; UserError for an unknown name."""
-        if self.name not in VARIANTS:
-            near = difflib.get_close_matches(self.name, VARIANTS, 1, 0)
-            raise UserError(
-                f"no ConvNeXt '{self.name}'; nearest: '{near[0]}'; all: {', '.join(VARIANTS)}. "
-                "Backbones of timm are chosen with backbone.kind=timm"
-            )
+        _check_name("ConvNeXt", self.name, convnext.VARIANTS)
         return ConvNeXt(
             self.name,
             drop_path=self.drop_path,
             layer_scale=self.layer_scale,
             gradient_checkpointing=self.gradient_checkpointing,
         )
+
+
+class CSPNeXtConfig(Section):
+    """CSPNeXt, the backbone of RTMDet."""
+
+    kind: Literal["cspnext"]  # that of RTMDet
+    name: str  # a variant of models/cspnext.py
+    weights: str  # "" for none, or a local file of any known layout
+    gradient_checkpointing: Switch  # less memory, a third more work
+
+    def build(self) -> CSPNeXt:
+        """The backbone, with random weights; UserError for an unknown name."""
+        _check_name("CSPNeXt", self.name, cspnext.VARIANTS)
+        return CSPNeXt(self.name, gradient_checkpointing=self.gradient_checkpointing)
 
 
 class TimmConfig(Section):
@@ -59,7 +81,7 @@ class TimmConfig(Section):
         return TimmBackbone(self)
 
 
-BackboneConfig = Annotated[ConvNeXtConfig | TimmConfig, Field(discriminator="kind")]
+BackboneConfig = Annotated[ConvNeXtConfig | CSPNeXtConfig | TimmConfig, Field(discriminator="kind")]
 
 
 class TimmBackbone(nn.Module):

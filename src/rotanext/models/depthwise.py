@@ -18,10 +18,10 @@ class DepthwiseConv(nn.Conv2d):
     rotated operators are.
     """
 
-    def __init__(self, channels: int, size: int) -> None:
+    def __init__(self, channels: int, size: int, bias: bool = True) -> None:
         if size % 2 == 0:
             raise ValueError(f"the size is {size}; expected an odd one")
-        super().__init__(channels, channels, size, padding=size // 2, groups=channels)
+        super().__init__(channels, channels, size, padding=size // 2, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` to the same."""
@@ -45,7 +45,7 @@ class _Depthwise(torch.autograd.Function):
     """torch's forward pass; backward, the maps' gradient is another such convolution, and the weights' is our kernel's."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
 

@@ -2,18 +2,37 @@
 
 A neck's section tells `channels`, `strides` and `level_sizes(height, width)` of its maps, and builds the module, whose `first` is
 the finest of the backbone's four maps that it uses. The feature pyramid gives five maps from the last three (Lin et al.,
-arXiv:1612.03144; P6 and P7 of RetinaNet, arXiv:1708.02002).
+arXiv:1612.03144; P6 and P7 of RetinaNet, arXiv:1708.02002); the path aggregation of RTMDet three (arXiv:1803.01534, 2212.07784).
 """
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from rotanext.layers import conv_norm
+from rotanext.models.cspnext import CSPLayer
 from rotanext.section import Section
 
 SIZE_DIVISOR = 32  # a batch's height and width are multiples of it: the stride of the backbone's last map
+
+
+def level_sizes(strides: tuple[int, ...], height: int, width: int) -> list[tuple[int, int]]:
+    """(height, width) of each level's map for images of that size in pixels, filled up to a multiple of 32.
+
+    Levels up to stride 32 come from the backbone's maps; of the others each is a convolution of stride 2 on the one before.
+    """
+    sizes: list[tuple[int, int]] = []
+    for stride in strides:
+        if stride <= SIZE_DIVISOR:
+            rows, columns = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR // stride for side in (height, width))
+        else:
+            rows, columns = ((side + 1) // 2 for side in sizes[-1])
+        sizes.append((rows, columns))
+    return sizes
 
 
 class FPNConfig(Section):
@@ -33,18 +52,31 @@ class FPNConfig(Section):
 
     def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """(height, width) of each level's map for images of that size in pixels, filled up to a multiple of 32."""
-        sizes: list[tuple[int, int]] = []
-        for stride in self.strides:
-            if stride <= SIZE_DIVISOR:
-                rows, columns = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR // stride for side in (height, width))
-            else:  # a convolution of stride 2 on the level before
-                rows, columns = ((side + 1) // 2 for side in sizes[-1])
-            sizes.append((rows, columns))
-        return sizes
+        return level_sizes(self.strides, height, width)
 
 
-# With a second neck: Annotated[FPNConfig | OtherConfig, Field(discriminator="kind")]
-NeckConfig = FPNConfig
+class PAFPNConfig(Section):
+    """The feature pyramid with a way back up, of the blocks of CSPNeXt."""
+
+    kind: Literal["pafpn"]  # path aggregation, with blocks of CSPNeXt
+    channels: Annotated[int, Field(ge=1, le=8192, strict=True)]  # of every map
+    blocks: Annotated[int, Field(ge=1, le=64, strict=True)]  # of each of its four layers
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the maps in pixels, finest first."""
+        return (8, 16, 32)
+
+    def build(self, in_channels: list[int]) -> "PAFPN":
+        """The neck on a backbone's maps of so many channels, at strides 4, 8, 16 and 32."""
+        return PAFPN(in_channels[PAFPN.first :], self.channels, self.blocks)
+
+    def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(height, width) of each level's map for images of that size in pixels, filled up to a multiple of 32."""
+        return level_sizes(self.strides, height, width)
+
+
+NeckConfig = Annotated[FPNConfig | PAFPNConfig, Field(discriminator="kind")]
 
 
 class FPN(nn.Module):
@@ -74,3 +106,34 @@ class FPN(nn.Module):
         pyramid.append(self.extra[0](maps[-1]))
         pyramid.append(self.extra[1](pyramid[-1]))
         return pyramid
+
+
+class PAFPN(nn.Module):
+    """Maps at strides 8, 16 and 32: coarse maps are merged into finer ones, and these again into coarser ones.
+
+    Inside each map has the channels of the backbone's, and comes from a CSP layer on two maps side by side.
+    """
+
+    first = 1  # the finest of the backbone's four maps that is used
+
+    def __init__(self, in_channels: list[int], channels: int, blocks: int) -> None:
+        super().__init__()
+        finer = list(zip(in_channels[:0:-1], in_channels[-2::-1], strict=True))  # (coarse, fine), coarsest first
+        coarser = list(pairwise(in_channels))
+        self.reduce_layers = nn.ModuleList(conv_norm(coarse, fine) for coarse, fine in finer)
+        self.top_down_blocks = nn.ModuleList(CSPLayer(2 * fine, fine, blocks, False, False) for _, fine in finer)
+        self.downsamples = nn.ModuleList(conv_norm(fine, fine, 3, 2) for fine, _ in coarser)
+        self.bottom_up_blocks = nn.ModuleList(CSPLayer(2 * fine, coarse, blocks, False, False) for fine, coarse in coarser)
+        self.out_convs = nn.ModuleList(conv_norm(c, channels, 3) for c in in_channels)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """`[B, C_i, H / s, W / s]` at strides 8, 16, 32 to maps `[B, channels, H / s, W / s]` at the same."""
+        top, reduced = maps[-1], []
+        for finer, reduce, block in zip(maps[-2::-1], self.reduce_layers, self.top_down_blocks, strict=True):
+            reduced.append(reduce(top))
+            wide = F.interpolate(reduced[-1], size=finer.shape[-2:], mode="nearest")
+            top = block(torch.cat([wide, finer], 1))
+        merged = [top]
+        for same, down, block in zip(reversed(reduced), self.downsamples, self.bottom_up_blocks, strict=True):
+            merged.append(block(torch.cat([down(merged[-1]), same], 1)))
+        return [conv(m) for conv, m in zip(self.out_convs, merged, strict=True)]

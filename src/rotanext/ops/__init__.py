@@ -20,6 +20,7 @@ from rotanext.ops.reference import check_mode, polygon_iou, winograd_matrices
 
 __all__ = [
     "assign_anchors",
+    "assign_dynamic",
     "depthwise_weight_gradient",
     "overlapping_polygons",
     "polygon_iou",
@@ -142,6 +143,41 @@ def assign_anchors(
     return result
 
 
+@torch.no_grad()
+def assign_dynamic(
+    points: Tensor, strides: Tensor, boxes: Tensor, logits: Tensor, objects: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """RTMDet's dynamic soft-label assignment of one image, without a matrix of points x objects x classes.
+
+    `points [P, 2]` (pixels) of levels with `strides [P]` predict `boxes [P, 5]` and `logits [P, C]`; `objects [G, 5]` have
+    `labels [G]` (int64). Gives the index `[P]` (int64: 0 background, i the i-th object, from 1) and the quality `[P]` (float32: the
+    IoU of a positive point's box with its object, 0 elsewhere). The rule and its numbers are in `dynamic.py`:
+
+    Candidates are the points inside any object. An object takes its k cheapest candidates, k the integer part of the sum of its 13
+    highest IoUs, at least 1. A candidate that several objects take goes to the cheapest of **all** objects. Of equal costs the
+    lower index comes first, of points as of objects. Pairs of infinite cost (41 strides apart, or not numbers) are never taken.
+
+    Not differentiable. ValueError for other shapes, and for labels that are no class.
+    """
+    boxes, objects = _checked(boxes, "boxes"), _checked(objects, "objects")
+    _check_shapes(points, strides, boxes, logits, objects, labels)
+    assign = (implementation(boxes.device) if _straight(boxes) else torch.ops.rotanext).assign_dynamic
+    result: tuple[Tensor, Tensor] = assign(points, strides, boxes, logits, objects, labels)
+    return result
+
+
+def _check_shapes(points: Tensor, strides: Tensor, boxes: Tensor, logits: Tensor, objects: Tensor, labels: Tensor) -> None:
+    """ValueError unless the arguments of `assign_dynamic` fit each other."""
+    many = len(boxes)
+    for name, values, wanted in (("points", points, (many, 2)), ("strides", strides, (many,)), ("labels", labels, (len(objects),))):
+        if values.shape != wanted:
+            raise ValueError(f"{name} must be {list(wanted)}; found {list(values.shape)}")
+    if logits.dim() != 2 or len(logits) != many:
+        raise ValueError(f"logits must be [{many}, classes]; found {list(logits.shape)}")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise ValueError(f"labels are {int(labels.min())} to {int(labels.max())}; expected 0 to {logits.shape[1] - 1}")
+
+
 def overlapping_polygons(a: np.ndarray, b: np.ndarray, least: float = 1e-12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of simple quadrilaterals a `[N, 4, 2]` and b `[M, 4, 2]` whose true IoU is above `least`; see `polygon_iou`.
 
@@ -202,6 +238,14 @@ def _assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negativ
     return result
 
 
+@torch.library.custom_op("rotanext::assign_dynamic", mutates_args=())
+def _assign_dynamic(
+    points: Tensor, strides: Tensor, boxes: Tensor, logits: Tensor, objects: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = implementation(boxes.device).assign_dynamic(points, strides, boxes, logits, objects, labels)
+    return result
+
+
 @_iou_pairs.register_fake
 def _(a: Tensor, b: Tensor, mode: str) -> Tensor:
     return a.new_empty(a.shape[0])
@@ -220,6 +264,11 @@ def _(boxes: Tensor, scores: Tensor, labels: Tensor | None, iou_threshold: float
 @_assign_anchors.register_fake
 def _(anchors: Tensor, boxes: Tensor, positive_iou: float, negative_iou: float, layout: Sequence[int]) -> Tensor:
     return anchors.new_empty(anchors.shape[0], dtype=torch.int64)
+
+
+@_assign_dynamic.register_fake
+def _(points: Tensor, strides: Tensor, boxes: Tensor, logits: Tensor, objects: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return points.new_empty(len(points), dtype=torch.int64), points.new_empty(len(points), dtype=torch.float32)
 
 
 def _save_boxes(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:

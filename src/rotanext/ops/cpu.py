@@ -74,6 +74,16 @@ def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative
     return torch.from_numpy(assigned).to(anchors.device)
 
 
+def assign_dynamic(
+    points: Tensor, strides: Tensor, boxes: Tensor, logits: Tensor, objects: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `ops.assign_dynamic`."""
+    from rotanext.ops import reference
+
+    result: tuple[Tensor, Tensor] = reference.assign_dynamic(points, strides, boxes, logits, objects, labels)
+    return result
+
+
 def overlapping_polygons(a: np.ndarray, b: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """See `ops.overlapping_polygons`."""
     from rotanext.ops import cpu_polygons

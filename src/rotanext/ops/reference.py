@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rotanext.ops.dynamic import TOP_IOUS, clamped, class_costs, inside, pair_costs
+from rotanext.ops.dynamic import wide as _wide
+
 _PAIRS_AT_ONCE = 1 << 19
 # Winograd's F(4x4, 3x3) at the points 0, 1, -1, 2, -2 and infinity: an output tile is A^T [(G g G^T) * (B^T d B)] A.
 _G = torch.tensor(
@@ -28,11 +31,6 @@ _G = torch.tensor(
     device="cpu",
 )
 ROUNDING = 1e-13  # shares of the smaller area below this are what rounding leaves of shapes that do not overlap
-
-
-def _wide(x: Tensor) -> Tensor:
-    """The widest float type of the tensor's device (mps has no float64)."""
-    return x.float() if x.device.type == "mps" else x.double()
 
 
 def _intersection(a: Tensor, b: Tensor) -> Tensor:
@@ -223,6 +221,31 @@ def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative
         if best_of_object > 0:
             result[matrix[:, index] == best_of_object] = index + 1
     return result
+
+
+def assign_dynamic(
+    points: Tensor, strides: Tensor, boxes: Tensor, logits: Tensor, objects: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `ops.assign_dynamic`: the rule on the whole matrix of costs of points with objects."""
+    index, quality = torch.zeros(len(points), dtype=torch.int64, device=points.device), torch.zeros_like(strides).float()
+    candidates = inside(points, objects).any(1).nonzero().squeeze(1)
+    if len(candidates) == 0:
+        return index, quality
+    points, strides, boxes, logits = points[candidates], strides[candidates], boxes[candidates], logits[candidates]
+    iou = rotated_iou(clamped(boxes), clamped(objects)).float()
+    cost = pair_costs(points, strides, class_costs(logits), logits, objects, labels, iou)
+
+    many = iou.topk(min(TOP_IOUS, len(points)), dim=0).values.double().sum(0).long().clamp_min(1)
+    by_cost = cost.argsort(dim=0, stable=True)
+    rank = torch.arange(len(points), device=points.device)[:, None]
+    taken = torch.zeros_like(cost, dtype=torch.bool).scatter_(0, by_cost, rank < many) & cost.isfinite()
+
+    contested = taken.sum(1) > 1
+    owner = torch.where(contested, cost.argmin(1), taken.int().argmax(1))  # the first of equals
+    positive = taken.any(1)
+    index[candidates[positive]] = owner[positive] + 1
+    quality[candidates[positive]] = iou[positive, owner[positive]]
+    return index, quality
 
 
 def polygon_area(corners: Tensor) -> Tensor:

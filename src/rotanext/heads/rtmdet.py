@@ -1,0 +1,187 @@
+"""RTMDet for rotated boxes: a point a position, soft targets, dynamic assignment (Lyu et al., arXiv:2212.07784).
+
+The head of the published systems, number for number; see docs/from-mmrotate.md.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from rotanext.boxes import regularize
+from rotanext.heads import points as grids
+from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, nothing_to_learn, rows
+from rotanext.heads.losses import quality_focal_loss, rotated_iou_loss
+from rotanext.heads.points import NUMBERS
+from rotanext.layers import BatchNorm2d, folded
+from rotanext.ops import assign_dynamic
+from rotanext.section import Positive, Section, Switch
+
+PRIOR = 0.01  # score of every class at the start
+OFFSET = 0.0  # of the points: the upper left corner of their cell
+_MOST_EXPONENT = 16.0  # a distance of nine million strides: only so that no box becomes infinite
+_WORTH_TELLING = 0.02  # share of the objects
+
+
+class RTMDetConfig(Section):
+    """A head with points: sigmoid scores that are the box's IoU, boxes as distances to their sides, trained by their IoU."""
+
+    kind: Literal["rtmdet"]  # rotated RTMDet
+    stacked_convs: Annotated[int, Field(ge=1, le=32, strict=True)]  # convolutions before each output
+    exponential: Switch  # distances are the exponential of the outputs; otherwise the outputs themselves
+    box_loss_weight: Positive  # beside a classification loss of weight 1
+    priors: ClassVar[int] = 1
+
+    def classes_of(self, weights: Mapping[str, Tensor]) -> int:
+        """How many classes the network with these weights (under our names) tells apart."""
+        return len(weights["head.cls_out.0.bias"]) if "head.cls_out.0.bias" in weights else 0
+
+    def build(self, channels: int, strides: tuple[int, ...], num_classes: int) -> "RTMDetHead":
+        """The head for maps of so many channels at these strides."""
+        return RTMDetHead(self, channels, strides, num_classes)
+
+    def reach(self, boxes: Tensor, strides: tuple[int, ...], recipe: str) -> Reach:
+        """Which boxes `[N, 5]` hold a point of the finest level, wherever they lie: the others are learnt by luck."""
+        cells = (boxes[:, 2] * boxes[:, 3] / strides[0] ** 2).clamp(0, 1)
+        share = float((cells < 1).float().mean()) if len(boxes) else 0.0
+        if share > _WORTH_TELLING:
+            advice = [
+                f"{100 * share:.1f} % of the objects are smaller than a cell of {strides[0]} x {strides[0]} pixels: where no point "
+                "lies in an object, nothing learns it.",
+                "Enlarge the images where such objects matter (rotanext split --rates 2.0).",
+            ]
+        else:
+            advice = [f"The points fit: {100 * (1 - share):.1f} % of the objects cover a cell of {strides[0]} x {strides[0]} pixels."]
+        return Reach(cells, 1.0, f"area in cells of {strides[0]} x {strides[0]} pixels, at most 1", advice)
+
+
+class Assigned(NamedTuple):
+    """What the points of a batch should say."""
+
+    objects: Tensor  # [B, P] int64: 0 background, i the i-th object of that image
+    quality: Tensor  # [K] float32 of the positive points, in order: IoU of what they predict with their object
+    boxes: Tensor  # [K, 5] of their objects
+    labels: Tensor  # [K]
+
+
+class RTMDetHead(nn.Module):
+    """Two stacks of 3x3 convolutions shared over the levels, whose batch norms are not, then 1x1 convolutions of each level."""
+
+    priors = 1
+    centres_inside = False
+
+    def __init__(self, config: RTMDetConfig, channels: int, strides: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.config, self.strides, self.num_classes = config, strides, num_classes
+        depth = range(config.stacked_convs)
+        for branch in ("cls", "reg"):
+            convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in depth)
+            norms = nn.ModuleList(nn.ModuleList(BatchNorm2d(channels) for _ in depth) for _ in strides)
+            self.add_module(f"{branch}_convs", convs)
+            self.add_module(f"{branch}_norms", norms)
+        for output, numbers in (("cls_out", num_classes), ("reg_out", NUMBERS - 1), ("ang_out", 1)):
+            self.add_module(output, nn.ModuleList(nn.Conv2d(channels, numbers, 1) for _ in strides))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                if not module.weight.is_meta:  # where normal numbers would import torch's compiler: seconds, 200 MB
+                    nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for level in self.cls_out:
+            nn.init.constant_(level.bias, -math.log((1 - PRIOR) / PRIOR))
+
+    def forward(self, pyramid: list[Tensor]) -> Raw:
+        """Per level logits `[B, classes, h, w]`, and four outputs for the distances and an angle in radians `[B, 5, h, w]`."""
+        logits, geometry = [], []
+        for number, level in enumerate(pyramid):
+            cls = _stacked(level, self.cls_convs, self.cls_norms[number])
+            reg = _stacked(level, self.reg_convs, self.reg_norms[number])
+            logits.append(self.cls_out[number](cls))
+            geometry.append(torch.cat([self.reg_out[number](reg), self.ang_out[number](reg)], 1))
+        return Raw(logits, geometry)
+
+    def fold_norms(self) -> None:
+        """Put the batch norms into convolutions, which are each level's own then; for detection alone. See `models.fast`."""
+        for convs, levels in ((self.cls_convs, self.cls_norms), (self.reg_convs, self.reg_norms)):
+            for place, conv in enumerate(convs):
+                for norms in levels:
+                    norms[place] = folded(conv, norms[place])
+                convs[place] = nn.Identity()
+
+    def distances(self, numbers: Tensor, strides: Tensor) -> Tensor:
+        """Distances in pixels and angle `[..., 5]` of outputs `[..., 5]` at points of strides `[...]`."""
+        sides, angle = numbers.split([NUMBERS - 1, 1], -1)
+        sides = sides.clamp_max(_MOST_EXPONENT).exp() if self.config.exponential else sides
+        return torch.cat([sides * strides[..., None], angle], -1)
+
+    def decode(self, raw: Raw, chosen: Candidates | None = None) -> Tensor:
+        """Boxes `[N, 5]` of chosen points or `[B, P, 5]` of all, see `heads.contract.Head.decode`."""
+        numbers = rows(raw.geometry, NUMBERS)
+        if chosen is None:
+            points, strides = self._grid(raw)
+            return regularize(grids.decode(points, self.distances(torch.cat(numbers, 1).float(), strides)))
+        first = torch.tensor([0, *(level.shape[1] for level in numbers[:-1])], device=chosen.prior.device).cumsum(0)
+        widths = [level.shape[3] for level in raw.geometry]
+        points, strides = grids.of_levels(chosen.level, chosen.prior, widths, self.strides, OFFSET)
+        picked = torch.cat(numbers, 1)[chosen.image, first[chosen.level] + chosen.prior].float()
+        return regularize(grids.decode(points, self.distances(picked, strides)))
+
+    def _grid(self, raw: Raw) -> tuple[Tensor, Tensor]:
+        sizes = [(level.shape[2], level.shape[3]) for level in raw.geometry]
+        return grids.grid(sizes, self.strides, OFFSET, raw.geometry[0].device)
+
+    @torch.no_grad()
+    def assign(self, raw: Raw, targets: Targets) -> Assigned:
+        """What each point learns, by what it predicts."""
+        logits, numbers = _joined(raw, self.num_classes)
+        points, strides = self._grid(raw)
+        boxes = grids.decode(points, self.distances(numbers, strides))
+        found = [
+            assign_dynamic(points, strides, predicted, scores, objects, labels)
+            for predicted, scores, objects, labels in zip(boxes, logits, *targets, strict=True)
+        ]
+        index, quality = (torch.stack(values) for values in zip(*found, strict=True))
+        mine = [i[i > 0] - 1 for i in index]
+        matched = [objects[i] for objects, i in zip(targets.boxes, mine, strict=True)]
+        classes = [labels[i] for labels, i in zip(targets.labels, mine, strict=True)]
+        return Assigned(index, quality[index > 0], torch.cat(matched), torch.cat(classes))
+
+    def losses(self, raw: Raw, targets: Targets) -> Losses:
+        """The quality focal loss `cls` and the IoU loss `box`, both by the positive points' quality; see `heads.contract.Head.losses`."""
+        factor = self.config.box_loss_weight
+        if not targets.boxes:
+            zero, none = nothing_to_learn(raw), raw.logits[0].new_zeros((), dtype=torch.float32)
+            return Losses({"cls": Term(zero, none), "box": Term(zero, none, factor)}, none)
+        classification, box, weight, positives = self.assigned_losses(raw, self.assign(raw, targets))
+        return Losses({"cls": Term(classification, weight), "box": Term(box, weight, factor)}, positives)
+
+    def assigned_losses(self, raw: Raw, assigned: Assigned) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sums of the quality focal and the IoU loss over a batch, sum of the qualities, and number of positive points, in float32.
+
+        A batch without objects gives a box loss of zero that still depends on the outputs: each parameter has a (zero) gradient.
+        """
+        logits, numbers = _joined(raw, self.num_classes)
+        points, strides = self._grid(raw)
+        image, point = (assigned.objects > 0).nonzero(as_tuple=True)
+        wanted = torch.zeros_like(logits)
+        wanted[image, point, assigned.labels] = assigned.quality
+        classification = quality_focal_loss(logits, wanted).sum()
+        predicted = grids.decode(points[point], self.distances(numbers[image, point], strides[point]))
+        box = (rotated_iou_loss(predicted, assigned.boxes) * assigned.quality).sum()
+        return classification, box, assigned.quality.sum(), logits.new_tensor(len(point))
+
+
+def _stacked(x: Tensor, convs: nn.ModuleList, norms: nn.ModuleList) -> Tensor:
+    """A level's map through one of the two stacks."""
+    for conv, norm in zip(convs, norms, strict=True):
+        x = F.silu(norm(conv(x)), inplace=not torch.is_grad_enabled())
+    return x
+
+
+def _joined(raw: Raw, classes: int) -> tuple[Tensor, Tensor]:
+    """Logits `[B, P, C]` and numbers `[B, P, 5]` of all levels, float32."""
+    return torch.cat(rows(raw.logits, classes), 1).float(), torch.cat(rows(raw.geometry, NUMBERS), 1).float()
