@@ -68,9 +68,21 @@ def shapes(which: str) -> dict[str, list[int]]:
     return found
 
 
+@functools.cache
+def _numbers(which: str) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(value) for key, value in formula_rtmdet.state_dict(shapes(which)).items()}
+
+
 def weights(which: str) -> "OrderedDict[str, Tensor]":
     """The formula's weights under the reference's names."""
-    return OrderedDict((k, torch.from_numpy(v)) for k, v in formula_rtmdet.state_dict(shapes(which)).items())
+    return OrderedDict(_numbers(which))
+
+
+def golden_weights(name: str) -> "OrderedDict[str, Tensor]":
+    """Those of a golden file of a whole model, whose running statistics make it lively."""
+    facts, figures = json.loads((GOLDEN / f"rtmdet-{name}.json").read_text()), np.load(GOLDEN / f"rtmdet-{name}.npz")
+    found = formula_rtmdet.state_dict(facts["shapes"], facts["salt"], figures["bn_running"])
+    return OrderedDict((key, torch.from_numpy(value)) for key, value in found.items())
 
 
 def our_name(key: str) -> str:

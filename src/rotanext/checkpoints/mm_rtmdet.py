@@ -8,21 +8,19 @@ from typing import Any
 
 import torch
 
+from rotanext.checkpoints import mmrotate_retina
 from rotanext.checkpoints.cfg_text import look_up
 from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict, Told, Translated, without
 from rotanext.checkpoints.mmrotate import check_angles, class_names, configuration, in_rgb, infer_backbone
-from rotanext.checkpoints.mmrotate_retina import BACKBONE
 from rotanext.config import recipe_values
 from rotanext.errors import UserError, explain
 from rotanext.heads.anchors import Convention
 
-RECIPES = {  # by the backbone's kind; the neck, the head and the backbone's size are those of the weights
-    "cspnext": "rotated-rtmdet_tiny-3x-dota",
-    "convnext": "rotated-rtmdet_convnext-tiny_pafpn-3x-dota",
-}
+RECIPE = "rotated-rtmdet_tiny-3x-dota"  # the parts and their sizes are those of the weights
+BACKBONES = {"cspnext": RECIPE, "convnext": mmrotate_retina.PUBLISHED["convnext"]}  # recipes that have the kind's section
 EXPONENTIAL = {"cspnext_tiny": False, "cspnext_s": False}  # published; of all others it is true
 RULES: Rules = (
-    *BACKBONE,
+    *mmrotate_retina.BACKBONE,
     (r"^bbox_head\.(cls|reg)_convs\.\d+\.(\d+)\.conv\.", r"head.\1_convs.\2."),
     (r"^bbox_head\.(cls|reg)_convs\.(\d+)\.(\d+)\.bn\.", r"head.\1_norms.\2.\3."),
     (r"^bbox_head\.rtm_(cls|reg|ang)\.", r"head.\1_out."),
@@ -94,18 +92,19 @@ def config_values(weights: StateDict, path: Any) -> dict[str, Any]:
     if not {*outputs, "neck.out_convs.0.conv.weight"} <= weights.keys():
         found = "a plain FPN" if any(key.startswith("neck.lateral_convs.") for key in weights) else "no whole head or no PAFPN"
         raise UserError(explain(path, found, "a rotated RTMDet on a PAFPN", "It is incomplete, or of another architecture."))
-    if _size(weights, "head.ang_out.0.bias") != 1:
-        found = f"angles of {len(weights['head.ang_out.0.bias'])} numbers (an angle coder)"
+    if (numbers := _size(weights, "head.ang_out.0.bias")) != 1:
+        found = f"angles of {numbers} numbers (an angle coder)"
         raise UserError(explain(path, found, "one angle in radians", "This architecture cannot be built here."))
     kind, backbone = infer_backbone(weights, path)
-    if kind not in RECIPES:
+    if kind not in BACKBONES:
         raise UserError(explain(path, f"the backbone {backbone}", "CSPNeXt or ConvNeXt", "This architecture cannot be built here."))
-    recipe = recipe_values(RECIPES[kind])
+    recipe = recipe_values(RECIPE)
     blocks = {match[1] for key in weights if (match := re.match(r"neck\.top_down_blocks\.0\.blocks\.(\d+)\.", key))}
     depth = sum(re.fullmatch(r"head\.cls_convs\.\d+\.weight", key) is not None for key in weights)
     neck = {"channels": _size(weights, "neck.out_convs.0.conv.weight"), "blocks": len(blocks)}
     return recipe | {
-        "backbone": recipe["backbone"] | {"name": backbone, "weights": ""},
+        "name": f"rotated-rtmdet_{backbone}",
+        "backbone": recipe_values(BACKBONES[kind])["backbone"] | {"name": backbone, "weights": ""},
         "neck": recipe["neck"] | neck,
         "head": recipe["head"] | {"stacked_convs": depth},
         "data": recipe["data"] | {"classes": "auto"},
@@ -123,7 +122,8 @@ def _exponential(cfg: dict[str, Any], backbone: str) -> tuple[bool, str]:
 
 def _of_detecting(cfg: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Put what the configuration says of image sizes, scores and NMS in the place of the recipe's values, and say so."""
-    predict, found = values["predict"], {}
+    predict: dict[str, Any] = values["predict"]
+    found: dict[str, Any] = {}
     for ours, place in TEST_CFG.items():
         told = look_up(cfg, "model", "test_cfg", *place)
         if isinstance(told, int | float) and not isinstance(told, bool) and told >= 0:
