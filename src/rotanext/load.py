@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import cast
 
-from rotanext.checkpoints.detectors import PartsFile, DetectorFile, filled_network, read_detector_file, read_weights
+from rotanext.checkpoints.detectors import DetectorFile, PartsFile, filled_network, read_detector_file, read_weights
 from rotanext.checkpoints.own import save_detector_file
 from rotanext.data.dota import CLASS_LISTS, read_class_list
 from rotanext.errors import Problems, UserError, counted, explain

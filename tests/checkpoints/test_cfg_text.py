@@ -47,7 +47,9 @@ def test_literals_of_a_text(text: str, values: dict[str, Any], tmp_path: Any, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_looking_up() -> None:
-    values = {"a": {"b": 1, "c": None}}
-    assert [look_up(values, *path) for path in (("a", "b"), ("a", "c"), ("a", "d"), ("x", "b"), ("a", "b", "c"))] == [1, None, None, None, None]
-    assert look_up(None, "a") is None
+@pytest.mark.parametrize(
+    ("path", "found"), [(("a", "b"), 1), (("a", "c"), None), (("a", "d"), None), (("x", "b"), None), (("a", "b", "c"), None)]
+)
+def test_looking_up(path: tuple[str, ...], found: Any) -> None:
+    assert look_up({"a": {"b": 1, "c": None}}, *path) == found
+    assert look_up(None, *path) is None

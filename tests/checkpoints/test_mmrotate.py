@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rotanext.checkpoints.layout import Checkpoint
-from rotanext.checkpoints.mmrotate import RESNETS, check_angles, class_names, infer_backbone
+from rotanext.checkpoints.mmrotate import RESNETS, check_angles, class_names, configuration, in_rgb, infer_backbone
 from rotanext.errors import UserError
+from rotanext.models import cspnext
 from rotanext.models.convnext import VARIANTS
 
 
@@ -79,3 +80,60 @@ def test_every_resnet_is_known_by_its_blocks_and_bottlenecks(shape: tuple[tuple[
 ], ids=str)  # fmt: skip
 def test_what_is_said_of_angles(meta: dict[str, Any], said: str) -> None:
     assert said in check_angles(file({"meta": meta}))
+
+
+@pytest.mark.parametrize(("meta", "values"), [
+    ({"cfg": "a = dict(b=1)"}, {"a": {"b": 1}}),
+    ({"config": "a = 1"}, {}),  # of 0.x
+    ({"cfg": {"a": 1}}, {}),
+    ({}, {}),
+], ids=str)  # fmt: skip
+def test_the_configuration(meta: dict[str, Any], values: dict[str, Any]) -> None:
+    assert configuration(file({"meta": meta})) == values
+
+
+FIRST = ("backbone.stem.0.conv.weight", "stem.0.conv.weight", "downsample_layers.0.0.weight", "backbone.conv1.weight")
+BGR = "mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395]"
+AS_RGB = "mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]"
+
+
+@pytest.mark.parametrize(("cfg", "usual", "turned"), [
+    ("", "BGR", True),
+    ("", "RGB", False),
+    (f"model = dict(data_preprocessor=dict({BGR}, bgr_to_rgb=False))", "RGB", True),
+    (f"model = dict(data_preprocessor=dict({AS_RGB}, bgr_to_rgb=True))", "BGR", False),
+    (f"data_preprocessor = dict({BGR}, bgr_to_rgb=False)", "RGB", True),
+    (f"data_preprocessor = dict({BGR}, bgr_to_rgb='no')", "BGR", True),
+    ("data_preprocessor = 'none'", "RGB", False),
+    (f"data_preprocessor = dict({BGR})", "RGB", None),
+    (f"data_preprocessor = dict({AS_RGB}, bgr_to_rgb=False)", "BGR", None),
+    ("data_preprocessor = dict(mean=[0.0, 0.0, 0.0])", "BGR", None),
+    ("data_preprocessor = dict(mean=[103.53])", "BGR", None),
+    ("data_preprocessor = dict(std=1.0)", "RGB", None),
+], ids=str)  # fmt: skip
+def test_colours(cfg: str, usual: str, turned: bool | None) -> None:
+    """`turned`: None for pixels that were normalised by other numbers."""
+    weights = {key: torch.arange(54.0).reshape(2, 3, 3, 3) for key in FIRST} | {"backbone.norm.weight": torch.ones(3)}
+    checkpoint = file({"meta": {"cfg": cfg}}, weights)
+    if turned is None:
+        with pytest.raises(UserError, match=r"epoch_12\.pth: found (mean|std)"):
+            in_rgb(checkpoint, usual)
+        return
+    found = in_rgb(checkpoint, usual)
+    assert bool(found.notes) == turned
+    for key in FIRST:
+        assert torch.equal(found.weights[key], weights[key][:, [2, 1, 0]] if turned else weights[key])
+    assert found.weights["backbone.norm.weight"] is weights["backbone.norm.weight"]
+
+
+@pytest.mark.parametrize("name", cspnext.VARIANTS)
+def test_every_cspnext_is_known_by_its_blocks_and_stem(name: str) -> None:
+    size = cspnext.VARIANTS[name]
+    weights = {"backbone.stem.2.conv.weight": torch.zeros(size.channels(64), 1, 1, 1)}
+    for stage, (_, count) in enumerate(cspnext.STAGES, 1):
+        for block in range(size.blocks(count)):
+            weights[f"backbone.stage{stage}.{1 + (stage == 4)}.blocks.{block}.conv1.conv.weight"] = torch.zeros(1)
+    assert infer_backbone(weights, "w.pth") == ("cspnext", name)
+    for odd in (torch.zeros(7, 1, 1, 1), torch.tensor(1.0)):
+        with pytest.raises(UserError, match=r"w\.pth: found a CSPNeXt of .* and a stem of (7|0) channels"):
+            infer_backbone(weights | {"backbone.stem.2.conv.weight": odd}, "w.pth")

@@ -19,7 +19,7 @@ TIMM_CONVNEXT: Rules = (
 
 def in_rgb_of_a_classifier(checkpoint: Checkpoint) -> Translated:
     """For images in RGB, which the MM toolboxes' classifiers are trained on unless their configuration says otherwise."""
-    return in_rgb(checkpoint, "RGB", "to_rgb")
+    return in_rgb(checkpoint, "RGB")
 
 
 LAYOUTS = (

@@ -27,7 +27,13 @@ def parse_cfg(text: str) -> dict[str, Any]:
             for statement in body
             if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name)
         ]
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # the parser's depth is bounded; it says so in all of these
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+    ):  # the parser's depth is bounded; it says so in all of these
         return {}
     return {name: value for name, value in pairs if value is not _NOTHING}
 

@@ -7,7 +7,16 @@ from typing import Any
 import torch
 
 from rotanext.checkpoints.layout import Checkpoint
-from rotanext.checkpoints.layouts import BY_NAME, FORMAT_1, OURS, LoadReport, StateDict, check_strict, detect_layout, find_state_dict
+from rotanext.checkpoints.layouts import (
+    BY_NAME,
+    FORMAT_1,
+    OURS,
+    LoadReport,
+    StateDict,
+    check_strict,
+    detect_layout,
+    find_state_dict,
+)
 from rotanext.checkpoints.own import read_header
 from rotanext.checkpoints.tensor_files import read_checkpoint
 from rotanext.config import Config, validate, validate_saved

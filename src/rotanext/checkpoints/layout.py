@@ -21,7 +21,7 @@ class Checkpoint(NamedTuple):
 
     path: Path
     weights: StateDict
-    content: Mapping[str, Any] = {}  # noqa: RUF012 - read only, and so are all that come from files
+    content: Mapping[str, Any] = {}
 
     @property
     def meta(self) -> dict[Any, Any]:

@@ -61,29 +61,28 @@ def _close(values: Any, expected: Sequence[float]) -> bool:
     return bool(numbers) and all(math.isclose(v, e, rel_tol=1e-4) for v, e in zip(values, expected, strict=True))
 
 
-def in_rgb(checkpoint: Checkpoint, usual: str, keyword: str = "bgr_to_rgb") -> Translated:
+def in_rgb(checkpoint: Checkpoint, usual: str) -> Translated:
     """The weights for images in RGB, and a note where the network was trained on BGR: its first convolution is turned.
 
-    The configuration tells (`keyword` of its `data_preprocessor`); without one it is the `usual` order, "BGR" or "RGB". Raises
-    UserError for pixels that were normalised by other numbers than ours.
+    The configuration tells (its `data_preprocessor`); without one it is the `usual` order, "BGR" or "RGB". Raises UserError for
+    pixels that were normalised by other numbers than ours.
     """
     cfg = configuration(checkpoint)
     given = look_up(cfg, "model", "data_preprocessor") or cfg.get("data_preprocessor")
-    told = look_up(given, keyword)
-    order = usual if not isinstance(told, bool) else "RGB" if told else "BGR"
-    turned = slice(None) if order == "RGB" else slice(None, None, -1)
+    told = [value for key in ("bgr_to_rgb", "to_rgb") if isinstance(value := look_up(given, key), bool)]  # detectors, classifiers
+    order = usual if not told else "RGB" if told[0] else "BGR"
     for name, ours in (("mean", MEAN), ("std", STD)):
-        values = look_up(given, name)
-        if values is not None and not _close(values, ours[turned]):
+        values, expected = look_up(given, name), ours if order == "RGB" else ours[::-1]
+        if values is not None and not _close(values, expected):
             advice = "Pixels of other mean or deviation cannot be given to it here: train again."
-            raise UserError(explain(checkpoint.path, f"{name} {values}", f"{list(ours[turned])} ({order})", advice))
+            raise UserError(explain(checkpoint.path, f"{name} {values}", f"{list(expected)} ({order})", advice))
     if order == "RGB":
         return Translated(checkpoint.weights, [])
     weights = {
         key: value.flip(1) if key.removeprefix("backbone.") in FIRST_CONVOLUTIONS and value.ndim == 4 else value
         for key, value in checkpoint.weights.items()
     }
-    source = "from its configuration" if told is not None else "assumed, the file holds no configuration that tells"
+    source = "from its configuration" if told else "assumed, the file holds no configuration that tells"
     return Translated(weights, [f"trained on BGR ({source}): the first convolution's channels are turned to RGB"])
 
 
