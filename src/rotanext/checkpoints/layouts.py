@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rotanext.checkpoints import backbone_layouts, mm_rtmdet, mmrotate_retina
+from rotanext.checkpoints import backbone_layouts, mm_rtmdet, mmrotate_retina, oriented_det_retina, oriented_det_rtmdet
 from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict
 from rotanext.errors import UserError, explain
 
@@ -26,6 +26,8 @@ LAYOUTS: tuple[Layout, ...] = (
     mmrotate_retina.LAYOUT,
     mm_rtmdet.LAYOUT,
     mm_rtmdet.HORIZONTAL,
+    oriented_det_retina.LAYOUT,
+    oriented_det_rtmdet.LAYOUT,
     *backbone_layouts.LAYOUTS,
 )
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
@@ -49,9 +51,13 @@ class LoadReport:
         for label in ("missing", "unexpected", "mismatched_shapes", "ignored"):
             keys = getattr(self, label)
             if keys:
-                more = f", ... {len(keys) - 8} more" if len(keys) > 8 else ""
-                lines.append(f"  {label.replace('_', ' ')} ({len(keys)}): {', '.join(keys[:8])}{more}")
+                lines.append(f"  {label.replace('_', ' ')} ({len(keys)}): {_first(keys)}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def _first(keys: Sequence[str]) -> str:
+    """The first eight of some keys, and how many more there are."""
+    return ", ".join(keys[:8]) + (f", ... {len(keys) - 8} more" if len(keys) > 8 else "")
 
 
 def detect_layout(keys: Mapping[str, Any], path: str | Path) -> Layout:
@@ -129,7 +135,7 @@ def check_strict(
         advice = "It is incomplete, or of another architecture or class count; choose what it was trained with."
         raise UserError(explain(path, report.text(), "exactly the model's tensors", advice))
     if allowed:
-        report.notes.append(f"not in the file, left at their initial values: {', '.join(allowed)}")
+        report.notes.append(f"not in the file, left at their initial values: {_first(allowed)}")
     return report
 
 

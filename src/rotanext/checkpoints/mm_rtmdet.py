@@ -4,6 +4,7 @@ They have the same backbone and neck, and heads of the same names; that of MMDet
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,9 +70,7 @@ def shared_once(weights: StateDict, path: Any) -> StateDict:
 def tell(checkpoint: Checkpoint, weights: StateDict, anchors: Convention | None) -> Told:
     """The published recipe with the architecture of the weights, and what the configuration says of detecting."""
     path, cfg = checkpoint.path, configuration(checkpoint)
-    if anchors is not None:
-        advice = "Leave out --anchors."
-        raise UserError(explain(path, "a rotated RTMDet, which has no anchors", "anchors for a RetinaNet alone", advice))
+    refuse_anchors(path, anchors)
     values, classes = config_values(weights, path), _size(weights, "head.cls_out.0.bias")
     told = look_up(cfg, "model", "bbox_head", "num_classes")
     if isinstance(told, int) and told != classes:
@@ -81,6 +80,13 @@ def tell(checkpoint: Checkpoint, weights: StateDict, anchors: Convention | None)
     kind = "exponentials of the outputs" if values["head"]["exponential"] else "the outputs themselves"
     notes = [f"distances are {kind}: {reason}", check_angles(checkpoint), *_of_detecting(cfg, values)]
     return Told(values, class_names(checkpoint), notes)
+
+
+def refuse_anchors(path: Path, anchors: Convention | None) -> None:
+    """UserError where anchors are asked for."""
+    if anchors is not None:
+        advice = "Leave out --anchors."
+        raise UserError(explain(path, "a rotated RTMDet, which has no anchors", "anchors for a RetinaNet alone", advice))
 
 
 def config_values(weights: StateDict, path: Any) -> dict[str, Any]:
