@@ -22,7 +22,13 @@ from rotanext.errors import UserError
 R50_SGD = "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota"
 R50_ADAMW = "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_adamw-1x_dota"
 CONVNEXT = "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota"
-PUBLISHED = [R50_SGD, R50_ADAMW, CONVNEXT]
+PUBLISHED_RETINANET = [R50_SGD, R50_ADAMW, CONVNEXT]
+PUBLISHED_RTMDET = [
+    *(f"rotated-rtmdet_{size}-3x-dota{tiles}" for size in ("tiny", "s", "m", "l") for tiles in ("", "_ms")),
+    "rotated-rtmdet_l-coco_pretrain-3x-dota_ms",
+    "rotated-rtmdet_l-100e-aug-dota",
+]
+PUBLISHED = PUBLISHED_RETINANET + PUBLISHED_RTMDET
 
 
 def value_of(config: Config, key: str) -> object:
@@ -41,6 +47,11 @@ def test_every_recipe_loads(name: str) -> None:
     assert load_config(name).name == name
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_only_published_recipes_keep_absurd_boxes(name: str) -> None:
+    assert load_config(name).predict.drop_absurd == (name not in PUBLISHED)
+
+
 # REFERENCE.md, "The published systems": the facts of all three, then of each.
 SHARED_FACTS = {
     "neck.channels": 256, "head.stacked_convs": 4, "head.anchors": "v0", "data.classes": "dota1.0", "data.image_size": 1024,
@@ -51,6 +62,7 @@ SHARED_FACTS = {
     "augment.translate": 0, "augment.brightness": 0, "augment.contrast": 0, "augment.saturation": 0, "augment.hue": 0,
     "predict.tile": 1024, "predict.overlap": 200, "predict.score_threshold": 0.05, "predict.top_k": 2000,
     "predict.iou_threshold": 0.1, "predict.max_detections": 2000, "predict.merge_iou": 0.1,
+    "predict.drop_absurd": False,
 }  # fmt: skip
 SGD_FACTS = {
     "train.optimizer": "sgd", "train.lr": 0.0025, "train.momentum": 0.9, "train.weight_decay": 1e-4, "train.no_decay": [],
@@ -70,12 +82,46 @@ CONVNEXT_FACTS = {
 FACTS = {R50_SGD: R50_FACTS | SGD_FACTS, R50_ADAMW: R50_FACTS | ADAMW_FACTS, CONVNEXT: CONVNEXT_FACTS | ADAMW_FACTS}
 
 
-@pytest.mark.parametrize("name", PUBLISHED, ids=["r50-sgd", "r50-adamw", "convnext-adamw"])
+@pytest.mark.parametrize("name", PUBLISHED_RETINANET, ids=["r50-sgd", "r50-adamw", "convnext-adamw"])
 def test_published_facts(name: str) -> None:
     config = load_config(name)
     for key, expected in (SHARED_FACTS | FACTS[name]).items():
         assert value_of(config, key) == expected, key
     assert config.train.warmup_ratio == pytest.approx(1 / 3)
+
+
+# RTMDET.md: the facts of all ten rows, of each size, and of the row that is trained in another way.
+RTMDET_FACTS = {
+    "backbone.kind": "cspnext", "neck.kind": "pafpn", "head.stacked_convs": 2, "head.box_loss_weight": 2, "data.padding": "grey",
+    "data.classes": "dota1.0", "data.image_size": 1024, "data.background": False, "augment.flip_horizontal": 0.25,
+    "augment.flip_vertical": 0.25, "augment.flip_diagonal": 0.25, "augment.quarter_turns": 0, "augment.rotate": 0.5,
+    "augment.round_classes": ["storage-tank", "roundabout"], "augment.fill": "black", "augment.scale": (1, 1),
+    "augment.translate": 0, "augment.visible": 0, "train.accumulate": 1, "train.optimizer": "adamw", "train.lr": 2.5e-4,
+    "train.scale_lr": False, "train.betas": (0.9, 0.999), "train.weight_decay": 0.05, "train.schedule": "cosine",
+    "train.flat": 0.5, "train.final_ratio": 0.05, "train.warmup_steps": 999, "train.warmup_ratio": 1e-5, "train.clip_norm": 0,
+    "train.ema": 0.9998, "train.ema_warmup": 2000, "train.precision": "fp32", "predict.tile": 1024, "predict.overlap": 200,
+    "predict.score_threshold": 0.05, "predict.top_k": 2000, "predict.iou_threshold": 0.1, "predict.max_detections": 2000,
+}  # fmt: skip
+RTMDET_SIZES = {  # channels and blocks of the neck, exponential distances, images of a process
+    "tiny": (96, 1, False, 8), "s": (128, 1, False, 8), "m": (192, 2, True, 8), "l": (256, 3, True, 4),
+}  # fmt: skip
+RTMDET_3X = {
+    "train.epochs": 36, "augment.resize": (1, 1), "augment.crop": 0, "augment.hue": 0, "augment.mosaic": 0, "augment.mixup": 0,
+}  # fmt: skip
+RTMDET_100E = {
+    "train.epochs": 100, "augment.resize": (0.1, 2), "augment.crop": 1024, "augment.mosaic": 1, "augment.mixup": 1,
+    "augment.mosaic_turns": False, "augment.close_epochs": 10,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED_RTMDET)
+def test_published_facts_of_rtmdet(name: str) -> None:
+    config, size = load_config(name), name.removeprefix("rotated-rtmdet_").partition("-")[0]
+    assert config.backbone.name == f"cspnext_{size}"
+    found = config.neck.channels, config.neck.blocks, config.head.exponential, config.train.batch_size
+    assert found == RTMDET_SIZES[size]
+    for key, expected in (RTMDET_FACTS | (RTMDET_100E if "100e" in name else RTMDET_3X)).items():
+        assert value_of(config, key) == expected, key
 
 
 @pytest.mark.parametrize(
@@ -279,8 +325,8 @@ def test_another_kind_leaves_the_values_of_the_first_behind() -> None:
 
 
 def test_a_format_of_the_future_is_refused() -> None:
-    with pytest.raises(UserError, match="a configuration of format 3; expected format 2 or 1"):
-        validate_saved(saved_values(load_config("small")) | {"format": 3}, "here")
+    with pytest.raises(UserError, match="a configuration of format 4; expected format 1 to 3"):
+        validate_saved(saved_values(load_config("small")) | {"format": 4}, "here")
 
 
 def test_folders_of_any_name_come_through(tmp_path: Path) -> None:

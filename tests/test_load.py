@@ -197,7 +197,7 @@ def test_an_old_header_with_a_configuration_of_another_format(tmp_path: Path) ->
         header = json.loads(file.metadata()["rotanext"])
     header["config"]["format"] = 9
     save_file(load_file(written), tmp_path / "w.safetensors", {"rotanext": json.dumps(header)})
-    with pytest.raises(UserError, match="a configuration of format 9; expected format 2 or 1"):
+    with pytest.raises(UserError, match="a configuration of format 9; expected format 1 to 3"):
         load_detector(tmp_path / "w.safetensors", "cpu")
 
 

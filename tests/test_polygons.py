@@ -11,6 +11,7 @@ import torch
 
 from rotanext import boxes as tensors
 from rotanext.polygons import (
+    apart,
     area_inside,
     as_rectangles,
     boxes_to_corners,
@@ -286,3 +287,42 @@ def test_convex_hull() -> None:
 def test_labels_are_read_without_torch(module: str) -> None:
     code = f"import sys, rotanext.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("shift", "degrees", "expected"),
+    [
+        ((0, 0), 0, False),  # the same
+        ((3, 0), 0, False),  # overlapping by a strip
+        ((4, 0), 0, True),  # a common side
+        ((4, 2), 0, True),  # a common corner
+        ((0, 0), 30, False),
+        ((3.4, 0), 90, True),  # upright beside lying: 2 + 1 = 3 apart
+        ((2.9, 0), 90, False),
+        ((2.3, -2.3), 45, True),  # their upright boxes overlap, a side of the turned one parts them
+    ],
+)
+def test_rectangles_that_a_side_parts(shift: tuple[float, float], degrees: float, expected: bool) -> None:
+    one = np.array([[-2.0, -1], [2, -1], [2, 1], [-2, 1]])
+    other = one @ rotation(math.radians(degrees)).T + shift
+    for a, b in ((one, other), (other, one), (one[::-1], other), (one + 1e5, other + 1e5)):
+        assert apart(a, b[None]).tolist() == [expected]
+
+
+def test_apart_of_many_and_of_none() -> None:
+    one = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    assert apart(one, np.zeros((0, 4, 2))).shape == (0,)
+    assert apart(one, np.stack([one + 3, one + 0.5, one - (1, 0)])).tolist() == [True, False, True]
+    triangle = np.array([[0.2, 0.2], [0.2, 0.2], [0.8, 0.2], [0.2, 0.8]])  # two corners are one
+    assert apart(one, triangle[None]).tolist() == [False]
+    assert apart(triangle, one[None]).tolist() == [False]
+
+
+def test_apart_agrees_with_the_overlap_of_random_rectangles() -> None:
+    rng = np.random.default_rng(0)
+    boxes = np.column_stack([rng.uniform(0, 30, (400, 2)), rng.uniform(1, 15, (400, 2)), rng.uniform(-4, 4, 400)])
+    corners = boxes_to_corners(boxes)
+    shapes = [shapely.Polygon(c) for c in corners]
+    for at in range(0, 400, 10):
+        expected = [shapes[at].intersection(other).area == 0 for other in shapes]
+        assert apart(corners[at], corners).tolist() == expected

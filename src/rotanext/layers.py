@@ -1,22 +1,69 @@
 """Layers that backbones, necks and heads share: batch norm, and convolutions that are followed by it."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's, but with its stored statistics where there are fewer than two values of a channel to take them from.
+    """torch's, with two changes to what it does while training.
 
-    That is a batch without images, and a single small one whose coarsest map is one position; torch refuses the latter.
+    It uses its stored statistics where there are fewer than two values of a channel to take them from: in a batch without images,
+    and for a single small one whose coarsest map is one position, which torch refuses. And on a CPU it takes the statistics of maps
+    laid out channels-last with care: torch (2.13 to 2.15) adds them up one by one in float32, which is 1e-5 wrong in each layer, and
+    1e-3 after the fifty layers of a small RTMDet.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` to the same."""
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] < 2:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(x)
+        return self._careful(x) if self._needs_care(x) else super().forward(x)
+
+    def _needs_care(self, x: Tensor) -> bool:
+        """Only while training in float32 on a CPU, and where there are numbers at hand: not while traced or compiled."""
+        plain = self.training and type(x) is Tensor and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        if not plain or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+    def _careful(self, x: Tensor) -> Tensor:
+        result: Tensor
+        result, mean, variance = _BatchNorm.apply(x, self.weight, self.bias, self.eps)
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                count = x.numel() / x.shape[1]
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        return result
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch norm by the batch's own statistics, which come along; backward by torch's kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # a view; sums over its rows are taken pairwise
+        mean = rows.mean(0)
+        variance = (rows - mean).square_().mean(0)
+        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        wanted = list(ctx.needs_input_grad[:3])
+        found = torch.ops.aten.native_batch_norm_backward(gradient, x, weight, None, None, mean, scale, True, ctx.eps, wanted)
+        return (*(value if asked else None for value, asked in zip(found, wanted, strict=True)), None)
 
 
 def folded(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:

@@ -197,6 +197,20 @@ def crosses(corners: Array) -> Array:
     return both[:, 0] | both[:, 1]
 
 
+def apart(outline: Array, others: Array) -> Array:
+    """Whether `[N]` a line along a side of one of them parts the outline `[4, 2]` from each quadrilateral `[N, 4, 2]`.
+
+    For convex ones: whether they overlap nowhere (the separating axis theorem); for others it may not find the line.
+    """
+    both = np.stack([np.broadcast_to(outline, others.shape), others])  # [2, N, 4, 2]
+    sides = (np.roll(both, -1, 2) - both).transpose(1, 0, 2, 3).reshape(len(others), 8, 2)
+    across = np.stack([-sides[..., 1], sides[..., 0]], -1)
+    along = (both[:, :, None] * across[:, :, None]).sum(-1)  # [2, N, 8, 4]
+    low, high = along.min(3), along.max(3)
+    result: Array = (((high[0] <= low[1]) | (high[1] <= low[0])) & sides.any(2)).any(1)  # a side without length parts nothing
+    return result
+
+
 def area_inside(corners: Array, width: float, height: float) -> Array:
     """Area `[N]` (square pixels) of the part of quadrilaterals `[N, 4, 2]`, convex or not, inside [0, width] x [0, height].
 

@@ -46,7 +46,7 @@ def test_full_disk_keeps_the_last_file(small: Network, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"format": 3}, {"box_convention": "le135"}, {"class_names": None}, {"class_names": [1, 2]}, {"config": None},
+    {"format": 4}, {"box_convention": "le135"}, {"class_names": None}, {"class_names": [1, 2]}, {"config": None},
 ], ids=str)  # fmt: skip
 def test_own_format_checked(small: Network, tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "d.safetensors"

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from places import TESTS
-from rotanext.config import Config, keys_of, load_config, validate
-from rotanext.config.formats import FORMAT, RENAMED, format_of, of_any_format, to_save
+from rotanext.config import Config, keys_of, load_config, recipe_names, validate
+from rotanext.config.formats import _SINCE_3, FORMAT, RENAMED, format_of, of_any_format, to_save
+from rotanext.errors import UserError
 
 OLD = {run: json.loads((TESTS / f"files/format1/{run}/config.json").read_text()) for run in ("adamw-ema", "sgd-v1")}
 
@@ -66,5 +67,38 @@ def test_broken_values_are_left_to_the_validation(model: object) -> None:
     assert values["head"]["kind"] == "retina"
 
 
+def without_later_keys(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        section: {key: value for key, value in content.items() if key not in _SINCE_3.get(section, {})}
+        if isinstance(content, dict)
+        else content
+        for section, content in values.items()
+    }
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_a_configuration_of_format_2_means_what_it_meant(recipe: str) -> None:
+    """The recipes of its time state the same values, so nothing but the keys that came later is added."""
+    values = json.loads(load_config(recipe).model_dump_json())
+    former = without_later_keys(values)
+    assert sum(map(len, values.values())) - sum(map(len, former.values())) == sum(map(len, _SINCE_3.values()))
+    if recipe in ("small", "demo"):
+        assert of_any_format({"format": 2, **former}) == values | {"predict": values["predict"] | {"drop_absurd": False}}
+    changed = former | {"train": former["train"] | {"flat": 0.25}}
+    assert of_any_format({"format": 2, **changed})["train"]["flat"] == 0.25, "what is stated stays"
+    with pytest.raises(UserError, match=r"key 'train\.flat' is missing"):
+        validate(of_any_format({"format": FORMAT, **former}), "here")
+
+
 def test_today_has_the_keys_that_formats_name() -> None:
     assert set(RENAMED.values()) <= set(keys_of(Config))
+    assert {f"{section}.{key}" for section, keys in _SINCE_3.items() for key in keys} <= set(keys_of(Config))
+
+
+@pytest.mark.parametrize("saved", [to_save(load_config("small").model_dump()) | {"format": 2}, *OLD.values()], ids=["2", *OLD])
+def test_absurd_boxes_were_kept_before_there_was_a_choice(saved: dict[str, Any]) -> None:
+    predict = {key: value for key, value in saved["predict"].items() if key != "drop_absurd"}
+    assert of_any_format(saved | {"predict": predict})["predict"]["drop_absurd"] is False
+    for choice in (True, False):
+        assert of_any_format(saved | {"predict": predict | {"drop_absurd": choice}})["predict"]["drop_absurd"] is choice
+    assert "drop_absurd" not in of_any_format({"predict": predict})["predict"], "recipes, which have no number, state it"

@@ -23,6 +23,7 @@ def changed(section: Section, **values: Any) -> Section:
         (SMALL.augment, {"flip_horizontal": 0.5, "flip_vertical": 0.25, "flip_diagonal": 0.25}),  # 1 in all
         (SMALL.augment, {"scale": (1.0, 1.0)}),
         (SMALL.augment, {"hue": 0.5}),
+        (SMALL.augment, {"mosaic": 1.0, "crop": 1, "resize": (0.1, 2.0)}),
         (SMALL.predict, {"tile": 64, "overlap": 63}),
         (SMALL.predict, {"tile": 1, "overlap": 0}),
         (SMALL.train, {"ema": 0.0}),
@@ -43,6 +44,10 @@ def test_the_edges_of_what_goes(section: Section, values: dict[str, Any]) -> Non
         (SMALL.augment, {"scale": (1.2, 1.1)}, r"\[smallest, largest\]"),
         (SMALL.augment, {"scale": (0.0, 1.0)}, "greater than 0"),
         (SMALL.augment, {"hue": 0.51}, "0.5"),
+        (SMALL.augment, {"resize": (1.2, 1.1)}, r"resize must be \[smallest, largest\]"),
+        (SMALL.augment, {"mosaic": 0.1}, "needs a crop"),
+        (SMALL.augment, {"fill": "white"}, "'mean', 'black' or 'grey'"),
+        (SMALL.train, {"flat": 1.1}, "less than or equal to 1"),
         (SMALL.predict, {"tile": 64, "overlap": 64}, "overlap 64 must be smaller than tile 64"),
         (SMALL.predict, {"tile": 0, "overlap": 0}, "greater than or equal to 1"),
         (SMALL.train, {"ema": 1.0}, "less than 1"),

@@ -7,7 +7,20 @@ import numpy as np
 import pytest
 
 from rotanext.config import AugmentConfig, load_config
-from rotanext.data.augment import FILL, affine, augment, colour_jitter, flip, quarter_turn
+from rotanext.data.augment import (
+    FILL,
+    GREY,
+    Window,
+    affine,
+    augment,
+    colour_jitter,
+    flip,
+    overlap,
+    padded,
+    quarter_turn,
+    random_window,
+    resize,
+)
 from rotanext.images.resize import resize_to_fit
 
 HEIGHT, WIDTH = 90, 140
@@ -17,7 +30,7 @@ CORNERS = np.array([[[48.5, 36.0], [88.0, 33.5], [92.0, 57.0], [51.0, 60.5]]])
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def config(**changes: float | tuple[float, float]) -> AugmentConfig:
+def config(**changes: float | str | tuple[float, float]) -> AugmentConfig:
     """No changes but those named."""
     published = load_config("rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota").augment
     flips = {"flip_horizontal": 0.0, "flip_vertical": 0.0, "flip_diagonal": 0.0}
@@ -38,7 +51,7 @@ def image_with_discs(corners: np.ndarray = CORNERS, height: int = HEIGHT, width:
 def find_discs(image: np.ndarray) -> np.ndarray:
     """Centroids `[1, 4, 2]` of the four colours, in continuous coordinates."""
     r, g, b = image.astype(float).transpose(2, 0, 1)
-    fill = np.abs(image.astype(int) - FILL).max(-1) <= 1
+    fill = (np.abs(image.astype(int)[..., None] - np.array([FILL, GREY]).T).max(2) <= 1).any(-1)
     masks = np.stack([r - g, g - r, b - g, np.minimum(r, g) - b]).clip(0)
     masks[0] -= b * (r > g)
     masks[:, fill] = 0
@@ -62,6 +75,7 @@ CHANGES: dict[str, Change] = {
     "flip-diagonal": lambda i, c: flip(i, c, True, True),
     **{f"quarter-turn-{n}": lambda i, c, n=n: quarter_turn(i, c, n) for n in (1, 2, 3)},
     **{f"turn-{d}": lambda i, c, d=d: affine(i, c, d, 1.0, (0, 0)) for d in (5, 30, 90, 135, 180, -60)},
+    **{f"resize-{f}": lambda i, c, f=f: resize(i, c, f) for f in (0.6, 0.83, 1.7)},
     **{f"zoom-{s}": lambda i, c, s=s: affine(i, c, 0, s, (0, 0)) for s in (0.5, 0.8, 1.5)},
     "shift": lambda i, c: affine(i, c, 0, 1.0, (7.25, -11.5)),
     "all-three": lambda i, c: affine(i, c, 40, 1.2, (5.5, 3.25)),
@@ -120,8 +134,11 @@ def draw(seed: int, changes: AugmentConfig, corners: np.ndarray = CORNERS) -> tu
         {"scale": (0.7, 1.3)},
         {"translate": 0.15},
         {"flip_horizontal": 0.5, "quarter_turns": 0.5, "rotate": 0.5, "scale": (0.7, 1.2), "translate": 0.1},
+        {"resize": (0.8, 2.0)},
+        {"crop": 120},  # larger than the image in one direction
+        {"flip_vertical": 0.5, "quarter_turns": 0.5, "rotate": 0.5, "resize": (0.8, 2.0), "crop": 130},
     ],
-    ids=["flips", "quarters", "rotate", "scale", "translate", "all"],
+    ids=["flips", "quarters", "rotate", "scale", "translate", "all", "resize", "crop", "all-cropped"],
 )
 def test_augmented_pixels_and_corners_go_together(changes: dict) -> None:
     checked = 0
@@ -135,6 +152,94 @@ def test_augmented_pixels_and_corners_go_together(changes: dict) -> None:
             assert distance(image, corners) < 0.2
             checked += 1
     assert checked > 10
+
+
+def test_round_objects_are_turned_by_quarters() -> None:
+    """All of them come up, exact to the pixel on a square image."""
+    square, found = image_with_discs(height=140), set()
+    for seed in range(40):
+        image, corners, remain = augment(square, CORNERS, np.random.default_rng(seed), config(rotate=1.0), holds_round=True)
+        for n in range(1, 4):
+            if np.array_equal(image, np.rot90(square, n)):
+                np.testing.assert_allclose(corners, quarter_turn(square, CORNERS, n)[1], atol=1e-9)
+                found.add(n)
+                break
+        else:
+            pytest.fail("an angle that is no quarter turn")
+        assert remain.all()
+    assert found == {1, 2, 3}
+    others = [augment(square, CORNERS, np.random.default_rng(seed), config(rotate=1.0))[0] for seed in range(4)]
+    assert not any(np.array_equal(other, np.rot90(square, n)) for n in range(4) for other in others)
+
+
+@pytest.mark.parametrize(("fill", "colour"), [("mean", FILL), ("black", (0, 0, 0)), ("grey", (114, 114, 114))])
+def test_what_a_rotation_leaves_empty(fill: str, colour: tuple[int, int, int]) -> None:
+    white = np.full((60, 60, 3), 255, np.uint8)
+    corners = np.array([[0, 0], [0, 59], [59, 0], [59, 59]])
+    empty = 0
+    for seed in range(10):
+        image, _, _ = augment(white, CORNERS, np.random.default_rng(seed), config(rotate=1.0, fill=fill))
+        empty += all((image[y, x] == colour).all() for y, x in corners)
+    assert empty >= 8  # not where it is turned by little
+
+
+def test_windows() -> None:
+    a, b = Window(-3, 5, 10, 10), Window(0, 0, 20, 12)
+    assert overlap(a, b) == overlap(b, a) == Window(0, 5, 7, 7)
+    image = padded(np.full((7, 7, 3), 9, np.uint8), overlap(a, b), a)
+    assert image.shape == (10, 10, 3)
+    assert (image[:7, 3:] == 9).all()
+    assert (image[7:] == GREY).all()
+    assert (image[:, :3] == GREY).all()
+
+
+def test_a_random_window_lies_anywhere_but_prefers_objects() -> None:
+    rng, none, far = np.random.default_rng(0), np.zeros((0, 2)), np.array([[3.0, 60.0]])
+    places = {random_window((40, 12), 20, none, rng)[:2] for _ in range(2000)}
+    assert places == {(x, y) for x in range(21) for y in range(-8, 1)}
+    hits = [random_window((200, 100), 50, far, rng) for _ in range(500)]
+    held = np.mean([w.x <= 3 < w.x + 50 and w.y <= 60 < w.y + 50 for w in hits])
+    share = 4 / 151 * 50 / 51  # of all windows; one with an object is the first hit of ten
+    assert held == pytest.approx(1 - (1 - share) ** 10, abs=0.08)
+
+
+def test_a_crop_has_its_size_and_shows_the_image() -> None:
+    source = image_with_discs()
+    for seed in range(20):
+        image, corners, remain = draw(seed, config(crop=100))
+        assert image.shape == (100, 100, 3)
+        x, y = np.rint((corners - CORNERS)[0, 0]).astype(int)
+        np.testing.assert_allclose(corners, CORNERS + np.array([x, y]), atol=1e-9)
+        assert 0 <= y <= 10
+        assert (image[:y] == GREY).all()
+        np.testing.assert_array_equal(image[y : y + HEIGHT], source[:, -x : 100 - x])
+        assert remain.all() == (0 <= CORNERS.mean(1)[0, 0] + x < 100)
+
+
+@pytest.mark.parametrize("changes", [{}, {"rotate": 1.0}, {"resize": (0.5, 1.5)}], ids=str)
+def test_objects_leave_a_crop_with_their_centre(changes: dict) -> None:
+    corners = CORNERS + np.array([[-40.0, 0], [0, 0], [40, 0], [0, 70]])[:, None]  # the last below the image
+    lost = 0
+    for seed in range(30):
+        image, moved, remain = draw(seed, config(crop=60, **changes), corners)
+        assert image.shape == (60, 60, 3)
+        expected = ((moved.mean(1) >= 0) & (moved.mean(1) < 60)).all(1)
+        assert (expected | ~remain).all()
+        assert not remain[3], "beyond the image, though perhaps not beyond the window"
+        np.testing.assert_array_equal(remain[:2], expected[:2])
+        lost += (~remain[:3]).sum()
+    assert 0 < lost < 90
+
+
+def test_objects_that_are_cut_may_be_left_out() -> None:
+    corners = np.array([[[-2.0, 10], [8, 10], [8, 20], [-2, 20]], [[20.0, 20], [30, 20], [30, 30], [20, 30]]])
+    image = np.zeros((50, 50, 3), np.uint8)
+    for share, expected in ((0.0, [True, True]), (0.8, [True, True]), (0.81, [False, True]), (1.0, [False, True])):
+        remain = augment(image, corners, np.random.default_rng(0), config(visible=share))[2]
+        assert remain.tolist() == expected, share
+    for seed in range(20):
+        _, moved, remain = augment(image, corners, np.random.default_rng(seed), config(visible=1.0, crop=40))
+        np.testing.assert_array_equal(remain, ((moved > -1e-9) & (moved < 40 + 1e-9)).all((1, 2)) & [False, True])
 
 
 def test_no_change_changes_nothing() -> None:

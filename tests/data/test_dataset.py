@@ -1,5 +1,6 @@
 """Training samples: background, cache, scale and seeds; and the order of an epoch."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,114 @@ def test_lost_objects_lose_their_label_too(root: Path) -> None:
     counts = [(len(s.boxes), len(s.labels)) for s in (data[epoch, 0] for epoch in range(20))]
     assert all(boxes == labels for boxes, labels in counts)
     assert {boxes for boxes, _ in counts} >= {1, 2}
+
+
+def test_images_with_round_objects_are_turned_by_quarters(root: Path) -> None:
+    rotated = [*PLAIN, "augment.rotate=1.0"]
+    free, quarters = training_set(root, *rotated), training_set(root, *rotated, "augment.round_classes=['ship', 'tank']")
+    for epoch in range(3):
+        turned = quarters[epoch, 0].boxes[0, 4] % (np.pi / 2)  # p0 has a ship
+        assert min(turned, np.pi / 2 - turned) < 1e-5
+        assert free[epoch, 0].boxes[0, 4] % (np.pi / 2) > 1e-3
+        assert_same(quarters[epoch, 2], free[epoch, 2])  # p2 has none
+
+
+# Several images in one
+
+MOSAIC = ["augment.mosaic=1.0", "augment.crop=64"]
+SEVERAL = [*MOSAIC, "augment.mosaic_turns=true", "augment.mixup=0.5", "augment.paste=2.0", "augment.resize=[0.5, 2.0]"]
+
+
+def test_a_mosaic_is_made_of_four_images(root: Path) -> None:
+    """Cropped to the whole canvas it shows them all, with their objects."""
+    whole = training_set(root, *PLAIN, "augment.mosaic=1.0", "augment.crop=128")
+    images = [training_set(root, *PLAIN)[0, i].image.numpy() for i in range(5)]
+    counts = set()
+    for epoch in range(6):
+        sample = whole[epoch, 0]
+        assert sample.image.shape == (128, 128, 3)
+        shown = sample.image.numpy()[(sample.image.numpy() != 114).any(-1)]
+        known = {tuple(pixel) for image in images for pixel in image.reshape(-1, 3).tolist()}
+        assert all(tuple(pixel) in known for pixel in shown.tolist())
+        counts.add(len(sample.boxes))
+        assert len(sample.boxes) == len(sample.labels)
+    assert max(counts) > 2, "more than any image has"
+
+
+@pytest.mark.parametrize("overrides", [MOSAIC, ["augment.mixup=1.0"], ["augment.paste=3.0"], SEVERAL], ids=lambda o: o[0])
+def test_seed_epoch_and_index_alone_decide_with_others_too(root: Path, overrides: list[str]) -> None:
+    cached, read = training_set(root, *overrides), training_set(root, *overrides, "data.cache=false")
+    one_worker = {}
+    for epoch, index in [(3, 4), (0, 1), (2, 0), (3, 2), (2, 0), (0, 0)]:  # in any order
+        one_worker[epoch, index] = cached[epoch, index]
+        assert_same(read[epoch, index], one_worker[epoch, index])
+    others = [cached[4, 4], training_set(root, *overrides, "train.seed=1")[3, 4]]
+    assert all(not torch.equal(one_worker[3, 4].image, other.image) for other in others if isinstance(other, Sample))
+    plain = training_set(root)
+    assert sum(not torch.equal(one_worker[key].image, plain[key].image) for key in one_worker) >= 4
+
+
+def test_the_number_of_workers_changes_nothing(root: Path) -> None:
+    def epoch(workers: int) -> list[Sample]:
+        data = training_set(root, *SEVERAL)
+        return [sample for batch in make_loader(data, EpochOrder(5, 2, 0), workers) for sample in batch]
+
+    for one, two in zip(epoch(0), epoch(2), strict=True):
+        assert_same(one, two)
+
+
+def test_the_last_epochs_are_without(root: Path) -> None:
+    several = [*MOSAIC, "augment.mixup=1.0", "train.epochs=5"]
+    closing, never = training_set(root, *several, "augment.close_epochs=2"), training_set(root, *several)
+    plain = training_set(root, "augment.crop=64", "train.epochs=5")
+    for epoch in range(5):
+        expected = plain if epoch >= 3 else never
+        assert_same(closing[epoch, 0], expected[epoch, 0])
+        assert not torch.equal(plain[epoch, 0].image, never[epoch, 0].image)
+
+
+def test_mixup_is_the_mean_of_two_samples(root: Path) -> None:
+    mixed = training_set(root, *PLAIN, "augment.mixup=1.0")
+    alone = [training_set(root, *PLAIN)[0, i] for i in range(5)]
+    partners = set()
+    for epoch in range(12):
+        sample = mixed[epoch, 0]
+        for index, other in enumerate(alone):
+            if (sample.image.double() - (alone[0].image.double() + other.image) / 2).abs().max() <= 0.5:
+                assert torch.equal(sample.boxes, torch.cat([alone[0].boxes, other.boxes]))
+                assert torch.equal(sample.labels, torch.cat([alone[0].labels, other.labels]))
+                partners.add(index)
+                break
+        else:
+            pytest.fail("no image of the set was mixed in")
+    assert len(partners) >= 4
+
+
+def test_pasted_objects_are_found_in_their_images(root: Path) -> None:
+    added = []
+    for epoch in range(40):
+        sample = training_set(root, *PLAIN, "augment.paste=1.5", "data.image_size=128")[epoch, 3]  # background
+        plain = training_set(root, *PLAIN, "data.image_size=128")[epoch, 3]
+        assert torch.equal(sample.image, plain.image) == (len(sample.boxes) == 0)
+        for cx, cy, w, h, _ in sample.boxes.tolist():
+            assert (sample.image != plain.image)[int(cy) - 1 : int(cy) + 2, int(cx) - 1 : int(cx) + 2].any()
+            assert any(abs(w - a) + abs(h - b) < 1e-3 for a, b in ((60, 24), (20, 10)))  # twice CORNERS
+        added += sample.labels.tolist()
+    assert 30 < len(added) < 75  # some find no place
+    assert set(added) == {0, 1}
+
+
+def test_an_image_that_cannot_be_read_is_missing_as_one_of_several_only(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "data")
+    damaged = tmp_path / "data/images/p0.png"
+    content = bytearray(damaged.read_bytes())
+    content[60:200] = bytes(140)
+    damaged.write_bytes(content)
+    for overrides in (SEVERAL, MOSAIC, ["augment.mixup=1.0"], ["augment.paste=4.0"]):
+        data = training_set(tmp_path / "data", *overrides)
+        for epoch in range(5):
+            assert isinstance(data[epoch, 0], UserError)
+            assert all(isinstance(data[epoch, index], Sample) for index in range(1, 5))
 
 
 def test_collate_leaves_sizes_alone(root: Path) -> None:

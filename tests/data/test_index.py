@@ -76,12 +76,12 @@ def one_by_one(roots: Sequence[Path], choice: str, problems: Problems) -> tuple[
                 problems.note(str(error))
                 continue
             objects = inside(read_objects(item.label, problems, names, item.image), *size, problems, item.label)
-            entries.append(Entry(item.stem, item.image, objects))
+            entries.append(Entry(item.stem, item.image, objects, size))
     return names, entries
 
 
 def told(entries: Iterable[Entry]) -> list[tuple[Any, ...]]:
-    return [(e.stem, e.path, e.objects.names, e.objects.corners.tolist(), e.objects.difficult.tolist()) for e in entries]
+    return [(e.stem, e.path, e.size, e.objects.names, e.objects.corners.tolist(), e.objects.difficult.tolist()) for e in entries]
 
 
 @pytest.mark.parametrize("choice", ["auto", "names.txt"])

@@ -17,7 +17,6 @@ from rotanext.evaluation.analysis import (
     side,
     slices,
     spread,
-    trust,
     worst_angles,
     worst_false_positives,
     worst_misses,
@@ -37,7 +36,14 @@ def evidence(truths: list[tuple], found: list[tuple], names: tuple[str, ...] = (
     """Of one image: truths are (box, label, difficult), detections (box, score, label)."""
     objects = Truths.of_images([(corners(*(t[0] for t in truths)), [t[1] for t in truths], [t[2] for t in truths])])
     columns = [f[1] for f in found], [f[2] for f in found]
-    return Evidence(names, Predictions.of_images([(corners(*(f[0] for f in found)), *columns)]), objects, ("p0",), (None,))
+    return Evidence(
+        names,
+        Predictions.of_images([(corners(*(f[0] for f in found)), *columns)]),
+        objects,
+        ("p0",),
+        (None,),
+        np.full((1, 2), np.nan),
+    )
 
 
 SMALL, LARGE = (50, 50, 30, 10, 0), (200, 200, 160, 80, 0)  # sides 17 and 113 pixels
@@ -167,15 +173,6 @@ def test_worst_angles() -> None:
     assert errors.degrees[chosen] == pytest.approx([-9, 3])
 
 
-def test_trust() -> None:
-    found = [(SMALL, 0.95, 0), (FAR, 0.92, 0), (SMALL_2, 0.55, 0), ((600, 600, 20, 10, 0), 1.0, 0)]
-    result = trust(match(evidence([(SMALL, 0, 0), (SMALL_2, 0, 0)], found)))
-    assert result.true.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 1]
-    assert result.false.tolist() == [0] * 9 + [2]
-    # three at a mean of 2.87 / 3 with precision 1 / 3, one at 0.55 with precision 1
-    assert result.error == pytest.approx((3 * (2.87 / 3 - 1 / 3) + 0.45) / 4)
-
-
 def test_spread() -> None:
     assert spread(np.array([0, 0, 0, 1, 0, 2]), 3).tolist() == [0, 3, 5]
     assert spread(np.array([0, 0, 0, 1]), 3).tolist() == [0, 1, 3]
@@ -189,7 +186,7 @@ def test_nothing_to_analyse(truths: list, found: list) -> None:
     matching = match(evidence(truths, found))
     assert sum(part.npos for part in slices(matching, matching, "aspect", (2.0,))) == len(truths)
     assert len(angle_errors(matching).rows) == 0
-    assert (trust(matching).error is None) == (not found)
+    assert (evidence(truths, found).score().calibration.error is None) == (not found)
     assert len(worst_false_positives(matching, 3)) == len(found)
     assert len(worst_misses(matching, 3, 0.3)) == len(truths)
 

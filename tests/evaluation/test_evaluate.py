@@ -64,7 +64,7 @@ def test_a_raster_with_holes_is_detected_on_as_predict_does(tiny_weights: Path, 
     paths[1].write_bytes(damaged)
     detector = load_detector(tiny_weights, "cpu").reconfigured(image_size=0, tile=64, overlap=16, score_threshold=0.0095)
     problems, watch = Problems(), Stopwatch()
-    entries = [Entry(path.stem, path, Objects(np.zeros((0, 4, 2)), [], np.zeros(0, np.int64))) for path in paths]
+    entries = [Entry(path.stem, path, Objects(np.zeros((0, 4, 2)), [], np.zeros(0, np.int64)), (200, 150)) for path in paths]
     read, found = detect_all(detector, entries, problems, watch=watch)
     predicted = predict(detector, paths, tmp_path / "out", PredictOptions(images=False), Problems(), Display())
     assert problems.count == 1, problems.first

@@ -9,7 +9,18 @@ from shapely.geometry import Polygon
 
 import places
 from rotanext.errors import Problems, UserError
-from rotanext.evaluation.metrics import THRESHOLDS, Predictions, Truths, confusion_matrix, dota_map, evaluate
+from rotanext.evaluation.metrics import (
+    THRESHOLDS,
+    Evidence,
+    Predictions,
+    Truths,
+    confusion_matrix,
+    dota_map,
+    evaluate,
+    larger_than_image,
+    read_evidence,
+)
+from rotanext.images.reading import write_png
 from squares import found, random_scene, real, square
 
 GOLDEN = json.loads((places.GOLDEN / "expected_ap.json").read_text())
@@ -241,3 +252,32 @@ def test_dota_map_refuses_a_missing_folder(tmp_path: Path) -> None:
         dota_map(folders[0], tmp_path / "missing")
     with pytest.raises(UserError, match="no such folder"):
         dota_map(tmp_path / "missing", folders[1])
+
+
+def test_detections_larger_than_their_image() -> None:
+    """A side longer than the diagonal, whatever the angle; where the size is not known, nothing is counted."""
+    long, turned = square(0, 0, 51, 1), (square(0, 0, 51, 1) - 20) @ np.array([[0.6, 0.8], [-0.8, 0.6]])
+    rows = found((long, 0.9, 0), (turned, 0.8, 0), (square(0, 0, 50, 50), 0.7, 0), (square(900), 0.6, 0))
+    predictions = Predictions.of_images([rows, rows, found((long, 0.9, 0))])
+    sizes = np.array([[30.0, 40.0], [np.nan, np.nan], [52.0, 1.0]])  # a diagonal of 50
+    assert larger_than_image(predictions, sizes) == (2, 5, 2)
+    assert larger_than_image(predictions, np.full((3, 2), np.nan)) is None
+    assert larger_than_image(Predictions.of_images([]), np.zeros((0, 2))) == (0, 0, 0)
+    truths = Truths.of_images([real()] * 3)
+    evidence = Evidence(("a",), predictions, truths, ("p", "q", "r"), (None,) * 3, sizes)
+    assert evidence.score().too_large == (2, 5, 2)
+
+
+def test_sizes_of_images_beside_labels_are_their_headers(tmp_path: Path) -> None:
+    (tmp_path / "found").mkdir()
+    (tmp_path / "data/images").mkdir(parents=True)
+    (tmp_path / "data/labelTxt").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / f"data/labelTxt/{name}.txt").write_text("1 1 9 1 9 9 1 9 ship 0\n")
+    (tmp_path / "found/Task1_ship.txt").write_text("a 0.9 0 0 60 0 60 9 0 9\nb 0.9 0 0 99 0 99 9 0 9\nc 0.9 0 0 99 0 99 9 0 9\n")
+    write_png(tmp_path / "data/images/a.png", np.zeros((40, 30, 3), np.uint8))
+    (tmp_path / "data/images/b.png").write_bytes(b"no image")
+    evidence = read_evidence(tmp_path / "found", tmp_path / "data")
+    np.testing.assert_array_equal(evidence.sizes, [[30, 40], [np.nan, np.nan], [np.nan, np.nan]])
+    assert evidence.score().too_large == (1, 1, 1)
+    assert read_evidence(tmp_path / "found", tmp_path / "data/labelTxt").sizes[0].tolist() == [30, 40]

@@ -3,16 +3,19 @@
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from rotanext.evaluation.calibration import calibration
 from rotanext.evaluation.metrics import THRESHOLDS, Predictions, Truths, evaluate
-from rotanext.evaluation.scores import ClassResult, Scores, average_precision, curve
+from rotanext.evaluation.scores import ClassResult, Scores, TooLarge, average_precision, curve
 from squares import found, random_scene, real, square
 
 A, B = square(0), square(100)
+NO_CALIBRATION = calibration(np.zeros(0), np.zeros(0, np.int8), 0.5)
 
 
 def test_average_precision_by_hand() -> None:
@@ -110,7 +113,7 @@ def test_the_curve_is_the_greatest_precision_still_to_come() -> None:
 
 def test_means_leave_out_classes_without_objects() -> None:
     absent = ClassResult("b", 0, np.array([-1], np.int8), np.array([0.9]))
-    scores = Scores(("a", "b"), 1, (0.5,), ((RESULT, absent),), np.zeros((3, 3), np.int64), 0.5, 0.3)
+    scores = Scores(("a", "b"), 1, (0.5,), ((RESULT, absent),), np.zeros((3, 3), np.int64), 0.5, 0.3, NO_CALIBRATION)
     assert scores.map() == RESULT.ap_area
     assert scores.map(kind="voc07") == RESULT.ap_voc07
     assert scores.map50_95() is None  # the other thresholds were not evaluated
@@ -118,3 +121,24 @@ def test_means_leave_out_classes_without_objects() -> None:
     assert data["iou"]["0.5"]["classes_with_ground_truth"] == 1
     assert list(data["curves"]["precision"]) == ["a"]
     assert data["confusion"]["names"] == ["a", "b", "background"]
+
+
+@pytest.mark.parametrize(
+    ("too_large", "said"),
+    [
+        (TooLarge(0, 5, 1), "No detection is longer than the diagonal of the image."),
+        (TooLarge(1, 5, 1), "1 of 5 detections is longer than the diagonal of the image."),
+        (TooLarge(1200, 5000, 0), "1,200 of 5,000 detections are longer than the diagonal of the image (counted on the 0 of 1 "),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_what_is_said_besides_the_table(too_large: TooLarge | None, said: str | None) -> None:
+    scored = evaluate(Predictions.of_images([found((A, 0.9, 0), (B, 0.9, 0))]), Truths.of_images([real((A, 0, 0))]), ["a"])
+    first, *rest = replace(scored, too_large=too_large).remarks()
+    assert first == "Expected calibration error: 40.00 % (15 steps of the score, IoU 0.5)."
+    assert len(rest) == (said is not None)
+    assert not rest or rest[0].startswith(said or "?")
+    data = replace(scored, too_large=too_large).to_json()
+    assert data["calibration"]["ece"] == pytest.approx(0.4)
+    assert data["larger_than_image"] == (too_large and dict(zip(("larger", "detections", "images"), too_large, strict=True)))

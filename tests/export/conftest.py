@@ -13,7 +13,7 @@ from tiny import draw_dataset, tiny_config
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    """Random weights with scores far apart, so that no two candidates tie."""
+    """Random weights with scores far apart, so that no two candidates tie; two of a position's anchors decode to the clamp."""
     overrides = (f"backbone.name={TINY}", "neck.channels=4", "predict.image_size=0", "predict.tile=96", "predict.overlap=32")
     config = tiny_config(Path("none"), None, *overrides)
     torch.manual_seed(3)
@@ -23,6 +23,8 @@ def detector() -> Detector:
             torch.nn.init.normal_(values, std=0.25)
     torch.nn.init.constant_(model.head.cls_out.bias, -1.0)
     torch.nn.init.normal_(model.head.reg_out.weight, std=0.02)
+    with torch.no_grad():  # one far too long, one far too flat
+        model.head.reg_out.bias[2], model.head.reg_out.bias[5 * 4 + 3] = 9.0, -9.0
     return Detector(model, config, CLASSES)
 
 

@@ -211,6 +211,27 @@ def test_exported_detectors_only_detect(written: Path, tmp_path: Path) -> None:
         load_detector(written / "model.onnx", classes="auto")
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.pt2"])
+def test_absurd_boxes_are_dropped_of_exported_files_too(written: Path, detector: Detector, name: str) -> None:
+    counts = []
+    for drop in (True, False):
+        exported = load_detector(written / name, "cpu").reconfigured(drop_absurd=drop)
+        expected = detector.reconfigured(drop_absurd=drop)(image(130, 200))
+        assert_same(exported(image(130, 200)), expected)
+        counts.append(len(expected))
+    assert counts[0] != counts[1]
+
+
+def test_openvino_in_half_precision_knows_the_clamp(detector: Detector, reuse: Path, images: Path, tmp_path: Path) -> None:
+    """Limit and anchors are rounded in such a file."""
+    parity, target = export(detector, ExportOptions("openvino", tmp_path / "m.xml", "fp16", check=images), Display())
+    assert parity.faults == [], parity.text()
+    wide = {"iou_threshold": 1.0, "top_k": 10**6, "max_detections": 10**6, "score_threshold": 0.0}
+    for drop in (True, False):
+        exported, plain = (one.reconfigured(drop_absurd=drop, **wide) for one in (load_detector(target, "cpu"), detector))
+        assert len(exported(image(96, 96))) == len(plain(image(96, 96)))
+
+
 def test_pt2_files_become_checkpoints_again(written: Path, detector: Detector, tmp_path: Path) -> None:
     save_detector(load_detector(written / "model.pt2", "cpu"), tmp_path / "x.safetensors")
     assert_same(load_detector(tmp_path / "x.safetensors", "cpu")(image(96, 96)), detector(image(96, 96)))

@@ -34,6 +34,35 @@ def test_an_exported_network_detects_as_the_one_in_torch(detector: Detector, siz
     torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("size", [(96, 96), (40, 70)])
+def test_absurd_boxes_are_dropped_as_in_torch(detector: Detector, size: tuple[int, int]) -> None:
+    """The graph gives boxes; what is at the clamp, the wrapper tells by them."""
+    counts = []
+    for drop in (True, False):
+        changed = detector.reconfigured(drop_absurd=drop, iou_threshold=1.0, top_k=10**6, max_detections=10**6)
+        found, expected = (one.reconfigured(score_threshold=0.0)(image(*size)) for one in (in_torch(changed), changed))
+        assert len(found) == len(expected) > 0
+        counts.append(len(expected))
+    every = sum(h * w for h, w in detector.config.neck.level_sizes(*size)) * len(CLASSES)
+    assert counts[1] == every * 9
+    assert 0 < counts[0] <= every * 7
+
+
+def spoilt(logits: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Half of the boxes are no numbers, or without area."""
+    boxes[:, ::8, 2], boxes[:, 2::8, 0], boxes[:, 4::8, 3], boxes[:, 6::8, 2:4] = np.nan, np.inf, 0, -5
+    return logits, boxes
+
+
+def test_what_is_no_box_is_not_detected_whatever_the_setting(detector: Detector) -> None:
+    for drop in (True, False):
+        exported = in_torch(detector, change=spoilt).reconfigured(drop_absurd=drop)
+        found = exported(image(96, 96), score_threshold=0.01)
+        assert len(found) > 0
+        assert found.boxes.isfinite().all()
+        assert (found.boxes[:, 2:4] > 0).all()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import places
 from rotanext.boxes import regularize
-from rotanext.heads.coding import MAX_LOG_RATIO, decode, encode
+from rotanext.heads.coding import MAX_LOG_RATIO, at_clamp, decode, encode
 from rotanext.ops import rotated_iou_pairs
 
 GOLDEN = places.GOLDEN / "functions.npz"
@@ -79,3 +79,36 @@ def test_any_leading_shape() -> None:
     anchors, boxes = torch.rand(2, 3, 5) + 1, torch.rand(2, 3, 5) + 1
     assert decode(anchors, encode(anchors, boxes)).shape == (2, 3, 5)
     assert decode(torch.zeros(0, 5), torch.zeros(0, 5)).shape == (0, 5)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1.0, -HALF])
+@pytest.mark.parametrize(
+    ("dw", "dh", "expected"),
+    [
+        (0, 0, False),
+        (4, -4, False),
+        (4.1, 4.1, False),
+        (-4.1, -4.1, False),
+        (MAX_LOG_RATIO, 0, True),
+        (9, 0, True),
+        (0, 9, True),
+        (-9, 0, True),
+        (0, -9, True),
+        (9, -9, True),
+    ],
+)
+def test_sides_at_the_clamp(dw: float, dh: float, expected: bool, angle: float) -> None:
+    """Whichever edge of the box the clamped one has become."""
+    anchors = torch.tensor([[100.0, 50, 40, 20, angle], [100, 50, 20, 40, angle], [100, 50, 30, 30, angle]])
+    boxes = decode(anchors, torch.tensor([0.1, 0.2, dw, dh, 0.3]).expand(3, 5))
+    assert at_clamp(boxes, anchors[:, 2:4]).tolist() == [expected] * 3
+    assert at_clamp(boxes, anchors[:, [3, 2]]).tolist() == [expected] * 3
+
+
+def test_sides_at_the_clamp_of_files_in_half_precision() -> None:
+    """There the limit and the anchors' sizes are rounded, and so is the box."""
+    edges = torch.tensor([[90.5097, 45.2548], [16.0, 32.0], [1290.2, 645.1]])
+    limit = math.exp(torch.tensor(MAX_LOG_RATIO).half().item())
+    boxes = torch.cat([torch.zeros(3, 2), edges.half().float() * limit, torch.zeros(3, 1)], 1)
+    assert at_clamp(boxes, edges).all()
+    assert at_clamp(torch.zeros(0, 5), torch.zeros(0, 2)).shape == (0,)

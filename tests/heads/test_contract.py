@@ -89,14 +89,34 @@ def test_chosen_boxes_are_those_of_all(head: Any, dtype: torch.dtype) -> None:
     raw = Raw(*([level.to(dtype) for level in part] for part in raw))
     counts = [h * w * head.priors for h, w in SIZES]
     level = torch.repeat_interleave(torch.arange(len(SIZES)), torch.tensor(counts))
-    prior = torch.cat([torch.arange(count) for count in counts])
+    prior = torch.arange(sum(counts))
     every = torch.cat([torch.stack([torch.full_like(level, image), level, prior], 1) for image in range(2)])
     some = every[torch.randperm(len(every))[:500]]
-    first = torch.tensor([0, *counts]).cumsum(0)
     found = head.decode(raw, Candidates(*some.unbind(1)))
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, head.decode(raw)[some[:, 0], first[some[:, 1]] + some[:, 2]], rtol=0, atol=0)
+    torch.testing.assert_close(found, head.decode(raw)[some[:, 0], some[:, 2]], rtol=0, atol=0)
     assert head.decode(raw, Candidates(*some[:0].unbind(1))).shape == (0, 5)
+
+
+def test_boxes_at_a_limit_are_told(section: Any, head: Any) -> None:
+    """Of usual outputs there are none; a family whose sides have no limit has none at all."""
+    counts = [h * w * head.priors for h, w in SIZES]
+    every = Candidates(
+        torch.zeros(sum(counts), dtype=torch.int64),
+        torch.repeat_interleave(torch.arange(len(SIZES)), torch.tensor(counts)),
+        torch.arange(sum(counts)),
+    )
+    with torch.no_grad():
+        raw = head(maps(1))
+    found = section.at_limit(head.decode(raw)[0], every, STRIDES)
+    assert (found.shape, found.dtype) == ((sum(counts),), torch.bool)
+    assert not found.any()
+    # what no output can exceed is a limit
+    far = [head.decode(Raw(raw.logits, [torch.full_like(level, value) for level in raw.geometry]))[0] for value in (40.0, 80.0)]
+    limited = (far[0][:, 2:4] == far[1][:, 2:4]).any(1) & far[0].isfinite().all(1)
+    assert torch.equal(section.at_limit(far[1], every, STRIDES), limited)
+    none = Candidates(*(values[:0] for values in every))
+    assert section.at_limit(far[0][:0], none, STRIDES).shape == (0,)
 
 
 @pytest.mark.parametrize("images", [[], [NONE], [NONE, NONE]], ids=["no image", "an empty one", "two empty ones"])

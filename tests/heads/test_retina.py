@@ -7,7 +7,7 @@ from torch import Tensor
 from networks import small_config
 from rotanext.heads.anchors import STRIDES, V0
 from rotanext.heads.coding import encode
-from rotanext.heads.contract import Raw, Targets, rows
+from rotanext.heads.contract import Candidates, Raw, Targets, rows
 from rotanext.heads.losses import REGRESSION_LOSSES
 from rotanext.heads.retina import Assigned, RetinaHead, assigned_losses
 
@@ -118,3 +118,23 @@ def test_perfect_outputs_cost_nothing() -> None:
 def test_half_precision_outputs_are_judged_in_float32() -> None:
     head, raw = head_and_maps(1, torch.bfloat16)
     assert {term.sum.dtype for term in head.losses(raw, objects_of(OBJECTS)).terms.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("convention", ["v0", "v1"])
+def test_the_section_tells_which_boxes_are_at_the_clamp(convention: str) -> None:
+    """By boxes and numbers of priors alone, on every level and for every anchor of a position."""
+    section = small_config("convnext_atto", f"head.anchors={convention}").head
+    head = section.build(8, STRIDES, CLASSES)
+    deltas = torch.randn(2, sum(h * w for h, w in SIZES) * head.priors, 5)
+    clamped = torch.rand(deltas.shape[:2]) < 0.2
+    deltas[..., 2] = torch.where(clamped, 6.0, deltas[..., 2])
+    counts = [h * w * head.priors for h, w in SIZES]
+    maps = [part.reshape(2, h, w, -1).permute(0, 3, 1, 2) for part, (h, w) in zip(deltas.split(counts, 1), SIZES, strict=True)]
+    boxes = head.decode(Raw(maps, maps))
+    image, prior = (values.flatten() for values in torch.meshgrid(torch.arange(2), torch.arange(sum(counts)), indexing="ij"))
+    level = torch.bucketize(prior, torch.tensor(counts).cumsum(0), right=True)
+    order = torch.randperm(len(prior))
+    chosen = Candidates(image[order], level[order], prior[order])
+    found = section.at_limit(boxes[chosen.image, chosen.prior], chosen, STRIDES)
+    assert 0.1 < clamped.float().mean() < 0.3
+    assert torch.equal(found, clamped[chosen.image, chosen.prior])

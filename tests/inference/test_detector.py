@@ -1,6 +1,7 @@
 """The detector as a Python object: what it takes, tiles and their merging, devices."""
 
 import inspect
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,19 @@ def test_the_score_threshold(detector: Detector) -> None:
     assert everything.boxes.dtype == everything.scores.dtype == torch.float32
     assert everything.labels.dtype == torch.int64
     assert everything.class_names == CLASSES
+
+
+def test_absurd_boxes_go_where_the_configuration_says_so(tiny_weights: Path) -> None:
+    """A head whose every box is at the clamp, or longer than any image, finds nothing."""
+    image = np.random.RandomState(0).randint(0, 255, (64, 64, 3)).astype(np.uint8)
+    for channel, value in ((2, 9.0), (3, -9.0), (2, math.nan)):
+        spoilt = load_detector(tiny_weights, "cpu")
+        with torch.no_grad():
+            spoilt.model.head.reg_out.bias[channel::5] = value
+        kept = spoilt.reconfigured(drop_absurd=False)(image, score_threshold=0.0)
+        assert (len(kept) > 0) == math.isfinite(value)
+        assert spoilt.config.predict.drop_absurd
+        assert len(spoilt(image, score_threshold=0.0)) == 0
 
 
 def test_it_keeps_no_state_and_changes_nothing(detector: Detector) -> None:

@@ -81,6 +81,20 @@ def test_bars_stand_side_by_side_or_on_each_other() -> None:
     assert above[4][2] == 12  # what would leave the axis ends there
 
 
+def test_bars_without_labels_are_steps_of_the_axis() -> None:
+    """Lines over them are in the numbers of that axis."""
+    bars = Bars([0.5, 0.25, 1.0, 0.0], "1", ["a", "b", "c", "d"])
+    diagonal = Line(np.array([0.0, 0.4]), np.array([0.0, 1.0]), "0", "a line")
+    svg = chart_svg(Chart("", "", Axis(0, 0.4), Axis(0, 1), [diagonal], [bars]))
+    paths = re.findall(r'<g class="bar">.*?<path d="([^"]+)"', svg)
+    found = [[float(x) for x in re.findall(r"[ML](-?[\d.]+)", path)] for path in paths]
+    middles = [(min(x) + max(x)) / 2 for x in found]
+    assert middles == pytest.approx([60 + 100 * (k + 0.5) for k in range(len(middles))], abs=1)
+    assert len(middles) >= 3
+    assert points(svg, "0") == [(60, 256), (460, 12)]
+    assert {"0", "0.1", "0.2", "0.3", "0.4"} <= set(Page(svg).text)
+
+
 def test_titles_and_texts_are_there() -> None:
     page = Page(chart_svg(replace(BARS, lines=[replace(WAVE, title="<b>")])))
     said = "".join(page.text)

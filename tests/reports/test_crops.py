@@ -35,10 +35,11 @@ def test_boxes_of_any_size_and_place(scale: float, shift: float, tmp_path: Path)
     path = tmp_path / "p.png"
     write_png(path, np.zeros((40, 60, 3), np.uint8))
     box = np.array([[0, 0], [1, 0], [1, 0.5], [0, 0.5]]) * scale + shift
-    of = Evidence(("a",), Predictions.of_images([([box], [0.9], [0])]), Truths.of_images([([], [], [])]), ("p",), (path,))
+    of = Evidence(("a",), Predictions.of_images([([box], [0.9], [0])]), Truths.of_images([([], [], [])]), ("p",), (path,), UNKNOWN)
     assert list(cut_crops(of, [Wanted(0, box, 0)], 0.3)) == [0]
 
 
+UNKNOWN = np.full((1, 2), np.nan)  # sizes of images
 POLYGON = np.array([[20.25, 31.5], [70.0, 12.75], [80.5, 40.0], [30.0, 61.125]])
 
 
@@ -70,7 +71,7 @@ def test_all_who_draw_put_a_polygon_on_the_same_pixels(scale: int) -> None:
     polygon = POLYGON * (0.9999 * size / 2.4 / 60.25) + 200  # it is 60.25 wide
     image = np.full((700, 700, 3), ground, np.uint8)
     truths = Truths.of_images([(polygon[None], [0], [0])])
-    drawn = draw_case(image, Evidence(("a",), nothing, truths, ("p",), (None,)), Wanted(0, polygon, truth=0), 0.3)
+    drawn = draw_case(image, Evidence(("a",), nothing, truths, ("p",), (None,), UNKNOWN), Wanted(0, polygon, truth=0), 0.3)
     _, found, corner = cut_window(image, polygon)
     assert found == scale
     np.testing.assert_array_equal(drawn, as_drawn(drawn.shape, (polygon - corner) * scale, crops.TRUTH, 3, 1))

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from report_pages import Page, grid_evidence
@@ -54,6 +56,20 @@ def test_a_whole_page(evidence: Evidence, tmp_path: Path) -> None:
     assert "train.lr" in said
     assert "1e-08" not in said
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", said)
+    assert f"{100 * scores.calibration.error:.1f} %" in said
+    assert "No detection is longer than the diagonal of the image." in said
+    assert "Too large" not in said
+
+
+def test_boxes_larger_than_their_image_are_a_headline(evidence: Evidence) -> None:
+    corners = evidence.predictions.corners
+    longest = np.linalg.norm(corners - np.roll(corners, 1, 1), axis=2).max()
+    small = replace(evidence, sizes=np.full((2, 2), (longest - 1e-6) / np.sqrt(2)))
+    said = " ".join(Page(html_report(contents(small))).text)
+    assert "Too large" in said
+    assert "72 of 72 detections are longer than the diagonal of the image." in said
+    unknown = replace(evidence, sizes=np.full((2, 2), np.nan))
+    assert "diagonal of the image" not in " ".join(Page(html_report(contents(unknown))).text)
 
 
 def test_nothing_is_loaded_and_nothing_runs(evidence: Evidence) -> None:
@@ -127,7 +143,7 @@ def test_parts(values: dict, sections: set[str], evidence: Evidence) -> None:
 
 @pytest.mark.parametrize("names", [(), ("a",), tuple(f"class-{k}" for k in range(60))], ids=len)
 def test_any_number_of_classes(names: tuple[str, ...]) -> None:
-    empty = Evidence(names, Predictions.of_images([]), Truths.of_images([]), (), ())
+    empty = Evidence(names, Predictions.of_images([]), Truths.of_images([]), (), (), np.zeros((0, 2)))
     Page(html_report(contents(empty)))
     if names:
         Page(html_report(contents(grid_evidence(names, (None,), ("p",)))))

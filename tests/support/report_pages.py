@@ -52,7 +52,8 @@ def grid_evidence(names: tuple[str, ...], images: tuple[Path | None, ...], stems
         objects.append((centres + shape, labels, rng.random(36) < 0.1))
         guesses = np.where(rng.random(36) < 0.8, labels, rng.integers(0, len(names), 36))
         found.append((centres + shape + rng.normal(0, 1.5, (36, 1, 2)), rng.uniform(0.1, 1, 36), guesses))
-    return Evidence(names, Predictions.of_images(found), Truths.of_images(objects), stems, images)
+    sizes = np.full((len(images), 2), 250.0)
+    return Evidence(names, Predictions.of_images(found), Truths.of_images(objects), stems, images, sizes)
 
 
 def random_scores(classes: int, objects: int = 80) -> Scores:

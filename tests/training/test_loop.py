@@ -27,12 +27,18 @@ from rotanext.training.train import start_training
 from tiny import draw_dataset, read_state, tiny_config
 from trainings import make_trainer, samples, stopping_after, train
 
+SEVERAL = (
+    "augment.mosaic=0.7", "augment.mosaic_turns=true", "augment.crop=64", "augment.resize=[0.5, 1.5]", "augment.mixup=0.5",
+    "augment.paste=1.0", "train.ema_warmup=2", "train.flat=0.5",
+)  # fmt: skip
 
-@pytest.mark.parametrize("stop", [2, 3], ids=["between-epochs", "mid-epoch"])
-def test_resume_continues_bit_for_bit(stop: int, tiny_dataset: Path, tmp_path: Path) -> None:
-    config = tiny_config(
-        tiny_dataset / "train", None, "train.epochs=2", "backbone.drop_path=0.5", "train.ema=0.9", "augment.brightness=0.2"
-    )
+
+@pytest.mark.parametrize(
+    ("stop", "overrides"), [(2, ()), (3, ()), (3, SEVERAL)], ids=["between-epochs", "mid-epoch", "several images in one"]
+)
+def test_resume_continues_bit_for_bit(stop: int, overrides: tuple[str, ...], tiny_dataset: Path, tmp_path: Path) -> None:
+    common = ("train.epochs=2", "backbone.drop_path=0.5", "train.ema=0.9", "augment.brightness=0.2")
+    config = tiny_config(tiny_dataset / "train", None, *common, *overrides)
     train(config, tmp_path / "straight")
     with stopping_after(stop), pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "halved")

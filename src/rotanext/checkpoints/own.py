@@ -1,6 +1,6 @@
 """Our own files of detectors: safetensors with everything needed to rebuild the detector as JSON in the header.
 
-They have no way to hold code at all. Format 2 has a section of the configuration for each part; format 1 (rotanext 0.1.0) had the
+They have no way to hold code at all. The number of their format is the configuration's; format 1 (rotanext 0.1.0) had the
 anchors beside the configuration, and other names for neck and stacked convolutions.
 """
 

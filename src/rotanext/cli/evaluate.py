@@ -22,6 +22,7 @@ from rotanext.cli.terminal import (
     opened,
     output,
     print_json,
+    print_result,
 )
 from rotanext.errors import Problems
 
@@ -63,5 +64,7 @@ def evaluate(
         print_json(done.scores.to_json() | {"out": str(out)}, problems)
     else:
         output.print(done.scores.table())
+        for remark in done.scores.remarks():
+            print_result(remark)
     console.print(f"report.html (open it in a browser), curves, confusion matrix and figures are in {out}")
     finish(problems)

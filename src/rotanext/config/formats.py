@@ -32,7 +32,15 @@ RENAMED = {
 # Keys that came after the first files of format 1, by section, with what was done before there were any.
 _LATER: dict[str, dict[str, Any]] = {"train": {"save_every": 0, "keep": 1, "shard": False, "trackers": ["tensorboard"]}}
 # The same for keys that came with format 3.
-_SINCE_3: dict[str, dict[str, Any]] = {"data": {"padding": "mean"}}
+_SINCE_3: dict[str, dict[str, Any]] = {
+    "augment": {
+        "round_classes": [], "resize": [1.0, 1.0], "crop": 0, "visible": 0.0, "fill": "mean",
+        "mosaic": 0.0, "mosaic_turns": False, "mixup": 0.0, "paste": 0.0, "close_epochs": 0,
+    },
+    "data": {"padding": "mean"},
+    "train": {"start": "", "flat": 0.0, "final_ratio": 0.01, "ema_warmup": 0},
+    "predict": {"drop_absurd": False},
+}  # fmt: skip
 _OF_CONVNEXT, _OF_TIMM = ("layer_scale",), ("frozen_stages", "frozen_norm")
 
 

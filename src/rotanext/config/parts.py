@@ -35,25 +35,39 @@ class AugmentConfig(Section):
     flip_diagonal: Fraction  # chance of both at once
     quarter_turns: Fraction  # chance of a rotation by 90, 180 or 270 degrees
     rotate: Fraction  # chance of a rotation by any angle
+    round_classes: list[str]  # in an image with one of these, whose boxes have no angle of their own, by 90, 180 or 270 degrees
     scale: tuple[Positive, Positive]  # range of a random zoom
     translate: Fraction  # largest random shift, in image sizes
+    resize: tuple[Positive, Positive]  # range of a random factor of the image's size
+    crop: Side  # a random window of this size is cut out, and what of it lies beyond the image is grey; 0: none
+    visible: Fraction  # an object stays if so much of its area is in the image, and its centre is
+    fill: Literal["mean", "black", "grey"]  # what rotation, zoom and shift leave empty
     brightness: Fraction  # drawn factor: 1 plus or minus at most this
     contrast: Fraction  # as for brightness
     saturation: Fraction  # as for brightness
     hue: Annotated[float, Field(ge=0, le=0.5, strict=True)]  # largest random shift, in turns of the colour circle
+    mosaic: Fraction  # chance of four images around a point, together twice as large (crop says what of them is taken)
+    mosaic_turns: Switch  # each of the four is turned by a random multiple of 90 degrees
+    mixup: Fraction  # chance of a second image laid over the first, half transparent
+    paste: NotNegative  # mean number of objects of other images put onto free ground, rarer classes more often
+    close_epochs: Natural  # the last so many epochs have neither mosaic nor mixup
 
     @model_validator(mode="after")
     def _consistent(self) -> "AugmentConfig":
         if self.flip_horizontal + self.flip_vertical + self.flip_diagonal > 1:
             raise ValueError("the three flip chances add up to more than 1")
-        if self.scale[0] > self.scale[1]:
-            raise ValueError("scale must be [smallest, largest]")
+        for name, (smallest, largest) in (("scale", self.scale), ("resize", self.resize)):
+            if smallest > largest:
+                raise ValueError(f"{name} must be [smallest, largest]")
+        if self.mosaic and not self.crop:
+            raise ValueError("mosaic makes images twice as large; it needs a crop, for example of data.image_size")
         return self
 
 
 class TrainConfig(Section):
     """Optimisation."""
 
+    start: str  # "" for none, or a detector's file, rotated or not: what fits of it is taken, in place of backbone.weights
     epochs: Count  # passes over the training images
     batch_size: Count  # per process
     accumulate: Count  # batches per optimiser step
@@ -66,10 +80,13 @@ class TrainConfig(Section):
     no_decay: list[str]  # parameters whose name contains one of these have no weight decay
     schedule: Literal["step", "cosine"]  # how the learning rate falls
     milestones: list[Natural]  # step: epochs after which the rate falls to a tenth
+    flat: Fraction  # cosine: share of the epochs before the rate begins to fall
+    final_ratio: Fraction  # cosine: where the rate ends, as a share of lr
     warmup_steps: Natural  # optimiser steps in which the rate rises to lr
     warmup_ratio: Fraction  # where it begins, as a share of lr
     clip_norm: NotNegative  # largest L2 norm of the gradient; 0: no clipping
     ema: Annotated[float, Field(ge=0, lt=1, strict=True)]  # decay of the averaged weights; 0: none
+    ema_warmup: Natural  # steps n in which the decay rises, by exp(-step / n); 0: it is at most (1 + step) / (10 + step)
     precision: Literal["fp32", "bf16", "fp16"]  # of forward and backward passes; weights are fp32
     seed: Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]  # of order, augmentation and first weights
     validate_every: Natural  # epochs from one validation to the next; 0: only at the end
@@ -91,6 +108,7 @@ class PredictConfig(Section):
     iou_threshold: Fraction  # of two boxes of a class with a larger IoU, NMS keeps the better one
     max_detections: Count  # of an image or tile
     merge_iou: Fraction  # the same as iou_threshold, for boxes of different tiles
+    drop_absurd: Switch  # no boxes with a side at the head's limit, or longer than twice the diagonal of the image or tile
 
     @model_validator(mode="after")
     def _consistent(self) -> "PredictConfig":

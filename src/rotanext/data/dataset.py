@@ -11,8 +11,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rotanext.boxes import corners_to_boxes
 from rotanext.config import Config
-from rotanext.data.augment import augment
+from rotanext.data.augment import Example, augment
 from rotanext.data.index import Entry
+from rotanext.data.mixup import mixup
+from rotanext.data.mosaic import random_mosaic
+from rotanext.data.paste import cut_out, free_place, paste, random_turn, stock_of
 from rotanext.errors import UserError
 from rotanext.images.resize import resize_to_fit
 from rotanext.images.scenes import read_pixels
@@ -29,7 +32,12 @@ class Sample(NamedTuple):
 class TrainingSet(Dataset[Sample | UserError]):
     """Augmented training samples; indexed by (epoch, index), which alone decide the random changes.
 
-    An image that does not decode gives the error itself as a value, since raised ones lose their shape between processes.
+    Where several images make one (mosaic, mixup, pasted objects) the others are drawn from the whole index by the same generator,
+    not from images that happen to have been read before: so neither a resumption nor the number of workers changes a sample.
+    Their pixels come like all pixels, through the cache where there is one; without it each costs another reading.
+
+    An image that does not decode gives the error itself as a value, since raised ones lose their shape between processes. As one of
+    several it is left out, and told of when its own turn comes.
     """
 
     def __init__(self, entries: list[Entry], class_names: tuple[str, ...], config: Config) -> None:
@@ -38,10 +46,15 @@ class TrainingSet(Dataset[Sample | UserError]):
             raise UserError("no training image has an object; set data.background=true to train on background alone")
         self.label_of = {name: i for i, name in enumerate(class_names)}
         self.config = config
+        self._round = [label for name, label in self.label_of.items() if name in config.augment.round_classes]
+        self._stock = stock_of([self._labels(entry) for entry in self.entries]) if config.augment.paste else None
         self._cache: dict[int, tuple[np.ndarray, float]] = {}
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def _labels(self, entry: Entry) -> np.ndarray:
+        return np.array([self.label_of[name] for name in entry.objects.names], np.int64)
 
     def _load(self, index: int) -> tuple[np.ndarray, float]:
         """The resized image and its scale; kept in memory where the configuration says so."""
@@ -52,21 +65,66 @@ class TrainingSet(Dataset[Sample | UserError]):
             self._cache[index] = loaded
         return self._cache[index]
 
+    def _read(self, index: int) -> Example:
+        """A labelled image as it is."""
+        entry = self.entries[index]
+        pixels, scale = self._load(index)
+        return Example(pixels, entry.objects.corners * scale, self._labels(entry))
+
+    def _filled(self, index: int, rng: np.random.Generator) -> Example:
+        """A labelled image with objects pasted onto its free ground."""
+        example = self._read(index)
+        for _ in range(rng.poisson(self.config.augment.paste) if self._stock and len(self._stock.images) else 0):
+            example = self._with_another(example, rng)
+        return example
+
+    def _with_another(self, example: Example, rng: np.random.Generator) -> Example:
+        """An image with one more object, or without where that finds no place."""
+        assert self._stock is not None
+        index, number = self._stock.draw(rng)
+        try:
+            cutting = cut_out(self._read(index), number)
+        except UserError:
+            return example
+        if cutting is None:
+            return example
+        degrees = random_turn(rng, cutting.source.labels[number] in self._round)
+        centre = free_place(cutting, example.pixels.shape[1::-1], example.corners, degrees, rng)
+        return example if centre is None else paste(example, cutting, centre, degrees)
+
+    def _partner(self, rng: np.random.Generator) -> Example | None:
+        """Another image, with objects pasted; none where it cannot be read."""
+        try:
+            return self._filled(int(rng.integers(len(self))), rng)
+        except UserError:
+            return None
+
+    def _changed(self, example: Example, rng: np.random.Generator, several: bool) -> Example:
+        """The image after all changes that it can have on its own or, where `several` may make one, as the first of a mosaic."""
+        config = self.config.augment
+        if several and config.mosaic and rng.random() < config.mosaic:
+            example = random_mosaic([example, *(self._partner(rng) for _ in range(3))], rng, config.mosaic_turns)
+        holds_round = bool(np.isin(example.labels, self._round).any())
+        pixels, corners, remain = augment(example.pixels, example.corners, rng, config, holds_round)
+        return Example(pixels, corners[remain], example.labels[remain])
+
     def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
         epoch, index = key
-        entry = self.entries[index]
+        config, train = self.config.augment, self.config.train
+        several = epoch < train.epochs - config.close_epochs
+        rng = np.random.default_rng([train.seed, epoch, index])
         try:
-            image, scale = self._load(index)
+            example = self._filled(index, rng)
         except UserError as error:
             return error
-        rng = np.random.default_rng([self.config.train.seed, epoch, index])
-        image, corners, remain = augment(image, entry.objects.corners * scale, rng, self.config.augment)
-        labels = torch.tensor([self.label_of[name] for name in entry.objects.names], dtype=torch.int64)
-        keep = torch.from_numpy(remain)
-        boxes = corners_to_boxes(torch.from_numpy(corners[remain]).reshape(-1, 4, 2)).float()
+        example = self._changed(example, rng, several)
+        if several and config.mixup and rng.random() < config.mixup and (partner := self._partner(rng)) is not None:
+            example = mixup(example, self._changed(partner, rng, several))
+        boxes = corners_to_boxes(torch.from_numpy(example.corners).reshape(-1, 4, 2)).float()
+        image = example.pixels
         if min(image.strides) < 0:  # NumPy calls a flipped image of one row or column contiguous
             image = image.copy()
-        return Sample(torch.from_numpy(image), boxes, labels[keep])
+        return Sample(torch.from_numpy(image), boxes, torch.from_numpy(example.labels))
 
 
 class EpochOrder(Sampler[list[tuple[int, int]]]):

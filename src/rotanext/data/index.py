@@ -39,6 +39,7 @@ class Entry(NamedTuple):
     stem: str
     path: Path
     objects: Objects
+    size: tuple[int, int]  # width and height in pixels
 
 
 class _Read(NamedTuple):
@@ -88,7 +89,7 @@ def read_dataset(
                     problems.note(str(size))
                 elif parsed is not None:
                     objects = inside(known_objects(parsed, problems, names), *size, problems, parsed.path)
-                    entries.append(Entry(item.stem, item.image, objects))
+                    entries.append(Entry(item.stem, item.image, objects, size))
         read.update(stream)  # nothing is left in it, but its display has yet to come to the end
     if not entries:
         raise UserError(

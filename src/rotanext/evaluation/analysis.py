@@ -1,4 +1,4 @@
-"""Where a detector is good and where it fails: average precision by size and shape, angle errors, trust in scores, worst cases.
+"""Where a detector is good and where it fails: average precision by size and shape, angle errors, worst cases.
 
 Pure functions on an evaluation's evidence. Detections and objects are matched as the DOTA protocol does (see metrics.py), at one
 IoU threshold; rectangles of least area around the labelled quadrilaterals give sizes, aspect ratios and angles.
@@ -200,43 +200,6 @@ def angle_errors(matching: Matching) -> AngleErrors:
     objects = matching.best_object[rows]
     difference = np.degrees(matching.boxes[rows, 4] - matching.truth_boxes[objects, 4])
     return AngleErrors(rows, objects, (difference + 90) % 180 - 90, aspect(matching.truth_boxes[objects]))
-
-
-@dataclass(frozen=True, eq=False)
-class Trust:
-    """How far scores can be taken for probabilities, in equal steps of the score.
-
-    true, false `[K]` counts of detections (ignored ones left out), mean_score `[K]` (NaN where there are none).
-    """
-
-    edges: Floats
-    true: Ints
-    false: Ints
-    mean_score: Floats
-
-    @property
-    def precision(self) -> Floats:
-        """Share of true positives in each step `[K]`; NaN where there are no detections."""
-        total = self.true + self.false
-        return np.where(total > 0, self.true / np.maximum(total, 1), np.nan)
-
-    @property
-    def error(self) -> float | None:
-        """Expected calibration error (Naeini et al., 2015): mean distance of score and precision, weighted by count."""
-        total = self.true + self.false
-        if not total.sum():
-            return None
-        return float(np.nansum(total * np.abs(self.precision - self.mean_score)) / total.sum())
-
-
-def trust(matching: Matching, steps: int = 10) -> Trust:
-    """True and false positives by score."""
-    scores, outcome = matching.evidence.predictions.scores, matching.outcome
-    at = np.clip((scores * steps).astype(np.int64), 0, steps - 1)
-    true, false = (np.bincount(at[outcome == kind], minlength=steps) for kind in (1, -1))
-    sums = np.bincount(at[outcome != 0], weights=scores[outcome != 0], minlength=steps)
-    total = true + false
-    return Trust(np.linspace(0, 1, steps + 1), true, false, np.where(total > 0, sums / np.maximum(total, 1), np.nan))
 
 
 def reasons(matching: Matching) -> NDArray[np.int64]:

@@ -130,7 +130,8 @@ def gather(detections: Sequence[Detections], entries: Sequence[Entry], class_nam
     truths = Truths.of_images(
         (e.objects.corners, np.array([label_of[n] for n in e.objects.names]), e.objects.difficult) for e in entries
     )
-    return Evidence(class_names, predictions, truths, tuple(e.stem for e in entries), tuple(e.path for e in entries))
+    sizes = np.array([e.size for e in entries], np.float64).reshape(-1, 2)
+    return Evidence(class_names, predictions, truths, tuple(e.stem for e in entries), tuple(e.path for e in entries), sizes)
 
 
 def score(

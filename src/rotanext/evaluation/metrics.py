@@ -7,7 +7,8 @@ objects are left out of the mean.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from rotanext.data.dota import LABEL_SUFFIXES, images_beside, list_labels, read_
 from rotanext.data.task1 import read_task1
 from rotanext.data.tiles import parse_tile_name
 from rotanext.errors import Problems, UserError, explain
-from rotanext.evaluation.scores import THRESHOLDS, ClassResult, Floats, Ints, Scores
+from rotanext.evaluation.calibration import calibration
+from rotanext.evaluation.scores import THRESHOLDS, ClassResult, Floats, Ints, Scores, TooLarge
+from rotanext.images.reading import header_size
 from rotanext.ops import overlapping_polygons
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "dota_map",
     "evaluate",
     "hits_at",
+    "larger_than_image",
     "read_evidence",
 ]
 
@@ -82,7 +86,8 @@ class Truths:
 class Evidence:
     """What an evaluation is computed from: detections and labelled objects of the images stems, in their order.
 
-    images: the file of each, None where there is none. The labels of predictions and truths are indices into class_names.
+    images: the file of each, None where there is none. sizes `[K, 2]`: width and height of each, NaN where they are not known. The
+    labels of predictions and truths are indices into class_names.
     """
 
     class_names: tuple[str, ...]
@@ -90,6 +95,7 @@ class Evidence:
     truths: Truths
     stems: tuple[str, ...]
     images: tuple[Path | None, ...]
+    sizes: Floats
 
     @cached_property
     def pairs(self) -> tuple[Ints, Ints, Floats]:
@@ -97,8 +103,9 @@ class Evidence:
         return all_pairs(self.predictions, self.truths)
 
     def score(self, thresholds: Sequence[float] = THRESHOLDS) -> Scores:
-        """`evaluate` of all this."""
-        return evaluate(self.predictions, self.truths, self.class_names, thresholds, pairs=self.pairs)
+        """`evaluate` of all this, detections larger than their image counted."""
+        scores = evaluate(self.predictions, self.truths, self.class_names, thresholds, pairs=self.pairs)
+        return replace(scores, too_large=larger_than_image(self.predictions, self.sizes))
 
 
 def _join(items: Iterable[tuple[Any, Any, Any]]) -> tuple[int, Ints, tuple[Floats, Floats, Floats]]:
@@ -153,6 +160,19 @@ def hits_at(order: Ints, best_iou: Floats, best_object: Ints, difficult: NDArray
     return hits
 
 
+def larger_than_image(predictions: Predictions, sizes: Floats) -> TooLarge | None:
+    """How many detections have a side longer than the diagonal of their image; sizes `[K, 2]` as in `Evidence`.
+
+    None where there are images, and the size of none is known.
+    """
+    known = np.isfinite(sizes[:, 0])
+    if len(known) and not known.any():
+        return None
+    sides = np.linalg.norm(predictions.corners - np.roll(predictions.corners, -1, 1), axis=2).max(1, initial=0.0)
+    diagonals = np.hypot(*np.where(known[:, None], sizes, np.inf).T)[predictions.images]
+    return TooLarge(int((sides > diagonals).sum()), int(known[predictions.images].sum()), int(known.sum()))
+
+
 def evaluate(
     predictions: Predictions,
     truths: Truths,
@@ -161,9 +181,9 @@ def evaluate(
     confusion_score: float = 0.3,
     pairs: tuple[Ints, Ints, Floats] | None = None,
 ) -> Scores:
-    """Average precision of every class at all thresholds in one pass, and the confusion matrix.
+    """Average precision of every class at all thresholds in one pass, the confusion matrix, and how scores are calibrated.
 
-    The protocol is DOTA's (see the module). The first threshold is the one of curves and confusion matrix. pairs: of
+    The protocol is DOTA's (see the module). The first threshold is the one of curves, confusion matrix and calibration. pairs: of
     `all_pairs`, where they are known. ValueError for labels outside class_names.
     """
     for rows in (predictions, truths):
@@ -177,13 +197,14 @@ def evaluate(
     scores = np.split(predictions.scores[order], ends)
     npos = np.bincount(truths.labels[~truths.difficult], minlength=len(class_names))
     results = []
-    for threshold in thresholds:
-        hits = np.split(hits_at(order, best_iou, best_object, truths.difficult, threshold), ends)
-        rows_of = zip(class_names, npos.tolist(), hits, scores, strict=False)  # np.split makes a part of no class, too
+    hits_of = [hits_at(order, best_iou, best_object, truths.difficult, threshold) for threshold in thresholds]
+    for hits in hits_of:
+        rows_of = zip(class_names, npos.tolist(), np.split(hits, ends), scores, strict=False)  # a part of no class, too
         results.append(tuple(ClassResult(*row) for row in rows_of))
     matrix = confusion_matrix(predictions, truths, len(class_names), confusion_score, thresholds[0], pairs)
     names, levels = tuple(class_names), tuple(float(threshold) for threshold in thresholds)
-    return Scores(names, truths.image_count, levels, tuple(results), matrix, levels[0], confusion_score)
+    calibrated = calibration(predictions.scores[order], hits_of[0], levels[0])
+    return Scores(names, truths.image_count, levels, tuple(results), matrix, levels[0], confusion_score, calibrated)
 
 
 def confusion_matrix(
@@ -260,8 +281,17 @@ def read_evidence(detections_dir: str | Path, labels_dir: str | Path, problems: 
         np.array([row[2] for row in rows], np.float64),
         np.array([row[3] for row in rows], np.int64),
     )
-    stems = tuple(path.stem for path in paths)
-    return Evidence(names, predictions, truths, stems, tuple(images.get(stem) for stem in stems))
+    files = tuple(images.get(path.stem) for path in paths)
+    sizes = np.array([_known_size(file) for file in files], np.float64).reshape(-1, 2)
+    return Evidence(names, predictions, truths, tuple(path.stem for path in paths), files, sizes)
+
+
+def _known_size(image: Path | None) -> tuple[float, float]:
+    """Width and height of an image by its header; NaN without one."""
+    if image is not None:
+        with suppress(OSError), image.open("rb") as file:
+            return header_size(file) or (np.nan, np.nan)
+    return np.nan, np.nan
 
 
 def _label_files(folder: Path, problems: Problems) -> list[Path]:

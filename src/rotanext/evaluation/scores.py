@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from rotanext.errors import counted
+from rotanext.evaluation.calibration import Calibration, Floats, Ints
+
 Kind = Literal["area", "voc07"]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 BACKGROUND = "background"
@@ -97,12 +98,21 @@ class ClassResult:
         return {key: float(value[best]) for key, value in values.items()}
 
 
+class TooLarge(NamedTuple):
+    """Detections with a side longer than the diagonal of their image, of all `detections` on the `images` whose size is known."""
+
+    larger: int
+    detections: int
+    images: int
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The outcome of `evaluate`: per threshold one `ClassResult` per class, and the confusion matrix.
+    """The outcome of `evaluate`: per threshold one `ClassResult` per class, the confusion matrix, and the calibration.
 
     confusion `[C + 1, C + 1]` counts: rows the truth, columns the prediction, the last one background (missed, or
-    nothing there); at IoU confusion_iou among detections with a score of at least confusion_score.
+    nothing there); at IoU confusion_iou among detections with a score of at least confusion_score. too_large: None where sizes of
+    images are not known.
     """
 
     class_names: tuple[str, ...]
@@ -112,6 +122,8 @@ class Scores:
     confusion: Ints
     confusion_iou: float
     confusion_score: float
+    calibration: Calibration
+    too_large: TooLarge | None = None
 
     def at(self, iou: float = 0.5) -> tuple[ClassResult, ...]:
         """The results of all classes at one of the evaluated thresholds; ValueError for another one."""
@@ -159,7 +171,22 @@ class Scores:
                 "names": [*self.class_names, BACKGROUND],
                 "rows_truth_columns_prediction": self.confusion.tolist(),
             },
+            "calibration": self.calibration.to_json(),
+            "larger_than_image": None if self.too_large is None else self.too_large._asdict(),
         }
+
+    def remarks(self) -> list[str]:
+        """What there is to say besides the table, in sentences: whether scores are probabilities, and boxes that cannot be."""
+        said = []
+        of = self.calibration
+        if of.error is not None:
+            said.append(f"Expected calibration error: {_percent(of.error)} % ({of.steps} steps of the score, IoU {of.iou:g}).")
+        if self.too_large is not None:
+            larger, detections, images = self.too_large
+            some = "" if images == self.images else f" (counted on the {images} of {self.images} images whose size is known)"
+            many = f"{larger:,} of {counted(detections, 'detection')}" if larger else "No detection"
+            said.append(f"{many} {'is' if larger < 2 else 'are'} longer than the diagonal of the image{some}.")
+        return said
 
     def _threshold_json(self, iou: float) -> dict[str, Any]:
         classes = {

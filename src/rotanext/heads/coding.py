@@ -8,6 +8,7 @@ from torch import Tensor
 from rotanext.boxes import regularize, wrap_angle
 
 MAX_LOG_RATIO = abs(math.log(16 / 1000))
+_ROOM = 0.005  # about it: files in half precision hold the limit, and sizes of anchors, rounded
 
 
 def encode(anchors: Tensor, boxes: Tensor) -> Tensor:
@@ -38,3 +39,12 @@ def decode(anchors: Tensor, deltas: Tensor) -> Tensor:
     w = aw * dw.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     h = ah * dh.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     return regularize(torch.stack([x, y, w, h, aa + da], -1))
+
+
+def at_clamp(boxes: Tensor, edges: Tensor) -> Tensor:
+    """Which decoded boxes `[N, 5]` have a side as long, or as short, as the clamp lets one become; of anchors with edges `[N, 2]`.
+
+    Decoding may have exchanged width and height, so each side is held against both edges.
+    """
+    ratios = (boxes[:, 2:4, None] / edges[:, None]).log().abs()
+    return ((ratios - MAX_LOG_RATIO).abs() < _ROOM).any(2).any(1)

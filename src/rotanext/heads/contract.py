@@ -23,7 +23,10 @@ class Raw(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Priors chosen of a batch, `[N]` int64 each: image, level, and number within the level (row by row, prior by prior)."""
+    """Priors chosen of a batch, `[N]` int64 each: image, level, and number over all levels, which lie one after the other.
+
+    Within a level priors are counted row by row, position by position, as in `rows` and in the `[B, P, 5]` of `Head.decode`.
+    """
 
     image: Tensor
     level: Tensor
@@ -76,7 +79,8 @@ class Head(Protocol):
     def decode(self, raw: Raw, chosen: Candidates | None = None) -> Tensor:
         """Boxes `[N, 5]` (float32, le90, pixels of the batch) of chosen priors, or `[B, P, 5]` of all, level by level.
 
-        Where the outputs describe no box, a side is 0 or less: it is never detected. Pure tensor arithmetic: it is traced for export as well.
+        Where the outputs describe no box, a side is 0 or less, and nothing is detected. Pure tensor arithmetic: it is traced for
+        export as well.
         """
         ...
 
@@ -104,6 +108,13 @@ class HeadSection(Protocol):
 
     def classes_of(self, weights: Mapping[str, Tensor]) -> int:
         """How many classes the network with these weights (under our names) tells apart; 0 where its head is not among them."""
+        ...
+
+    def at_limit(self, boxes: Tensor, chosen: Candidates, strides: tuple[int, ...]) -> Tensor:
+        """Which boxes `[N, 5]`, decoded of chosen priors, have a side at a limit that decoding sets, `[N]` bool.
+
+        None of them, where it sets no limit. Told by the boxes alone, as an exported network gives nothing else.
+        """
         ...
 
     def reach(self, boxes: Tensor, strides: tuple[int, ...], recipe: str) -> Reach:

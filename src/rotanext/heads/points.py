@@ -27,15 +27,6 @@ def grid(sizes: list[tuple[int, int]], strides: tuple[int, ...], offset: float, 
     return torch.cat(points), torch.cat(steps)
 
 
-def of_levels(
-    level: Tensor, index: Tensor, widths: list[int], strides: tuple[int, ...], offset: float
-) -> tuple[Tensor, Tensor]:
-    """Points `[N, 2]` and strides `[N]` as `grid` gives them, by level and number within it; `widths` are those of all maps."""
-    width, stride = (torch.tensor(values, device=index.device)[level] for values in (widths, strides))
-    position = torch.stack([index % width, index // width], -1)
-    return (position.float() + offset) * stride[:, None], stride.float()
-
-
 def encode(points: Tensor, boxes: Tensor) -> Tensor:
     """Distances in pixels to the sides, and angle, `[..., 5]`, that make `boxes [..., 5]` of `points [..., 2]`."""
     x, y, w, h, angle = boxes.unbind(-1)

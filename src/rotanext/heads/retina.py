@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from rotanext.heads.anchors import AnchorRule, Convention
-from rotanext.heads.coding import decode
+from rotanext.heads.coding import at_clamp, decode
 from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, nothing_to_learn, rows
 from rotanext.heads.losses import REGRESSION_LOSSES, focal_loss
 from rotanext.heads.reach import reach
@@ -58,6 +58,12 @@ class RetinaConfig(Section):
     def anchor_rule(self, strides: tuple[int, ...]) -> AnchorRule:
         """The anchors these values describe, on levels of those strides."""
         return AnchorRule(self.anchors, self.anchor_scale, self.anchor_octaves, self.anchor_ratios, strides)
+
+    def at_limit(self, boxes: Tensor, chosen: Candidates, strides: tuple[int, ...]) -> Tensor:
+        """Which decoded boxes `[N, 5]` have a side at the clamp of `coding.decode`, `[N]`."""
+        rule = self.anchor_rule(strides)
+        edges = torch.stack([rule.base_sizes(stride) for stride in strides]).to(boxes.device)
+        return at_clamp(boxes, edges[chosen.level, chosen.prior % rule.per_position])  # levels hold whole positions
 
     def build(self, channels: int, strides: tuple[int, ...], num_classes: int) -> "RetinaHead":
         """The head for maps of so many channels at these strides."""
@@ -119,8 +125,9 @@ class RetinaHead(nn.Module):
             anchors = torch.cat(self.anchors.grid(sizes, raw.geometry[0].device))
             return decode(anchors, torch.cat(deltas, 1).float())
         first = torch.tensor([0, *(level.shape[1] for level in deltas[:-1])], device=chosen.prior.device).cumsum(0)
-        anchors = self.anchors.of_levels(chosen.level, chosen.prior, [level.shape[3] for level in raw.geometry])
-        return decode(anchors, torch.cat(deltas, 1)[chosen.image, first[chosen.level] + chosen.prior].float())
+        widths = [level.shape[3] for level in raw.geometry]
+        anchors = self.anchors.of_levels(chosen.level, chosen.prior - first[chosen.level], widths)
+        return decode(anchors, torch.cat(deltas, 1)[chosen.image, chosen.prior].float())
 
     def assign(self, sizes: list[tuple[int, int]], targets: Targets) -> Assigned:
         """What each anchor learns, for level maps of the given (height, width)."""

@@ -19,10 +19,9 @@ from rotanext.heads.losses import quality_focal_loss, rotated_iou_loss
 from rotanext.heads.points import NUMBERS
 from rotanext.layers import BatchNorm2d, folded
 from rotanext.ops import assign_dynamic
-from rotanext.section import Positive, Section, Switch
+from rotanext.section import Fraction, Positive, Section, Switch
 
 PRIOR = 0.01  # score of every class at the start
-OFFSET = 0.0  # of the points: the upper left corner of their cell
 _MOST_EXPONENT = 16.0  # a distance of nine million strides: only so that no box becomes infinite
 _WORTH_TELLING = 0.02  # share of the objects
 
@@ -33,12 +32,20 @@ class RTMDetConfig(Section):
     kind: Literal["rtmdet"]  # rotated RTMDet
     stacked_convs: Annotated[int, Field(ge=1, le=32, strict=True)]  # convolutions before each output
     exponential: Switch  # distances are the exponential of the outputs; otherwise the outputs themselves
+    offset: Fraction  # where a point lies in its cell; 0.0: upper left corner, as published; 0.5: the middle
     box_loss_weight: Positive  # beside a classification loss of weight 1
     priors: ClassVar[int] = 1
 
     def classes_of(self, weights: Mapping[str, Tensor]) -> int:
         """How many classes the network with these weights (under our names) tells apart."""
         return len(weights["head.cls_out.0.bias"]) if "head.cls_out.0.bias" in weights else 0
+
+    def at_limit(self, boxes: Tensor, chosen: Candidates, strides: tuple[int, ...]) -> Tensor:
+        """Which boxes `[N, 5]` have a side of the largest exponential; without exponentials there is no limit."""
+        if not self.exponential:
+            return torch.zeros_like(boxes[:, 0], dtype=torch.bool)
+        stride = torch.tensor(strides, device=boxes.device)[chosen.level]
+        return boxes[:, 2] > 0.99 * math.exp(_MOST_EXPONENT) * stride  # the longer side
 
     def build(self, channels: int, strides: tuple[int, ...], num_classes: int) -> "RTMDetHead":
         """The head for maps of so many channels at these strides."""
@@ -120,19 +127,15 @@ class RTMDetHead(nn.Module):
 
     def decode(self, raw: Raw, chosen: Candidates | None = None) -> Tensor:
         """Boxes `[N, 5]` of chosen points or `[B, P, 5]` of all, see `heads.contract.Head.decode`."""
-        numbers = rows(raw.geometry, NUMBERS)
-        if chosen is None:
-            points, strides = self._grid(raw)
-            return regularize(grids.decode(points, self.distances(torch.cat(numbers, 1).float(), strides)))
-        first = torch.tensor([0, *(level.shape[1] for level in numbers[:-1])], device=chosen.prior.device).cumsum(0)
-        widths = [level.shape[3] for level in raw.geometry]
-        points, strides = grids.of_levels(chosen.level, chosen.prior, widths, self.strides, OFFSET)
-        picked = torch.cat(numbers, 1)[chosen.image, first[chosen.level] + chosen.prior].float()
-        return regularize(grids.decode(points, self.distances(picked, strides)))
+        points, strides = self._grid(raw)
+        numbers = torch.cat(rows(raw.geometry, NUMBERS), 1)
+        if chosen is not None:
+            points, strides, numbers = points[chosen.prior], strides[chosen.prior], numbers[chosen.image, chosen.prior]
+        return regularize(grids.decode(points, self.distances(numbers.float(), strides)))
 
     def _grid(self, raw: Raw) -> tuple[Tensor, Tensor]:
         sizes = [(level.shape[2], level.shape[3]) for level in raw.geometry]
-        return grids.grid(sizes, self.strides, OFFSET, raw.geometry[0].device)
+        return grids.grid(sizes, self.strides, self.config.offset, raw.geometry[0].device)
 
     @torch.no_grad()
     def assign(self, raw: Raw, targets: Targets) -> Assigned:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rotanext.config import Config, validate
 from rotanext.detections import Detections
 from rotanext.errors import UserError
-from rotanext.heads.contract import Raw
+from rotanext.heads.contract import Candidates, Raw
 from rotanext.images.scenes import Crop, ImageScene, Scene, shrunk
 from rotanext.inference.postprocess import detect, detect_decoded
 from rotanext.inference.stitch import MergeRule
@@ -210,9 +210,8 @@ class Detector:
             if self.exported is not None:
                 empty = [np.zeros_like(crops[0])] * (fill - len(crops))
                 levels, boxes = self.exported(np.stack([*crops, *empty]))
-                found = detect_decoded(
-                    [level[: len(crops)] for level in levels], boxes[: len(crops)], self.config.predict, threshold
-                )
+                sizes = [crop.shape[:2] for crop in crops]
+                found = detect_decoded(levels, boxes, sizes, self.config.predict, threshold, self._at_limit)
             else:
                 found = self._compute(crops, threshold, fill)
         # cloned outside of inference mode, they are ordinary tensors
@@ -227,10 +226,9 @@ class Detector:
         # A CPU rounds an array's last elements in another way than the rest, so there each image is settled by itself:
         # its detections then do not depend on those it shares a batch with.
         parts = [slice(i, i + 1) for i in range(len(crops))] if self.device.type == "cpu" else [slice(0, len(crops))]
-        return [
-            one
-            for part in parts
-            for one in detect(
-                raw.images(part), self.model.head, [crop.shape[:2] for crop in crops[part]], self.config.predict, threshold
-            )
-        ]
+        head, sizes, options = self.model.head, [crop.shape[:2] for crop in crops], self.config.predict
+        return [one for part in parts for one in detect(raw.images(part), head, sizes[part], options, threshold, self._at_limit)]
+
+    def _at_limit(self, boxes: Tensor, chosen: Candidates) -> Tensor:
+        """What the head says of decoded boxes; see `heads.contract.HeadSection.at_limit`."""
+        return self.config.head.at_limit(boxes, chosen, self.config.neck.strides)

@@ -1,6 +1,7 @@
 """The trained network rearranged for detecting: equal results in less time.
 
-One rule, module by module, for any network: what `_faster` knows a faster module for is replaced by it, wherever it stands.
+Two rules, module by module, for any network: what has a method `fold_norms` puts its batch norms into its convolutions, and what
+`_faster` knows a faster module for is replaced by it, wherever it stands.
 """
 
 import copy
@@ -102,7 +103,7 @@ def _faster(module: nn.Module, winograd: bool) -> nn.Module | None:
 def for_inference(model: _Network, precision: str = "fp32", winograd: bool = True) -> _Network:
     """A copy of the network with outputs equal up to rounding, for use without gradients; it takes batches of the precision's type.
 
-    Layer scale is folded into the linear layer before it, and wide layers are computed in parts. In float32 on the CPU 3x3
+    Batch norms are folded into the convolutions before them. Layer scale is folded into the linear layer before it, and wide layers are computed in parts. In float32 on the CPU 3x3
     convolutions go by Winograd's algorithm, if wanted (torch.compile and exports see through everything else).
     ROTANEXT_OPS=reference leaves the network as it is. KeyError for a precision that is not in `PRECISIONS`.
     """
@@ -113,6 +114,9 @@ def for_inference(model: _Network, precision: str = "fp32", winograd: bool = Tru
     device = next((parameter.device for parameter in fast.parameters()), torch.device("cpu"))
     if ops.implementation(device) is ops.reference:
         return fast.to(dtype)
+    for module in list(fast.modules()):
+        if fold := getattr(module, "fold_norms", None):
+            fold()
     winograd = winograd and dtype == torch.float32 and ops.compiled_in_place(device)
     made: dict[nn.Module, nn.Module | None] = {}  # a module that stands in several places is replaced by one
     for path, module in list(fast.named_modules(remove_duplicate=False)):

@@ -34,6 +34,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f}%"
 
 
+def shown(value: float | None, digits: int = 1) -> str:
+    """A share as percentage; a dash for none."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
+
+
 def number(value: float) -> str:
     """A number as short as an axis needs it: 1,500, 0.25, 1e-05."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
@@ -71,7 +76,10 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Bars:
-    """One value for each label of a chart (NaN: none), with the name of their colour, a title for each, and the legend's text."""
+    """Values (NaN: none), one for each label of a chart, or for equal steps of its x axis where it has no labels.
+
+    With the name of their colour, a title for each, and the legend's text.
+    """
 
     values: Sequence[float]
     colour: str
@@ -83,8 +91,9 @@ class Bars:
 class Chart:
     """A chart of lines, of bars, or of lines over bars.
 
-    said: what it shows, in words. labels: one for each place along x, where there are bars; the x axis then goes from 0 to their
-    number. stacked: bars lie on each other instead of side by side. note: small print. empty: said where there is nothing to draw.
+    said: what it shows, in words. labels: one for each place along x, where bars stand for things rather than for steps of x; the x
+    axis then goes from 0 to their number. stacked: bars lie on each other instead of side by side. note: small print. empty: said
+    where there is nothing to draw.
     """
 
     heading: str
@@ -193,7 +202,7 @@ def draw(axes: "Axes", chart: Chart) -> dict[str, tuple[str, str]]:
     """Draw a chart without heading and legend; class and title of its lines and bars by their gid, see `svg.inline_svg`."""
     _dress(axes, chart)
     marks: dict[str, tuple[str, str]] = {}
-    base = np.zeros(len(chart.labels))
+    base = np.zeros(max((len(bars.values) for bars in chart.bars), default=0))
     for group, bars in enumerate(chart.bars):
         for place, value in enumerate(bars.values):
             if math.isfinite(value):
@@ -230,13 +239,15 @@ def _dress(axes: "Axes", chart: Chart) -> None:
 
 def _bar(axes: "Axes", chart: Chart, group: int, place: int, base: float, value: float) -> Any:
     """One bar over the middle of its place, or one of several side by side, with a little ground between them."""
+    bars, span = chart.bars[group], chart.x.high - chart.x.low
+    step = span / max(1, len(bars.values))
     groups = 1 if chart.stacked else len(chart.bars)
     share = (0.82 if chart.stacked else 0.76) / groups
-    left = place + 0.5 + share * ((0 if chart.stacked else group) - groups / 2)
-    seam = len(chart.labels) / (_WIDTH - _LEFT - _RIGHT)  # one unit of the page
+    left = chart.x.low + step * (place + 0.5 + share * ((0 if chart.stacked else group) - groups / 2))
+    seam = span / (_WIDTH - _LEFT - _RIGHT)  # one unit of the page
     height = min(base + value, chart.y.high) - base
-    colour = LIGHT[chart.bars[group].colour]
-    return axes.bar(left, height, max(share - seam, seam / 2), base, align="edge", color=colour, linewidth=0, clip_on=False)[0]
+    width = max(step * share - seam, seam / 2)
+    return axes.bar(left, height, width, base, align="edge", color=LIGHT[bars.colour], linewidth=0, clip_on=False)[0]
 
 
 def _line(axes: "Axes", chart: Chart, line: Line) -> Any:

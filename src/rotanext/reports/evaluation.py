@@ -19,26 +19,21 @@ from rotanext.evaluation.analysis import (
     match,
     reasons,
     slices,
-    trust,
     worst_angles,
     worst_false_positives,
     worst_misses,
 )
 from rotanext.evaluation.metrics import Evidence, Scores
 from rotanext.evaluation.scores import THRESHOLDS, curve
-from rotanext.reports.charts import Axis, Bars, Chart, Line, percent, write_charts
-from rotanext.reports.colours import BAD, GOOD, SERIES
+from rotanext.reports.calibration import counts_chart, reliability_chart
+from rotanext.reports.charts import Axis, Bars, Chart, Line, percent, shown, write_charts
+from rotanext.reports.colours import SERIES
 from rotanext.reports.confusion import MOST_CLASSES, confusion_table, largest_classes
 from rotanext.reports.crops import DETECTION, TRUTH, Wanted, cut_crops
 from rotanext.reports.html import Section, figure, pair, paragraph, table
 
 WORST = 12  # of each kind
 _STRICT = 0.75
-
-
-def shown(value: float | None, digits: int = 1) -> str:
-    """A share as percentage; a dash for none."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
 
 
 def evaluation_sections(scores: Scores, evidence: Evidence | None) -> Iterator[Section]:
@@ -52,7 +47,7 @@ def evaluation_sections(scores: Scores, evidence: Evidence | None) -> Iterator[S
     yield "shapes", "Size and shape", _shapes(matching, strict)
     errors = angle_errors(matching)
     yield "angles", "Angles", _angles(errors, evidence)
-    yield "scores", "Scores", _scores(matching, scores.confusion_score)
+    yield "scores", "Scores", _scores(matching, scores)
     yield from _cases(matching, errors, scores.confusion_score)
 
 
@@ -232,43 +227,17 @@ def _angle_cells(found: Mapping[str, float] | None) -> list[str]:
     return [f"{found['count']:,}", *degrees, f"{100 * found['beyond10']:.1f} %"]
 
 
-def _scores(matching: Matching, least: float) -> str:
-    found = trust(matching)
-    labels = [f"{low:.1f}" for low in found.edges[:-1]]
-    spans = [f"score {low:.1f} to {low + 0.1:.1f}" for low in found.edges[:-1]]
-    x = Axis(0, len(labels), "Score from")
-    kinds = (("true positives", GOOD, found.true), ("false positives", BAD, found.false))
-    counts_chart = Chart(
-        "True and false positives",
-        f"Detections by score: {int(found.true.sum()):,} true and {int(found.false.sum()):,} false positives.",
-        x,
-        Axis(0, 1.05 * max(1.0, float((found.true + found.false).max(initial=0))), "Detections", whole=True),
-        bars=[
-            Bars(values.tolist(), colour, [f"{s}: {n:,} {kind}" for s, n in zip(spans, values, strict=True)], kind)
-            for kind, colour, values in kinds
-        ],
-        labels=labels,
-        stacked=True,
-    )
-    error = "" if found.error is None else f" Expected calibration error: {100 * found.error:.1f} %."
-    titles = [f"{s}: {shown(float(p))} % are true positives" for s, p in zip(spans, found.precision, strict=True)]
-    calibration = Chart(
-        "Calibration",
-        f"Share of true positives by score.{error}",
-        x,
-        Axis(0, 1, "Share of true positives", percent),
-        [Line(np.array([0.0, len(labels)]), np.array([0.0, 1.0]), "ink", "score equals precision", style="dashed")],
-        [Bars(found.precision.tolist(), "0", titles)],
-        labels,
-        note="The dashed line: scores that are probabilities." + error,
-    )
+def _scores(matching: Matching, scores: Scores) -> str:
+    least = scores.confusion_score
     why = reasons(matching)
     confident = why[matching.evidence.predictions.scores >= least]
     counts = [int((confident == k).sum()) for k in range(len(REASONS))]
     total = max(1, sum(counts))
     rows = [[reason, f"{count:,}", f"{100 * count / total:.1f} %"] for reason, count in zip(REASONS, counts, strict=True)]
     caption = f"Why false positives with a score of at least {least:g} are false (IoU {matching.iou:g})."
-    return pair(figure(counts_chart), figure(calibration)) + table(caption, ["reason", "false positives", "share"], rows)
+    remarks = paragraph(" ".join(scores.remarks()))
+    charts = pair(figure(reliability_chart(scores.calibration)), figure(counts_chart(scores.calibration)))
+    return remarks + charts + table(caption, ["reason", "false positives", "share"], rows)
 
 
 def _cases(matching: Matching, errors: AngleErrors, score: float) -> Iterator[Section]:

@@ -12,9 +12,9 @@ from rotanext.errors import counted
 from rotanext.evaluation.analysis import angle_errors, match
 from rotanext.evaluation.evaluate import Evaluation
 from rotanext.evaluation.metrics import Evidence, Scores
-from rotanext.reports.charts import number
+from rotanext.reports.charts import number, shown
 from rotanext.reports.confusion import plot_confusion
-from rotanext.reports.evaluation import evaluation_sections, plot_precision_recall, shown
+from rotanext.reports.evaluation import evaluation_sections, plot_precision_recall
 from rotanext.reports.html import Section, cards, facts, paragraph, table, whole_page
 from rotanext.reports.training import training_section
 from rotanext.system.facts import provenance
@@ -99,6 +99,10 @@ def _headline(contents: Contents) -> Iterator[tuple[str, str, str]]:
         names = {"map50": "mAP50", "map75": "mAP75", "map50_95": "mAP50:95"}
         for key, value in scores.summary().items():
             yield names[key], f"{shown(value)} %", _NOTES[key]
+        if scores.calibration.error is not None:
+            yield "Calibration error", f"{shown(scores.calibration.error)} %", "expected one, of the scores"
+        if scores.too_large is not None and scores.too_large.larger:
+            yield "Too large", f"{scores.too_large.larger:,}", "detections longer than the diagonal of their image"
         main = scores.at(scores.thresholds[0])
         yield (
             "Objects",

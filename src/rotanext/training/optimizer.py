@@ -32,14 +32,16 @@ def build_optimizer(model: nn.Module, config: TrainConfig, processes: int = 1) -
 def rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     """What the learning rate is multiplied with at `step` (from 0).
 
-    "step": a tenth after each milestone epoch. "cosine": half a cosine down to a hundredth. Both rise linearly from `warmup_ratio`
-    over the first `warmup_steps`.
+    "step": a tenth after each milestone epoch. "cosine": 1 for the share `flat` of the epochs (whole ones), then half a cosine down
+    to `final_ratio`. Both rise linearly from `warmup_ratio` over the first `warmup_steps`.
     """
     if config.schedule == "step":
         factor = 0.1 ** sum(step // steps_per_epoch >= epoch for epoch in config.milestones)
     else:
-        progress = min(1.0, step / (config.epochs * steps_per_epoch))
-        factor = 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
+        flat = math.floor(config.flat * config.epochs + 1e-6)  # epochs; 0.29 of 100 is 29, whatever the product's last digit
+        falling = max(1, (config.epochs - flat) * steps_per_epoch)
+        progress = min(1.0, max(0, step - flat * steps_per_epoch) / falling)
+        factor = config.final_ratio + (1 - config.final_ratio) * (1 + math.cos(math.pi * progress)) / 2
     if step < config.warmup_steps:
         factor *= 1 - (1 - step / config.warmup_steps) * (1 - config.warmup_ratio)
     return factor
@@ -52,22 +54,38 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     return optimizer.param_groups[0]["lr"]
 
 
-class AveragedModel:
-    """Exponential moving average of a model's weights, with a decay that rises over the first steps."""
+def share_of_new(step: int, decay: float, warmup: int) -> float:
+    """How much the weights after optimiser step number `step` (from 1) count in their moving average; in the end 1 - `decay`.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    The first weights of a training say little, so the average forgets faster in the beginning. With `warmup` (steps) the share
+    falls exponentially, from 1 at the first step, as for RTMDet; with 0 the decay is at most (1 + step) / (10 + step), as in
+    TensorFlow.
+    """
+    if not warmup:
+        return 1 - min(decay, (1 + step) / (10 + step))
+    least = 1 - decay
+    return 1.0 if step == 1 else (1 - least) * math.exp(-step / warmup) + least
+
+
+class AveragedModel:
+    """Exponential moving average of a model's parameters and buffers; see `share_of_new`.
+
+    Counters (whole numbers) cannot be averaged. They are the model's own, or with `warmup` those of the first step, for good.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, warmup: int) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
+        self.decay, self.warmup = decay, warmup
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step number `step` (from 1)."""
-        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        share = share_of_new(step, self.decay, self.warmup)
         pairs = list(zip(_values(self.model), _values(model), strict=True))
         floating = [(a, b) for a, b in pairs if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], weight)
+        torch._foreach_lerp_([a for a, _ in floating], [b for _, b in floating], share)
         for averaged, current in pairs:
-            if not averaged.is_floating_point():
+            if not averaged.is_floating_point() and not (self.warmup and step > 1):
                 averaged.copy_(current)
 
 

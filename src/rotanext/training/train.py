@@ -46,6 +46,7 @@ def start_training(
         if scores is not None:
             write_scores(scores, folder / "evaluation")
             console.print(scores.table())
+            console.print("\n".join(scores.remarks()))
         if processes.is_main:
             _write_page(trainer, scores, rows)
     except RuntimeError as error:
