@@ -8,30 +8,23 @@ import torch
 from torch import Tensor
 
 from rotanext.heads import points as grids
-from rotanext.heads.aligned import LIMIT, OFFSET, PRIOR, START, AlignedConfig, angle_loss, to_boxes
+from rotanext.heads.aligned import LIMIT, OFFSET, PRIOR, START, AlignedConfig, length, to_boxes, to_numbers
 from rotanext.heads.contract import Raw, Targets
 from rotanext.ops import rotated_iou_pairs
 
 SECTION: Any = {
     "kind": "aligned", "stacked_convs": 1, "candidates": 10, "radius": 1.0, "score_power": 0.5, "iou_power": 6.0,
-    "box_loss_weight": 2.0, "angle_loss_weight": 1.0,
+    "box_loss_weight": 4.0, "offset_loss_weight": 0.5, "angle_loss_weight": 1.5,
 }  # fmt: skip
 CLASSES, STRIDES, SIZES = 2, (8, 16), [(12, 12), (6, 6)]
 OBJECTS = torch.tensor([[40.0, 40, 50, 20, 0.4], [70, 70, 24, 24, -0.8]])
 LABELS = torch.tensor([1, 0])
 
 
-def numbers_of(boxes: Tensor, points: Tensor, strides: Tensor) -> Tensor:
-    """Outputs that make `boxes [..., 5]` of points: the inverse of `to_boxes`."""
-    step = strides[..., None]
-    vector = torch.stack([(2 * boxes[..., 4]).cos(), (2 * boxes[..., 4]).sin()], -1)
-    return torch.cat([(boxes[..., :2] - points) / step, (boxes[..., 2:4] / (START * step)).log(), vector], -1)
-
-
 def test_boxes_and_their_numbers() -> None:
     points, strides = grids.grid(SIZES, STRIDES, OFFSET, torch.device("cpu"))
     boxes = OBJECTS[torch.arange(len(points)) % 2]
-    torch.testing.assert_close(to_boxes(numbers_of(boxes, points, strides), points, strides), boxes, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(to_boxes(to_numbers(boxes, points, strides), points, strides), boxes, rtol=1e-5, atol=1e-4)
 
 
 def test_a_fresh_head_predicts_squares_of_three_strides_at_its_points() -> None:
@@ -70,7 +63,7 @@ def perfect(score: float) -> tuple[Any, Raw]:
         scores = torch.full((len(points), CLASSES), -10.0)
         scores[torch.arange(len(points)), LABELS[nearest]] = math.log(score / (1 - score))
         logits.append(scores.T.reshape(1, CLASSES, *size).requires_grad_())
-        geometry.append(numbers_of(OBJECTS[nearest], points, strides).T.reshape(1, 6, *size).requires_grad_())
+        geometry.append(to_numbers(OBJECTS[nearest], points, strides).T.reshape(1, 6, *size).requires_grad_())
     return head, Raw(logits, geometry)
 
 
@@ -80,6 +73,7 @@ def test_right_boxes_cost_nothing_and_wrong_scores_do() -> None:
     found = head.losses(raw, targets)
     terms = {name: float(term.sum.detach() / term.weight) for name, term in found.terms.items()}
     assert terms["box"] == pytest.approx(0, abs=1e-4)
+    assert terms["offset"] == pytest.approx(0, abs=1e-4)
     assert terms["angle"] == pytest.approx(0, abs=1e-4)
     assert 2 <= found.positives <= 20
 
@@ -110,16 +104,12 @@ def test_the_targets_are_the_boxes_overlap() -> None:
 
 
 def test_a_square_has_no_angle_to_learn() -> None:
-    vectors = torch.tensor([[0.3, -0.8], [0.3, -0.8]])
-    loss = angle_loss(vectors, torch.tensor([[0.0, 0, 10, 10, 0.7], [0, 0, 40, 10, 0.7]]))
-    assert loss[0] == 0
-    assert loss[1] > 0.5
+    assert length(torch.tensor([[0.0, 0, 10, 10, 0.7], [0, 0, 40, 10, 0.7], [0, 0, 0, 0, 0]])).tolist() == [0, 1 - 1 / 16, 1]
 
 
 @pytest.mark.parametrize("angle", [-math.pi / 2, -0.3, 0.0, 1.5])
-def test_the_angle_loss_has_no_jump_and_is_zero_at_the_angle(angle: float) -> None:
-    box = torch.tensor([[0.0, 0, 40, 10, angle]])
+def test_the_numbers_do_not_jump_where_the_angle_does(angle: float) -> None:
+    box = torch.tensor([[3.0, 5, 40, 10, angle]])
     turned = box + torch.tensor([0, 0, 0, 0, math.pi])  # the same box
-    vector = torch.tensor([[math.cos(2 * angle), math.sin(2 * angle)]])
-    assert angle_loss(vector, box) == pytest.approx(0, abs=1e-6)
-    assert angle_loss(vector, turned) == pytest.approx(0, abs=1e-6)
+    point, stride = torch.zeros(1, 2), torch.tensor([8.0])
+    torch.testing.assert_close(to_numbers(box, point, stride), to_numbers(turned, point, stride), rtol=1e-5, atol=1e-5)

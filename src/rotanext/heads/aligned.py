@@ -31,7 +31,8 @@ START = 3.0  # strides: side of every box at the start
 LIMIT = 4.0  # of those logarithms
 _TINY = 1e-9  # the angle of no vector has no gradient
 _ROOM = 0.005  # about the limit: files in half precision round sizes
-_BETA = 0.2  # where the smooth L1 loss of the vector becomes linear
+_SMALLEST = 1e-3  # pixels: side of a label, in logarithms
+_OFFSET_BETA, _ANGLE_BETA = 0.1, 0.2  # where the smooth L1 losses become linear
 
 
 class AlignedConfig(Section):
@@ -44,6 +45,7 @@ class AlignedConfig(Section):
     score_power: NotNegative  # of the score, in how well a point's prediction is aligned with an object
     iou_power: Positive  # of the IoU, likewise
     box_loss_weight: Positive  # of 1 - IoU, beside a classification loss of weight 1
+    offset_loss_weight: NotNegative  # of the smooth L1 loss of centres, in strides, and logarithms of sides
     angle_loss_weight: NotNegative  # of the smooth L1 loss of the doubled angle's vector
     priors: ClassVar[int] = 1
 
@@ -121,31 +123,40 @@ class AlignedHead(nn.Module):
         )
 
     def losses(self, raw: Raw, targets: Targets) -> Losses:
-        """The terms `cls`, `box` and `angle`, each by the sum of the targets; see `heads.contract.Head.losses`."""
-        factors = {"cls": 1.0, "box": self.config.box_loss_weight, "angle": self.config.angle_loss_weight}
+        """The terms `cls`, `box`, `offset` and `angle`, each by the sum of the targets; see `heads.contract.Head.losses`."""
+        config = self.config
+        factors = {
+            "cls": 1.0,
+            "box": config.box_loss_weight,
+            "offset": config.offset_loss_weight,
+            "angle": config.angle_loss_weight,
+        }
         if not targets.boxes:
             zero, none = nothing_to_learn(raw), raw.logits[0].new_zeros((), dtype=torch.float32)
             return Losses({name: Term(zero, none, factor) for name, factor in factors.items()}, none)
         assigned = self.assign(raw, targets)
         sums, weight = self.assigned_losses(raw, assigned, targets), assigned.target.sum()
-        terms = {name: Term(total, weight, factor) for total, (name, factor) in zip(sums, factors.items(), strict=True)}
+        terms = {name: Term(sums[name], weight, factor) for name, factor in factors.items()}
         return Losses(terms, weight.new_tensor(len(assigned.point)))
 
-    def assigned_losses(self, raw: Raw, assigned: Assigned, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums of the classification, the box and the angle loss over a batch, in float32.
+    def assigned_losses(self, raw: Raw, assigned: Assigned, targets: Targets) -> dict[str, Tensor]:
+        """Sums of the losses over a batch by their names, in float32.
 
         A batch without objects gives box losses of zero that still depend on the outputs: each parameter has a (zero) gradient.
         """
         logits, numbers = _joined(raw, self.num_classes)
         boxes, labels = torch.cat(list(targets.boxes))[assigned.object], torch.cat(list(targets.labels))[assigned.object]
-        wanted = torch.zeros_like(logits)
-        wanted[assigned.image, assigned.point, labels] = assigned.target
-        classification = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
-        points, strides = self._points(raw)
-        picked = numbers[assigned.image, assigned.point]
-        predicted = to_boxes(picked, points[assigned.point], strides[assigned.point])
-        box = (rotated_iou_loss(predicted, boxes) * assigned.target).sum()
-        return classification, box, (angle_loss(picked[:, 4:], boxes) * assigned.target).sum()
+        scores = torch.zeros_like(logits)
+        scores[assigned.image, assigned.point, labels] = assigned.target
+        points, strides = (values[assigned.point] for values in self._points(raw))
+        found, wanted = numbers[assigned.image, assigned.point], to_numbers(boxes, points, strides)
+        losses = {
+            "box": rotated_iou_loss(to_boxes(found, points, strides), boxes),
+            "offset": F.smooth_l1_loss(found[:, :4], wanted[:, :4], beta=_OFFSET_BETA, reduction="none").sum(-1),
+            "angle": F.smooth_l1_loss(found[:, 4:], wanted[:, 4:], beta=_ANGLE_BETA, reduction="none").sum(-1) * length(boxes),
+        }
+        sums = {name: (loss * assigned.target).sum() for name, loss in losses.items()}
+        return sums | {"cls": F.binary_cross_entropy_with_logits(logits, scores, reduction="sum")}
 
 
 def to_boxes(numbers: Tensor, points: Tensor, strides: Tensor) -> Tensor:
@@ -156,14 +167,20 @@ def to_boxes(numbers: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     return torch.cat([points + shift * step, sides.clamp(-LIMIT, LIMIT).exp() * (START * step), angle[..., None]], -1)
 
 
-def angle_loss(vectors: Tensor, boxes: Tensor) -> Tensor:
-    """Smooth L1 loss `[N]` of `vectors [N, 2]` towards cos and sin of twice the angle of `boxes [N, 5]`.
+def to_numbers(boxes: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+    """The outputs `[..., 6]` that make `boxes [..., 5]` of points: the inverse of `to_boxes`."""
+    step = strides[..., None]
+    sides = (boxes[..., 2:4].clamp_min(_SMALLEST) / (START * step)).log()
+    double = 2 * boxes[..., 4:]
+    return torch.cat([(boxes[..., :2] - points) / step, sides, double.cos(), double.sin()], -1)
 
-    It fades as boxes become square, by 1 - (h / w)^2: a square looks the same after a quarter turn, and no angle is punished wrongly.
+
+def length(boxes: Tensor) -> Tensor:
+    """How much the angle of `boxes [N, 5]` matters: 1 - (h / w)^2, from 0 of a square to 1.
+
+    A square looks the same after a quarter turn; whatever angle is predicted of it, half of them are wrong by the label alone.
     """
-    wanted = torch.stack([(2 * boxes[:, 4]).cos(), (2 * boxes[:, 4]).sin()], -1)
-    long = 1 - (boxes[:, 3] / boxes[:, 2].clamp_min(1e-6)).square().clamp(0, 1)
-    return F.smooth_l1_loss(vectors, wanted, beta=_BETA, reduction="none").sum(-1) * long
+    return 1 - (boxes[:, 3] / boxes[:, 2].clamp_min(_SMALLEST)).square().clamp(0, 1)
 
 
 def _sizes(raw: Raw) -> list[tuple[int, int]]:
