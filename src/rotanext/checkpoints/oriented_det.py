@@ -90,4 +90,6 @@ def said_of_averages(checkpoint: Checkpoint) -> list[str]:
     """That the weights of an epoch's checkpoint are not the averaged ones, where it has both (best_mAP_*.pth holds the latter)."""
     if "ema_state_dict" not in checkpoint.content:
         return []
-    return ["ignored: ema_state_dict, the averaged weights: taken are model_state_dict, as by oriented-det; best_mAP_*.pth holds averages"]
+    return [
+        "ignored: ema_state_dict, the averaged weights: taken are model_state_dict, as by oriented-det; best_mAP_*.pth holds averages"
+    ]
