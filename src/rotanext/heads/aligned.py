@@ -68,7 +68,7 @@ class AlignedConfig(Section):
 
 
 class AlignedHead(nn.Module):
-    """Two stacks of 3x3 convolutions, with batch norms, for every level; then 3x3 convolutions for logits and boxes."""
+    """Two stacks of 3x3 convolutions with batch norms, each level's own; then 1x1 convolutions for logits and boxes."""
 
     priors = 1
     centres_inside = False
@@ -79,7 +79,7 @@ class AlignedHead(nn.Module):
         for branch, numbers in (("cls", num_classes), ("reg", NUMBERS)):
             stacks = (nn.Sequential(*(conv_norm(channels, channels, 3) for _ in range(config.stacked_convs))) for _ in strides)
             self.add_module(f"{branch}_convs", nn.ModuleList(stacks))
-            self.add_module(f"{branch}_out", nn.ModuleList(nn.Conv2d(channels, numbers, 3, padding=1) for _ in strides))
+            self.add_module(f"{branch}_out", nn.ModuleList(nn.Conv2d(channels, numbers, 1) for _ in strides))
         for output in (*self.cls_out, *self.reg_out):
             if not output.weight.is_meta:  # where normal numbers would import torch's compiler: seconds, 200 MB
                 nn.init.normal_(output.weight, std=0.01)
