@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import cast
 
-from rotanext.checkpoints.detectors import BackboneFile, DetectorFile, filled_network, read_detector_file, read_weights
+from rotanext.checkpoints.detectors import DetectorFile, PartsFile, filled_network, read_detector_file, read_weights
 from rotanext.checkpoints.own import save_detector_file
 from rotanext.data.dota import CLASS_LISTS, read_class_list
 from rotanext.errors import Problems, UserError, counted, explain
@@ -80,10 +80,10 @@ def _read_exported(
     return detector, [note]
 
 
-def read_any(path: Path, anchors: str | None, classes: str | None) -> tuple[Detector, list[str]] | BackboneFile:
+def read_any(path: Path, anchors: str | None, classes: str | None) -> tuple[Detector, list[str]] | PartsFile:
     """A detector on the CPU with what its file said, or the weights of a backbone's file; read once, loaded strictly."""
     file = read_weights(path, checked_anchors(anchors))
-    return file if isinstance(file, BackboneFile) else _build(file, path, "cpu", classes)
+    return file if isinstance(file, PartsFile) else _build(file, path, "cpu", classes)
 
 
 def load_detector(

@@ -14,7 +14,7 @@ import torch
 from formula import golden_weights
 from mmrotate_files import V0_META, V1_META, as_mmrotate
 from networks import small_config
-from rotanext.checkpoints.detectors import BackboneFile, read_detector_file, read_weights
+from rotanext.checkpoints.detectors import PartsFile, read_detector_file, read_weights
 from rotanext.checkpoints.layouts import load_strict
 from rotanext.checkpoints.own import save_detector_file
 from rotanext.checkpoints.tensor_files import read_tensors
@@ -127,7 +127,7 @@ def test_a_backbones_file_is_no_detector(tmp_path: Path) -> None:
     weights = ConvNeXt("convnext_atto").state_dict()
     torch.save({"model": weights}, tmp_path / "b.pth")
     found = read_weights(tmp_path / "b.pth")
-    assert isinstance(found, BackboneFile)
+    assert isinstance(found, PartsFile)
     assert (found.layout, found.weights.keys()) == ("convnext", weights.keys())
     with pytest.raises(UserError, match=r"b\.pth: found backbone weights \(convnext\); expected a whole detector"):
         read_detector_file(tmp_path / "b.pth")

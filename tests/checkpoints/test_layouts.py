@@ -52,7 +52,7 @@ def test_odd_arrays(tmp_path: Path) -> None:
     [
         (["backbone.a", "neck.output.0.weight", "head.b"], OURS),
         (["backbone.a", "fpn.output.0.weight", "head.b"], FORMAT_1),
-        (["backbone.layer1.0.conv1.weight", "bbox_head.retina_cls.weight"], "mmrotate"),
+        (["backbone.layer1.0.conv1.weight", "bbox_head.retina_cls.weight"], "mmrotate retinanet"),
         (["backbone.stages.0.0.depthwise_conv.weight"], "mmpretrain"),
         (["stages.0.0.depthwise_conv.weight"], "mmpretrain"),
         (["stages.0.0.dwconv.weight"], "convnext"),
@@ -67,7 +67,7 @@ def test_odd_arrays(tmp_path: Path) -> None:
 )
 def test_layouts_are_told_apart(keys: list[str], layout: str | None) -> None:
     if layout is not None:
-        assert detect_layout(dict.fromkeys(keys), "w.pth") == layout
+        assert detect_layout(dict.fromkeys(keys), "w.pth").name == layout
         return
     with pytest.raises(UserError, match=rf"w\.pth: found {len(keys)} keys such as .*another architecture"):
         detect_layout(dict.fromkeys(keys), "w.pth")
@@ -79,11 +79,11 @@ def test_layouts_are_told_apart(keys: list[str], layout: str | None) -> None:
         (OURS, "neck.output.0.weight", "neck.output.0.weight"),
         (FORMAT_1, "fpn.output.0.weight", "neck.output.0.weight"),
         (FORMAT_1, "head.cls_tower.1.bias", "head.cls_convs.1.bias"),
-        ("mmrotate", "neck.fpn_convs.2.conv.bias", "neck.output.2.bias"),
-        ("mmrotate", "neck.fpn_convs.4.conv.bias", "neck.extra.1.bias"),
-        ("mmrotate", "backbone.layer1.0.bn1.weight", "backbone.body.layer1.0.bn1.weight"),
-        ("mmrotate", "bbox_head.reg_convs.3.conv.weight", "head.reg_convs.3.weight"),
-        ("mmrotate", "bbox_head.retina_reg.bias", "head.reg_out.bias"),
+        ("mmrotate retinanet", "neck.fpn_convs.2.conv.bias", "neck.output.2.bias"),
+        ("mmrotate retinanet", "neck.fpn_convs.4.conv.bias", "neck.extra.1.bias"),
+        ("mmrotate retinanet", "backbone.layer1.0.bn1.weight", "backbone.body.layer1.0.bn1.weight"),
+        ("mmrotate retinanet", "bbox_head.reg_convs.3.conv.weight", "head.reg_convs.3.weight"),
+        ("mmrotate retinanet", "bbox_head.retina_reg.bias", "head.reg_out.bias"),
         ("mmpretrain", "backbone.stages.1.2.pointwise_conv2.bias", "stages.1.2.pwconv2.bias"),
         ("mmpretrain", "backbone.norm3.weight", "norm.weight"),
         ("timm convnext", "stages.2.downsample.1.weight", "downsample_layers.2.1.weight"),

@@ -1,49 +1,20 @@
-"""What checkpoints of MMRotate tell of their detectors: anchors, angles, architecture, class names."""
+"""What checkpoints of the MM toolboxes tell, whatever the family: angles, colours, backbone, class names."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rotanext.checkpoints.mmrotate import (
-    PUBLISHED,
-    RESNETS,
-    anchor_convention,
-    check_angles,
-    class_names,
-    config_values,
-    infer_backbone,
-)
-from rotanext.config import recipe_values, validate
+from rotanext.checkpoints.layout import Checkpoint
+from rotanext.checkpoints.mmrotate import RESNETS, check_angles, class_names, configuration, in_rgb, infer_backbone
 from rotanext.errors import UserError
+from rotanext.models import cspnext
 from rotanext.models.convnext import VARIANTS
-from rotanext.models.network import Network
 
 
-@pytest.mark.parametrize(("content", "override", "expected"), [
-    ({"meta": {"mmrotate_version": "0.3.4"}}, None, "v0"),
-    ({"meta": {"mmrotate_version": "1.0.0rc1"}}, None, "v1"),
-    ({"meta": {"mmdet_version": "2.25.1"}}, None, "v0"),
-    ({"meta": {"mmdet_version": "3.0.0"}}, None, "v1"),
-    ({"meta": {"mmcv_version": "1.6.0", "CLASSES": ("a",)}}, None, "v0"),
-    ({"meta": {"CLASSES": ("a",)}}, None, "v0"),
-    ({"meta": {"mmengine_version": "0.1.0"}}, None, "v1"),
-    ({"meta": {"dataset_meta": {"classes": ("a",)}}}, None, "v1"),
-    ({"meta": {"experiment_name": "x"}}, None, "v1"),
-    ({"message_hub": {}}, None, "v1"),
-    ({"meta": {}}, None, None),
-    ({}, None, None),
-    ({"meta": "text"}, None, None),
-    ({"meta": {"mmrotate_version": "0.3.4", "mmengine_version": "0.1.0"}}, None, None),  # contradiction
-    ({}, "v1", "v1"),
-    ({"meta": {"mmrotate_version": "0.3.4"}}, "v1", "v1"),  # the user knows better
-])  # fmt: skip
-def test_anchor_convention(content: dict[str, Any], override: Any, expected: str | None) -> None:
-    if expected is None:
-        with pytest.raises(UserError, match=r"anchors v0 .* or v1"):
-            anchor_convention(content, "x.pth", override)
-    else:
-        assert anchor_convention(content, "x.pth", override)[0] == expected
+def file(content: dict[str, Any], weights: dict[str, torch.Tensor] | None = None) -> Checkpoint:
+    return Checkpoint(Path("epoch_12.pth"), weights or {}, content)
 
 
 @pytest.mark.parametrize(("text", "accepted"), [("angle_version = 'le90'", True), ("angle_version = 'oc'", False), ("", True)])
@@ -51,10 +22,10 @@ def test_another_angle_version_is_refused(text: str, accepted: bool) -> None:
     """Detectors for other conventions have the same tensors; only the configuration in the metadata tells."""
     content = {"meta": {"config": text}}
     if accepted:
-        assert "le90" in check_angles(content, "epoch_12.pth")
+        assert "le90" in check_angles(file(content))
     else:
         with pytest.raises(UserError, match="angle version oc"):
-            check_angles(content, "epoch_12.pth")
+            check_angles(file(content))
 
 
 @pytest.mark.parametrize(("meta", "expected"), [
@@ -69,7 +40,7 @@ def test_another_angle_version_is_refused(text: str, accepted: bool) -> None:
     ("text", None),
 ], ids=str)  # fmt: skip
 def test_class_names(meta: Any, expected: tuple[str, ...] | None) -> None:
-    assert class_names({"meta": meta}) == expected
+    assert class_names(file({"meta": meta})) == expected
 
 
 def keys(depths: tuple[int, ...], first: int, form: str) -> list[str]:
@@ -101,16 +72,6 @@ def test_every_resnet_is_known_by_its_blocks_and_bottlenecks(shape: tuple[tuple[
         infer_backbone(weights | {"backbone.body.layer4.9.conv1.weight": torch.zeros(1)}, "w.pth")
 
 
-def test_the_recipe_takes_on_the_architecture_of_the_weights(small: Network) -> None:
-    recipe = recipe_values(PUBLISHED["convnext"])
-    values = config_values(small.state_dict(), "v1", "w.pth")
-    config = validate(values, "w.pth")
-    assert (config.backbone.name, config.backbone.weights, config.data.classes) == ("convnext_atto", "", "auto")
-    assert (config.neck.channels, config.head.stacked_convs, config.head.anchors) == (8, 1, "v1")
-    assert values["train"] == recipe["train"]
-    assert values["head"]["anchor_scale"] == recipe["head"]["anchor_scale"]
-
-
 @pytest.mark.parametrize(("meta", "said"), [
     ({"config": "angle_version = 'le90'"}, "from its configuration"),
     ({"cfg": "angle_range=\"le90\""}, "from its configuration"),
@@ -118,4 +79,61 @@ def test_the_recipe_takes_on_the_architecture_of_the_weights(small: Network) -> 
     ({}, "assumed"),
 ], ids=str)  # fmt: skip
 def test_what_is_said_of_angles(meta: dict[str, Any], said: str) -> None:
-    assert said in check_angles({"meta": meta}, "w.pth")
+    assert said in check_angles(file({"meta": meta}))
+
+
+@pytest.mark.parametrize(("meta", "values"), [
+    ({"cfg": "a = dict(b=1)"}, {"a": {"b": 1}}),
+    ({"config": "a = 1"}, {}),  # of 0.x
+    ({"cfg": {"a": 1}}, {}),
+    ({}, {}),
+], ids=str)  # fmt: skip
+def test_the_configuration(meta: dict[str, Any], values: dict[str, Any]) -> None:
+    assert configuration(file({"meta": meta})) == values
+
+
+FIRST = ("backbone.stem.0.conv.weight", "stem.0.conv.weight", "downsample_layers.0.0.weight", "backbone.conv1.weight")
+BGR = "mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395]"
+AS_RGB = "mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]"
+
+
+@pytest.mark.parametrize(("cfg", "usual", "turned"), [
+    ("", "BGR", True),
+    ("", "RGB", False),
+    (f"model = dict(data_preprocessor=dict({BGR}, bgr_to_rgb=False))", "RGB", True),
+    (f"model = dict(data_preprocessor=dict({AS_RGB}, bgr_to_rgb=True))", "BGR", False),
+    (f"data_preprocessor = dict({BGR}, bgr_to_rgb=False)", "RGB", True),
+    (f"data_preprocessor = dict({BGR}, bgr_to_rgb='no')", "BGR", True),
+    ("data_preprocessor = 'none'", "RGB", False),
+    (f"data_preprocessor = dict({BGR})", "RGB", None),
+    (f"data_preprocessor = dict({AS_RGB}, bgr_to_rgb=False)", "BGR", None),
+    ("data_preprocessor = dict(mean=[0.0, 0.0, 0.0])", "BGR", None),
+    ("data_preprocessor = dict(mean=[103.53])", "BGR", None),
+    ("data_preprocessor = dict(std=1.0)", "RGB", None),
+], ids=str)  # fmt: skip
+def test_colours(cfg: str, usual: str, turned: bool | None) -> None:
+    """`turned`: None for pixels that were normalised by other numbers."""
+    weights = {key: torch.arange(54.0).reshape(2, 3, 3, 3) for key in FIRST} | {"backbone.norm.weight": torch.ones(3)}
+    checkpoint = file({"meta": {"cfg": cfg}}, weights)
+    if turned is None:
+        with pytest.raises(UserError, match=r"epoch_12\.pth: found (mean|std)"):
+            in_rgb(checkpoint, usual)
+        return
+    found = in_rgb(checkpoint, usual)
+    assert bool(found.notes) == turned
+    for key in FIRST:
+        assert torch.equal(found.weights[key], weights[key][:, [2, 1, 0]] if turned else weights[key])
+    assert found.weights["backbone.norm.weight"] is weights["backbone.norm.weight"]
+
+
+@pytest.mark.parametrize("name", cspnext.VARIANTS)
+def test_every_cspnext_is_known_by_its_blocks_and_stem(name: str) -> None:
+    size = cspnext.VARIANTS[name]
+    weights = {"backbone.stem.2.conv.weight": torch.zeros(size.channels(64), 1, 1, 1)}
+    for stage, (_, count) in enumerate(cspnext.STAGES, 1):
+        for block in range(size.blocks(count)):
+            weights[f"backbone.stage{stage}.{1 + (stage == 4)}.blocks.{block}.conv1.conv.weight"] = torch.zeros(1)
+    assert infer_backbone(weights, "w.pth") == ("cspnext", name)
+    for odd in (torch.zeros(7, 1, 1, 1), torch.tensor(1.0)):
+        with pytest.raises(UserError, match=r"w\.pth: found a CSPNeXt of .* and a stem of (7|0) channels"):
+            infer_backbone(weights | {"backbone.stem.2.conv.weight": odd}, "w.pth")

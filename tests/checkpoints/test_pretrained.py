@@ -12,10 +12,14 @@ from safetensors.torch import save_file
 from formula import golden_weights
 from mmrotate_files import V0_META, as_mmrotate
 from networks import small_network
-from rotanext.checkpoints.pretrained import load_backbone
+from rotanext.checkpoints.pretrained import load_backbone, load_start
+from rotanext.config import load_config
 from rotanext.errors import UserError
+from rotanext.inference.detector import build_network
 from rotanext.models.convnext import ConvNeXt
+from rotanext.models.cspnext import CSPNeXt
 from rotanext.models.network import Network
+from rtmdet_files import META, coco, weights, write
 
 
 @pytest.mark.parametrize(("file", "wrap"), [
@@ -108,3 +112,73 @@ def test_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_backbone_file() -> None:
     with pytest.raises(UserError, match=r"none\.pth"):
         load_backbone(ConvNeXt("convnext_atto"), "none.pth")
+
+
+def rtmdet(classes: int, *overrides: str) -> Network:
+    torch.manual_seed(3)
+    return build_network(load_config("rotated-rtmdet_tiny-3x-dota", overrides), classes)
+
+
+@pytest.mark.parametrize("cfg", ["", "data_preprocessor = dict(to_rgb=False)"])
+def test_cspnext_of_imagenet(cfg: str, tmp_path: Path) -> None:
+    theirs = {key: value for key, value in weights("tiny").items() if key.startswith("backbone.")}
+    file = {
+        "meta": {"cfg": cfg},
+        "state_dict": theirs | {"head.fc.weight": torch.ones(1000, 384), "head.fc.bias": torch.ones(1000)},
+    }
+    torch.save(file, tmp_path / "cspnext-tiny_imagenet_600e.pth", _use_new_zipfile_serialization=False)
+    model = CSPNeXt("cspnext_tiny")
+    report = load_backbone(model, tmp_path / "cspnext-tiny_imagenet_600e.pth")
+    assert report.ignored == ["head.fc.weight", "head.fc.bias"]
+    stem = theirs["backbone.stem.0.conv.weight"]
+    assert torch.equal(model.stem[0].conv.weight, stem.flip(1) if cfg else stem)
+    assert ("turned to RGB" in report.text()) == bool(cfg)
+
+
+@pytest.mark.parametrize("horizontal", [False, True])
+def test_the_backbone_of_an_rtmdet(horizontal: bool, tmp_path: Path) -> None:
+    state = coco("tiny") if horizontal else weights("tiny")
+    model = CSPNeXt("cspnext_tiny")
+    report = load_backbone(model, write(tmp_path / "r.pth", state))
+    assert torch.equal(model.stem[0].conv.weight, state["backbone.stem.0.conv.weight"].flip(1))
+    assert all(key.startswith(("neck.", "head.")) for key in report.ignored)
+
+
+def test_a_start_from_a_horizontal_detector(tmp_path: Path) -> None:
+    """What fits in name and shape is taken, and all else is named: the logits of eighty classes, and angles."""
+    network = rtmdet(15)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    report = load_start(network, write(tmp_path / "rtmdet_tiny_8xb32-300e_coco.pth", coco("tiny"), {"cfg": META["cfg"]}))
+    outputs = [f"{level}.{leaf}" for level in range(3) for leaf in ("weight", "bias")]
+    assert report.missing == [f"head.ang_out.{output}" for output in outputs]
+    assert [line.split()[0] for line in report.mismatched_shapes] == [f"head.cls_out.{output}" for output in outputs]
+    assert report.unexpected == []
+    after = network.state_dict()
+    assert torch.equal(after["head.reg_out.1.weight"], weights("tiny")["bbox_head.rtm_reg.1.weight"])
+    assert torch.equal(after["head.cls_norms.2.1.running_var"], weights("tiny")["bbox_head.cls_convs.2.1.bn.running_var"])
+    kept = [key for key in before if "cls_out" in key or "ang_out" in key]
+    assert all(torch.equal(after[key], before[key]) for key in kept)
+    assert sorted(kept + report.matched) == sorted(before)
+    assert "head.ang_out.2.bias" in report.text()
+    assert "head.cls_out.0.bias [80] for [15]" in report.text()
+
+
+def test_a_start_from_a_rotated_detector(tmp_path: Path) -> None:
+    network = rtmdet(2)
+    report = load_start(network, write(tmp_path / "r.pth", weights("tiny")))
+    assert report.missing == []
+    assert len(report.mismatched_shapes) == 6
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda t: write(t / "r.pth", coco("s")), r"another backbone \(.*such as backbone\..*the size that the file is of"),
+    (lambda t: write(t / "r.pth", weights("convnext-tiny_pafpn")), "another backbone"),
+    (lambda t: write(t / "r.pth", {k: v for k, v in weights("tiny").items() if k.startswith("backbone.")}),
+     r"backbone weights \(cspnext\)(.|\n)*Give it as backbone\.weights"),
+], ids=["size", "family", "backbone"])  # fmt: skip
+def test_files_that_are_no_start(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
+    network = rtmdet(15)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        load_start(network, make(tmp_path))
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

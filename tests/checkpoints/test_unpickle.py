@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,9 @@ import torch
 from pickles import raw, text
 from rotanext.checkpoints.layouts import find_state_dict
 from rotanext.checkpoints.tensor_files import read_tensors
+from rotanext.checkpoints.unpickle import Placeholder
 from rotanext.errors import UserError
+from rtmdet_files import mmengine
 
 
 class Reduces:
@@ -41,6 +44,11 @@ ATTACKS: dict[str, Any] = {
     "open": Reduces(open, "canary", "w"),
     "import": Reduces(__import__, "antigravity"),
     "getattr": Reduces(getattr, "x", "upper"),
+    "getattr-module": raw(text("builtins"), text("getattr"), b"\x93cos\nsystem\n", text("x"), b"\x86R."),
+    "getattr-type": raw(b"cbuiltins\ngetattr\ncnumpy\nndarray\n", text("tofile"), b"\x86R."),
+    "getattr-method": raw(b"cbuiltins\ngetattr\ncmmengine.config\nConfig\n", text("fromfile"), b"\x86R", text("c"), b"\x85R."),
+    "getattr-getattr": raw(b"cbuiltins\ngetattr\ncbuiltins\ngetattr\n", text("x"), b"\x86R."),
+    "getattr-odd-name": raw(b"cbuiltins\ngetattr\ncmmengine.config\nConfig\n]\x86R."),
     "partial": Reduces(functools.partial, os.system, COMMAND),
     "torch.hub": Reduces(torch.hub.load, "a/b", "c"),
     "torch.load": Reduces(torch.load, "canary"),
@@ -88,6 +96,20 @@ def test_attacks_are_refused(name: str, container: str, tmp_path: Path, monkeypa
     assert os.listdir() == ["model.pth"]  # noqa: PTH208
     if name in ("os.system", "dotted", "never-called"):
         assert "system" in str(error.value)
+
+
+def test_methods_of_a_toolboxs_class_are_stood_in_for(tmp_path: Path) -> None:
+    """MMEngine's history buffers hold their class's methods, which are pickled as calls of getattr; nothing is looked up."""
+    with mmengine() as cls:
+        torch.save({"hub": cls()}, tmp_path / "epoch_1.pth")
+        program = zipfile.ZipFile(tmp_path / "epoch_1.pth").read("epoch_1/data.pkl")
+    assert b"getattr" in program
+    found = read_tensors(tmp_path / "epoch_1.pth")["hub"]
+    methods = found.state["statistics_methods"]
+    assert list(methods) == ["min", "max", "current", "mean"]
+    assert all(type(method) is Placeholder and not callable(method) for method in methods.values())
+    assert methods["min"].name == "mmengine.logging.history_buffer.HistoryBuffer.min"
+    assert "mmengine" not in sys.modules
 
 
 def test_the_canary_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

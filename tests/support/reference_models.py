@@ -19,10 +19,10 @@ def reference_model(which: str, shapes: dict[str, list[int]], salt: str, overrid
     config = load_config(RECIPES[which], overrides)
     model = build_network(config, 15)
     weights = {name: torch.from_numpy(value) for name, value in formula.state_dict(shapes, salt).items()}
-    load_strict(model, map_keys("mmrotate", weights), which, "mmrotate")
+    load_strict(model, map_keys("mmrotate retinanet", weights), which, "mmrotate retinanet")
     return model
 
 
 def own_name(name: str) -> str:
     """Our name of one of the reference's parameters."""
-    return next(iter(map_keys("mmrotate", {name: torch.zeros(())})))
+    return next(iter(map_keys("mmrotate retinanet", {name: torch.zeros(())})))

@@ -1,4 +1,4 @@
-"""Files of weights, each read and checked once: whole detectors of any known layout, or backbones."""
+"""Files of weights, each read and checked once: whole detectors of any known layout, or backbones, or starts of trainings."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from rotanext.checkpoints import mmrotate
+from rotanext.checkpoints.layout import Checkpoint
 from rotanext.checkpoints.layouts import (
-    DETECTORS,
+    BY_NAME,
     FORMAT_1,
     OURS,
     LoadReport,
@@ -16,8 +16,7 @@ from rotanext.checkpoints.layouts import (
     check_strict,
     detect_layout,
     find_state_dict,
-    map_keys,
-)  # fmt: skip
+)
 from rotanext.checkpoints.own import read_header
 from rotanext.checkpoints.tensor_files import read_checkpoint
 from rotanext.config import Config, validate, validate_saved
@@ -25,6 +24,8 @@ from rotanext.errors import UserError, explain
 from rotanext.heads.anchors import Convention
 from rotanext.inference.detector import build_network
 from rotanext.models.network import Network
+
+STATE = ("optimizer", "param_schedulers", "message_hub", "optimizer_state_dict", "scheduler_state_dict")  # of trainings
 
 
 @dataclass
@@ -40,15 +41,17 @@ class DetectorFile:
 
 
 @dataclass
-class BackboneFile:
-    """A backbone's weights under our names, a classifier's included."""
+class PartsFile:
+    """Weights under our names that are no whole detector of rotated boxes."""
 
     layout: str
     weights: StateDict
+    notes: list[str]
+    whole: bool  # a backbone, neck and head to start a training with; otherwise a backbone alone, a classifier's head included
 
 
-def read_weights(path: str | Path, anchors: Convention | None = None) -> DetectorFile | BackboneFile:
-    """Read a detector of MMRotate 0.x or 1.x or of our own format, or a backbone of any known layout, under our names.
+def read_weights(path: str | Path, anchors: Convention | None = None) -> DetectorFile | PartsFile:
+    """Read a detector of any layout of `layouts.LAYOUTS` or of our own format, or weights of parts, under our names.
 
     `anchors` overrides the convention that the file tells. Raises UserError for a file of any other kind, that is damaged,
     contradicts itself or does not tell its anchors.
@@ -59,10 +62,29 @@ def read_weights(path: str | Path, anchors: Convention | None = None) -> Detecto
         advice = "Use last.safetensors or best.safetensors of its run; a training goes on with: rotanext train --resume RUN"
         raise UserError(explain(path, "the state of a training", "a detector, or a backbone's weights", advice))
     weights = find_state_dict(content, path)
-    layout = OURS if "rotanext" in header else detect_layout(weights, path)
-    if layout not in DETECTORS:
-        return BackboneFile(layout, map_keys(layout, weights))
-    file = _of_mmrotate(content, weights, path, anchors) if layout == "mmrotate" else _own(header, weights, path, anchors)
+    if "rotanext" in header:
+        return _finite(_own(header, weights, path, anchors), path)
+    layout = detect_layout(weights, path)
+    if layout.name in (OURS, FORMAT_1):
+        read_header(header, path)  # which says what is wrong: there is none
+    checkpoint = Checkpoint(path, weights, content)
+    ours, notes = layout.apply(checkpoint)
+    if layout.tell is None:
+        return PartsFile(layout.name, ours, notes, layout.holds == "start")
+    told = layout.tell(checkpoint, ours, anchors)
+    config = validate(told.values, str(path))
+    file = DetectorFile(layout.name, ours, config, told.class_names, 0, [*notes, *told.notes, *_left(content)])
+    return _finite(_checked(file, path), path)
+
+
+def _left(content: dict[str, Any]) -> list[str]:
+    """What to say of a training's state beside the weights, which detecting does not need."""
+    kept = [key for key in content if isinstance(key, str) and key in STATE]
+    return [f"not needed for detecting: {', '.join(kept)}"] if kept else []
+
+
+def _finite(file: DetectorFile, path: Path) -> DetectorFile:
+    """The file; UserError where its weights are not all numbers."""
     broken = sum(value.is_floating_point() and not bool(value.isfinite().all()) for value in file.weights.values())
     if broken:
         advice = "The training it comes from diverged; use an earlier checkpoint."
@@ -71,11 +93,12 @@ def read_weights(path: str | Path, anchors: Convention | None = None) -> Detecto
 
 
 def read_detector_file(path: str | Path, anchors: Convention | None = None) -> DetectorFile:
-    """`read_weights` of a whole detector; UserError for a backbone's file."""
+    """`read_weights` of a whole detector; UserError for a file of parts."""
     file = read_weights(path, anchors)
-    if isinstance(file, BackboneFile):
+    if isinstance(file, PartsFile):
+        found = f"a detector without rotated boxes ({file.layout})" if file.whole else f"backbone weights ({file.layout})"
         advice = "Give it as pretrained weights, or give a detector's checkpoint."
-        raise UserError(explain(path, f"backbone weights ({file.layout})", "a whole detector", advice))
+        raise UserError(explain(path, found, "a whole detector", advice))
     return file
 
 
@@ -86,19 +109,8 @@ def _own(header: dict[str, str], weights: StateDict, path: Path, anchors: Conven
     convention = anchors or (stated.get("anchors") if stated["format"] == 1 else None)
     chosen = {} if convention is None else {"head.anchors": convention}
     config = validate_saved(stated["config"], f"{path} (configuration)", chosen)
-    weights = map_keys(layout, weights)
+    weights = BY_NAME[layout].apply(Checkpoint(path, weights)).weights
     return _checked(DetectorFile(layout, weights, config, tuple(stated["class_names"]), 0), path)
-
-
-def _of_mmrotate(content: dict[str, Any], weights: StateDict, path: Path, anchors: Convention | None) -> DetectorFile:
-    """A checkpoint of MMRotate: the published recipe with the architecture that its weights have."""
-    ignored = [key for key in weights if key.startswith(("data_preprocessor.", "ema_"))]
-    notes = [f"ignored: {', '.join(ignored[:4])}{' ...' * (len(ignored) > 4)}"] if ignored else []
-    weights = map_keys("mmrotate", {key: value for key, value in weights.items() if key not in ignored})
-    convention, reason = mmrotate.anchor_convention(content, path, anchors)
-    notes += [f"anchors {convention}: {reason}", mmrotate.check_angles(content, path)]
-    config = validate(mmrotate.config_values(weights, convention, path), str(path))
-    return _checked(DetectorFile("mmrotate", weights, config, mmrotate.class_names(content), 0, notes), path)
 
 
 def _checked(file: DetectorFile, path: Path) -> DetectorFile:

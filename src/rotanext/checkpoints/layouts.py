@@ -1,6 +1,5 @@
-"""Weights of every published layout under our names: key maps, and strict loading with a report."""
+"""All layouts of weights that are known: which of them a file is in, and strict loading with a report."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,53 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rotanext.checkpoints import backbone_layouts, mm_rtmdet, mmrotate_retina, oriented_det_retina, oriented_det_rtmdet
+from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict
 from rotanext.errors import UserError, explain
-
-StateDict = dict[str, Tensor]
-Rules = tuple[tuple[str, str], ...]
 
 SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".safetensors", ".ckpt")
 
-OURS, FORMAT_1 = "rotanext detector", "rotanext detector of format 1"
-DETECTORS = (OURS, FORMAT_1, "mmrotate")  # layouts of whole detectors
+PLACES = ("state_dict", "model", "model_state_dict")  # of the weights in a file
 
-MM_CONVNEXT: Rules = ((r"\.depthwise_conv\.", ".dwconv."), (r"\.pointwise_conv([12])\.", r".pwconv\1."))
-# per layout: keys of which one must occur, then regular expressions applied in order
-SIGNATURES: dict[str, tuple[str, ...]] = {
-    "mmrotate": ("bbox_head.retina_cls.weight", "bbox_head.retina_reg.weight"),
-    "mmpretrain": ("backbone.stages.0.0.depthwise_conv.weight", "stages.0.0.depthwise_conv.weight"),
-    "convnext": ("stages.0.0.dwconv.weight",),
-    "timm convnext": ("stages.0.blocks.0.conv_dw.weight",),
-    "resnet": ("layer1.0.conv1.weight", "body.layer1.0.conv1.weight"),
-}
-RULES: dict[str, Rules] = {
-    OURS: (),
-    FORMAT_1: ((r"^fpn\.", "neck."), (r"^head\.(cls|reg)_tower\.", r"head.\1_convs.")),
-    "mmrotate": (
-        *MM_CONVNEXT,
-        (r"^backbone\.(conv1|bn1|layer\d)\.", r"backbone.body.\1."),
-        (r"^neck\.lateral_convs\.(\d+)\.conv\.", r"neck.lateral.\1."),
-        (r"^neck\.fpn_convs\.([012])\.conv\.", r"neck.output.\1."),
-        (r"^neck\.fpn_convs\.3\.conv\.", "neck.extra.0."),
-        (r"^neck\.fpn_convs\.4\.conv\.", "neck.extra.1."),
-        (r"^bbox_head\.(cls|reg)_convs\.(\d+)\.conv\.", r"head.\1_convs.\2."),
-        (r"^bbox_head\.retina_(cls|reg)\.", r"head.\1_out."),
-    ),
-    "mmpretrain": ((r"^backbone\.", ""), *MM_CONVNEXT, (r"^norm3\.", "norm."), (r"^head\.fc\.", "head.")),
-    "convnext": (),
-    "timm convnext": (
-        (r"^stem\.", "downsample_layers.0."),
-        (r"^stages\.(\d+)\.downsample\.", r"downsample_layers.\1."),
-        (r"^stages\.(\d+)\.blocks\.", r"stages.\1."),
-        (r"\.conv_dw\.", ".dwconv."),
-        (r"\.mlp\.fc([12])\.", r".pwconv\1."),
-        (r"\.mlp\.grn\.weight$", ".grn.gamma"),
-        (r"\.mlp\.grn\.bias$", ".grn.beta"),
-        (r"^head\.norm\.", "norm."),
-        (r"^head\.fc\.", "head."),
-    ),
-    "resnet": ((r"^(conv1|bn1|layer\d)\.", r"body.\1."),),
-}
+OURS, FORMAT_1 = "rotanext detector", "rotanext detector of format 1"
+FROM_FORMAT_1: Rules = ((r"^fpn\.", "neck."), (r"^head\.(cls|reg)_tower\.", r"head.\1_convs."))
+# The first that fits a file's keys is its layout. Ours are told by their header, or by the names of their parts.
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(OURS, "detector", ()),
+    Layout(FORMAT_1, "detector", (), FROM_FORMAT_1),
+    mmrotate_retina.LAYOUT,
+    mm_rtmdet.LAYOUT,
+    mm_rtmdet.HORIZONTAL,
+    oriented_det_retina.LAYOUT,
+    oriented_det_rtmdet.LAYOUT,
+    *backbone_layouts.LAYOUTS,
+)
+BY_NAME = {layout.name: layout for layout in LAYOUTS}
 
 
 @dataclass
@@ -77,38 +51,32 @@ class LoadReport:
         for label in ("missing", "unexpected", "mismatched_shapes", "ignored"):
             keys = getattr(self, label)
             if keys:
-                more = f", ... {len(keys) - 8} more" if len(keys) > 8 else ""
-                lines.append(f"  {label.replace('_', ' ')} ({len(keys)}): {', '.join(keys[:8])}{more}")
+                lines.append(f"  {label.replace('_', ' ')} ({len(keys)}): {_first(keys)}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
-def detect_layout(keys: Mapping[str, Any], path: str | Path) -> str:
-    """The name of the layout these keys are in; raises UserError for an unknown one."""
+def _first(keys: Sequence[str]) -> str:
+    """The first eight of some keys, and how many more there are."""
+    return ", ".join(keys[:8]) + (f", ... {len(keys) - 8} more" if len(keys) > 8 else "")
+
+
+def detect_layout(keys: Mapping[str, Any], path: str | Path) -> Layout:
+    """The layout these keys are in; raises UserError for an unknown one."""
     parts = {key.partition(".")[0] for key in keys}
     if {"backbone", "head"} <= parts and parts & {"neck", "fpn"}:
-        return OURS if "neck" in parts else FORMAT_1
-    for layout, signature in SIGNATURES.items():
-        if any(key in keys for key in signature):
+        return BY_NAME[OURS if "neck" in parts else FORMAT_1]
+    for layout in LAYOUTS:
+        if layout.fits(keys):
             return layout
     found = f"{len(keys)} keys such as {', '.join(sorted(keys)[:3])}"
-    advice = "It holds another architecture; only rotated RetinaNet, ConvNeXt and ResNet weights can be read."
-    raise UserError(explain(path, found, " or ".join(SIGNATURES), advice))
+    known = " or ".join(layout.name for layout in LAYOUTS if layout.signatures)
+    advice = "It holds another architecture; only rotated RetinaNet and RTMDet, CSPNeXt, ConvNeXt and ResNet weights can be read."
+    raise UserError(explain(path, found, known, advice))
 
 
 def map_keys(layout: str, state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Rename to our names; 1x1 convolutions become linear layers, and normalisation parameters flat vectors."""
-    mapped = {}
-    for key, value in state_dict.items():
-        for pattern, replacement in RULES[layout]:
-            key = re.sub(pattern, replacement, key)
-        if ".pwconv" in key and value.ndim == 4 and value.shape[2:] == (1, 1):
-            value = value.flatten(1)
-        elif ".grn." in key:
-            value = value.flatten()
-        if key in mapped:
-            raise UserError(f"the weights hold {key} twice, under two of its names; expected one. Save them again.")
-        mapped[key] = value
-    return mapped
+    """Weights in the layout of that name under ours, where nothing but the weights is known."""
+    return BY_NAME[layout].apply(Checkpoint(Path("the weights"), dict(state_dict))).weights
 
 
 def _as_tensor(value: Any) -> Any:
@@ -122,9 +90,9 @@ def _as_tensor(value: Any) -> Any:
 
 
 def find_state_dict(content: Mapping[str, Any], path: str | Path) -> StateDict:
-    """The weights in a checkpoint's content: under `state_dict` or `model`, or the content itself."""
+    """The weights in a checkpoint's content: under one of `PLACES`, or the content itself."""
     weights: Any = content
-    for name in ("state_dict", "model"):
+    for name in PLACES:
         if isinstance(content.get(name), dict):
             weights = content[name]
             break
@@ -136,18 +104,16 @@ def find_state_dict(content: Mapping[str, Any], path: str | Path) -> StateDict:
             else "nothing"
         )
         advice = "Save the model's state dict."
-        raise UserError(explain(path, found, "a state dict, alone or under 'state_dict' or 'model'", advice))
+        raise UserError(explain(path, found, f"a state dict, alone or under {' or '.join(map(repr, PLACES))}", advice))
     if all(key.startswith("module.") for key in converted):  # saved from a model wrapped for several devices
         converted = {key.removeprefix("module."): value for key, value in converted.items()}
     return converted
 
 
-def check_strict(
-    module: nn.Module, state_dict: StateDict, path: str | Path, layout: str, may_miss: Sequence[str] = ()
-) -> LoadReport:
-    """Compare weights with what `module` has, which may be on the meta device; see `load_strict`."""
+def compare(module: nn.Module, state_dict: StateDict, layout: str) -> LoadReport:
+    """What of these weights `module` has, which may be on the meta device, and what of it they lack."""
     own = module.state_dict()
-    report = LoadReport(layout)
+    report = LoadReport(layout, missing=[key for key in own if key not in state_dict])
     for key, value in state_dict.items():
         if key not in own:
             report.unexpected.append(key)
@@ -155,14 +121,21 @@ def check_strict(
             report.mismatched_shapes.append(f"{key} {list(value.shape)} for {list(own[key].shape)}")
         else:
             report.matched.append(key)
-    missing = [key for key in own if key not in state_dict]
-    allowed = [key for key in missing if key.startswith(tuple(may_miss)) or key.endswith("num_batches_tracked")]
-    report.missing = [key for key in missing if key not in allowed]
+    return report
+
+
+def check_strict(
+    module: nn.Module, state_dict: StateDict, path: str | Path, layout: str, may_miss: Sequence[str] = ()
+) -> LoadReport:
+    """Compare weights with what `module` has, which may be on the meta device; see `load_strict`."""
+    report = compare(module, state_dict, layout)
+    allowed = [key for key in report.missing if key.startswith(tuple(may_miss)) or key.endswith("num_batches_tracked")]
+    report.missing = [key for key in report.missing if key not in allowed]
     if report.missing or report.unexpected or report.mismatched_shapes:
         advice = "It is incomplete, or of another architecture or class count; choose what it was trained with."
         raise UserError(explain(path, report.text(), "exactly the model's tensors", advice))
     if allowed:
-        report.notes.append(f"not in the file, left at their initial values: {', '.join(allowed)}")
+        report.notes.append(f"not in the file, left at their initial values: {_first(allowed)}")
     return report
 
 

@@ -1,23 +1,20 @@
-"""What checkpoints of MMRotate 0.x and 1.x tell of their detectors: architecture, anchors, angles, class names.
+"""What checkpoints of the MM toolboxes tell, whatever the family: configuration, class names, angles, colours, backbone.
 
-Their configurations are programs, so nothing is taken from them but what stands in texts, shapes and versions.
+Their configurations are programs: of 1.x ones, which are written out, literals are taken; of 0.x ones nothing but what texts,
+shapes and versions say.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from rotanext.checkpoints.layouts import StateDict
-from rotanext.checkpoints.unpickle import Placeholder
-from rotanext.config import recipe_values
+from rotanext.checkpoints.cfg_text import look_up, parse_cfg
+from rotanext.checkpoints.layout import Checkpoint, StateDict, Translated, mapping_of
 from rotanext.errors import UserError, explain
-from rotanext.heads.anchors import Convention
-from rotanext.models.convnext import VARIANTS
+from rotanext.models import convnext, cspnext
+from rotanext.models.network import MEAN, STD
 
-PUBLISHED = {  # recipes of rotated RetinaNet, by the kind of backbone
-    "convnext": "rotated-retinanet-rbox-le90_convnext-tiny_fpn_kld-stable_adamw-1x_dota",
-    "timm": "rotated-retinanet-rbox-le90_r50_fpn_kld-stable_1x_dota",
-}
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks of the four stages, with bottleneck or without
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
@@ -25,81 +22,75 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks of the four stage
     ((3, 4, 23, 3), True): "resnet101",
     ((3, 8, 36, 3), True): "resnet152",
 }
+# What takes the image, of CSPNeXt, ConvNeXt and ResNet; in detectors and in most classifiers behind "backbone."
+FIRST_CONVOLUTIONS = ("stem.0.conv.weight", "downsample_layers.0.0.weight", "conv1.weight")
 
 
-def config_values(weights: StateDict, anchors: Convention, path: Any) -> dict[str, Any]:
-    """The values of a published recipe, changed to the architecture that weights under our names have.
-
-    Raises UserError for weights without a head or a pyramid, or of a backbone that cannot be built here.
-    """
-    if not {"head.cls_out.weight", "head.reg_out.weight", "neck.output.0.weight"} <= weights.keys():
-        raise UserError(explain(path, "no head or no FPN", "a rotated RetinaNet", "Its weights are incomplete."))
-    kind, backbone = infer_backbone(weights, path)
-    recipe = recipe_values(PUBLISHED[kind])
-    depth = sum(re.fullmatch(r"head\.cls_convs\.\d+\.weight", key) is not None for key in weights)
-    return recipe | {
-        "backbone": recipe["backbone"] | {"name": backbone, "weights": ""},
-        "data": recipe["data"] | {"classes": "auto"},
-        "neck": recipe["neck"] | {"channels": weights["neck.output.0.weight"].shape[0]},
-        "head": recipe["head"] | {"stacked_convs": depth, "anchors": anchors},
-    }
+def configuration(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The values of the configuration that a 1.x file holds as text; {} where there is none."""
+    text = checkpoint.meta.get("cfg")
+    return parse_cfg(text) if isinstance(text, str) else {}
 
 
-def _mapping(value: Any) -> dict[Any, Any]:
-    """A dict, or the entries of an object that was a dict in the toolbox that wrote it."""
-    if isinstance(value, Placeholder):
-        value = value.mapping
-    return value if isinstance(value, dict) else {}
+def class_names(checkpoint: Checkpoint) -> tuple[str, ...] | None:
+    """The class names in a checkpoint's metadata, None where there are none."""
+    meta = checkpoint.meta
+    dataset = mapping_of(meta.get("dataset_meta"))
+    names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
-def anchor_convention(content: Mapping[str, Any], path: Any, override: Convention | None = None) -> tuple[Convention, str]:
-    """Which anchors an MMRotate checkpoint was trained with, and why: `v0` never regularised, `v1` regularised to le90.
-
-    `content` is the whole checkpoint, of which `meta` and the presence of `message_hub` tell. `override` wins. Raises
-    UserError when the signs are absent or contradict each other.
-    """
-    if override is not None:
-        return override, "as asked"
-    meta = _mapping(content.get("meta"))
-    found_versions = {name: meta.get(f"{name}_version") for name in ("mmrotate", "mmdet", "mmcv", "mmengine")}
-    versions = {name: value if isinstance(value, str) else "" for name, value in found_versions.items()}
-    signs: dict[Convention, list[str]] = {"v0": [], "v1": []}
-    for name, first_of_v0, first_of_v1 in (("mmrotate", "0.", "1."), ("mmdet", "2.", "3."), ("mmcv", "1.", "2.")):
-        if versions[name].startswith(first_of_v0):
-            signs["v0"].append(f"{name} {versions[name]}")
-        elif versions[name].startswith(first_of_v1):
-            signs["v1"].append(f"{name} {versions[name]}")
-    if versions["mmengine"]:
-        signs["v1"].append(f"mmengine {versions['mmengine']}")
-    signs["v0"] += ["class names under CLASSES"] if "CLASSES" in meta else []
-    signs["v1"] += [f"the entry {name}" for name in ("dataset_meta", "experiment_name") if name in meta]
-    signs["v1"] += ["a message hub"] if "message_hub" in content else []
-    if bool(signs["v0"]) == bool(signs["v1"]):
-        both = ", ".join(signs["v0"] + signs["v1"])
-        found = f"signs of both ({both})" if both else "no version in its metadata"
-        advice = "Say which with anchors v0 (MMRotate 0.x, all published rows) or v1 (MMRotate 1.x)."
-        raise UserError(explain(path, found, "the version of MMRotate that trained it", advice))
-    chosen: Convention = "v0" if signs["v0"] else "v1"
-    return chosen, ", ".join(signs[chosen])
-
-
-def check_angles(content: Mapping[str, Any], path: Any) -> str:
+def check_angles(checkpoint: Checkpoint) -> str:
     """Say that the training configuration in the metadata is for le90 boxes, or that there is none; UserError for others.
 
     Detectors for the conventions "oc" and "le135" have the same tensors, and would silently give wrong boxes.
     """
-    meta = _mapping(content.get("meta"))
+    meta = checkpoint.meta
     texts = [text for text in (meta.get("config"), meta.get("cfg")) if isinstance(text, str)]
     found = set(re.findall(r"""angle_(?:version|range)['"]?\s*[=:]\s*['"](\w+)['"]""", "\n".join(texts)))
     if found - {"le90"}:
         advice = "Its boxes mean something else; it cannot be used as it is."
-        raise UserError(explain(path, f"angle version {', '.join(sorted(found))}", "le90", advice))
+        raise UserError(explain(checkpoint.path, f"angle version {', '.join(sorted(found))}", "le90", advice))
     return "angles le90: from its configuration" if found else "angles le90: assumed, the file holds no configuration that tells"
 
 
+def _close(values: Any, expected: Sequence[float]) -> bool:
+    numbers = isinstance(values, list | tuple) and all(isinstance(v, int | float) for v in values) and len(values) == len(expected)
+    return bool(numbers) and all(math.isclose(v, e, rel_tol=1e-4) for v, e in zip(values, expected, strict=True))
+
+
+def in_rgb(checkpoint: Checkpoint, usual: str) -> Translated:
+    """The weights for images in RGB, and a note where the network was trained on BGR: its first convolution is turned.
+
+    The configuration tells (its `data_preprocessor`); without one it is the `usual` order, "BGR" or "RGB". Raises UserError for
+    pixels that were normalised by other numbers than ours.
+    """
+    cfg = configuration(checkpoint)
+    given = look_up(cfg, "model", "data_preprocessor") or cfg.get("data_preprocessor")
+    told = [value for key in ("bgr_to_rgb", "to_rgb") if isinstance(value := look_up(given, key), bool)]  # detectors, classifiers
+    order = usual if not told else "RGB" if told[0] else "BGR"
+    for name, ours in (("mean", MEAN), ("std", STD)):
+        values, expected = look_up(given, name), ours if order == "RGB" else ours[::-1]
+        if values is not None and not _close(values, expected):
+            advice = "Pixels of other mean or deviation cannot be given to it here: train again."
+            raise UserError(explain(checkpoint.path, f"{name} {values}", f"{list(expected)} ({order})", advice))
+    if order == "RGB":
+        return Translated(checkpoint.weights, [])
+    weights = {
+        key: value.flip(1) if key.removeprefix("backbone.") in FIRST_CONVOLUTIONS and value.ndim == 4 else value
+        for key, value in checkpoint.weights.items()
+    }
+    source = "from its configuration" if told else "assumed, the file holds no configuration that tells"
+    return Translated(weights, [f"trained on BGR ({source}): the first convolution's channels are turned to RGB"])
+
+
 def infer_backbone(state_dict: StateDict, path: Any) -> tuple[str, str]:
-    """The backbone's kind and name from block counts and widths."""
+    """The kind and name of the backbone among weights under our names, from block counts and widths; UserError for another."""
     keys = "\n".join(state_dict)
+    if "backbone.stem.2.conv.weight" in state_dict:
+        return _cspnext(state_dict, keys, path)
     blocks = set(re.findall(r"^backbone\.(?:stages\.|body\.layer)(\d)\.(\d+)\.", keys, re.MULTILINE))
     stages = sorted({stage for stage, _ in blocks})
     depths = tuple(sum(stage == of for of, _ in blocks) for stage in stages)
@@ -107,7 +98,7 @@ def infer_backbone(state_dict: StateDict, path: Any) -> tuple[str, str]:
         names = [f"backbone.stages.{i}.0.dwconv.weight" for i in range(4)]
         widths = tuple(state_dict[name].shape[0] if name in state_dict else 0 for name in names)
         generation = 2 if ".grn." in keys else 1
-        for name, variant in VARIANTS.items():
+        for name, variant in convnext.VARIANTS.items():
             if variant == (depths, widths, generation):
                 return "convnext", name
         found = f"a ConvNeXt of {depths} blocks and {widths} channels"
@@ -119,11 +110,12 @@ def infer_backbone(state_dict: StateDict, path: Any) -> tuple[str, str]:
     raise UserError(explain(path, found, "a published ConvNeXt or ResNet", "This architecture cannot be built here."))
 
 
-def class_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The class names in a checkpoint's metadata, None where there are none."""
-    meta = _mapping(content.get("meta"))
-    dataset = _mapping(meta.get("dataset_meta"))
-    names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names)
+def _cspnext(state_dict: StateDict, keys: str, path: Any) -> tuple[str, str]:
+    width = len(state_dict["backbone.stem.2.conv.weight"]) if state_dict["backbone.stem.2.conv.weight"].ndim else 0
+    blocks = set(re.findall(r"^backbone\.stage(\d)\.\d\.blocks\.(\d+)\.", keys, re.MULTILINE))
+    depths = tuple(sum(stage == str(of) for stage, _ in blocks) for of in range(1, 5))
+    for name, variant in cspnext.VARIANTS.items():
+        if (width, depths) == (variant.channels(64), tuple(variant.blocks(count) for _, count in cspnext.STAGES)):
+            return "cspnext", name
+    found, expected = f"a CSPNeXt of {depths} blocks and a stem of {width} channels", ", ".join(cspnext.VARIANTS)
+    raise UserError(explain(path, found, expected, "This architecture cannot be built here."))

@@ -144,9 +144,17 @@ def _scalar(dtype: np.dtype[Any], data: Any) -> Any:
     return _array(dtype, (1,), False, data)[0]
 
 
+def _method(owner: Any, name: Any) -> Placeholder:
+    """What pickles before protocol 4 write for a class's method kept as a value, as MMEngine's history buffers do; inert."""
+    if type(owner) is not Global or not _is_toolbox_class(*owner.name.rpartition(".")[::2]):
+        raise Refused("builtins.getattr")
+    return Placeholder(f"{owner.name}.{_text(name)}")
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "builtins.set": lambda items=(): {_key(item) for item in items},
     "builtins.frozenset": lambda items=(): frozenset(_key(item) for item in items),
+    "builtins.getattr": _method,
     "builtins.complex": lambda real, imaginary: complex(real, imaginary),
     "builtins.bytearray": lambda *content: bytes(_encode(*content) if len(content) == 2 else b"".join(content)),
     "collections.OrderedDict": _pairs,
@@ -168,6 +176,12 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
+def _is_toolbox_class(module: str, name: str) -> bool:
+    """Whether `module.name` is a class of a toolbox that writes checkpoints: it may be named, and stood in for."""
+    # a class is told by its capital letter; a dotted name would reach through a class for something else
+    return module.split(".")[0] in HARMLESS_PACKAGES and name.isidentifier() and name.lstrip("_")[:1].isupper()
+
+
 def _global(module: str, name: str) -> Any:
     """What stands for `module.name`; raises Refused for names outside the tables."""
     module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
@@ -175,9 +189,7 @@ def _global(module: str, name: str) -> Any:
     if full in DTYPES:
         return DTYPES[full]
     known = full in CALLS or full in STORAGE_TYPES or full in INERT_NAMES or full in HARMLESS_NAMES
-    # a class is told by its capital letter; a dotted name would reach through a class for something else
-    is_class = name.isidentifier() and name.lstrip("_")[:1].isupper()
-    if known or (module.split(".")[0] in HARMLESS_PACKAGES and is_class):
+    if known or _is_toolbox_class(module, name):
         return Global(full)
     raise Refused(full)
 

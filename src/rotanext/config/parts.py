@@ -67,6 +67,7 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """Optimisation."""
 
+    start: str  # "" for none, or a detector's file, rotated or not: what fits of it is taken, in place of backbone.weights
     epochs: Count  # passes over the training images
     batch_size: Count  # per process
     accumulate: Count  # batches per optimiser step

@@ -19,10 +19,9 @@ from rotanext.heads.losses import quality_focal_loss, rotated_iou_loss
 from rotanext.heads.points import NUMBERS
 from rotanext.layers import BatchNorm2d, folded
 from rotanext.ops import assign_dynamic
-from rotanext.section import Positive, Section, Switch
+from rotanext.section import Fraction, Positive, Section, Switch
 
 PRIOR = 0.01  # score of every class at the start
-OFFSET = 0.0  # of the points: the upper left corner of their cell
 _MOST_EXPONENT = 16.0  # a distance of nine million strides: only so that no box becomes infinite
 _WORTH_TELLING = 0.02  # share of the objects
 
@@ -33,6 +32,7 @@ class RTMDetConfig(Section):
     kind: Literal["rtmdet"]  # rotated RTMDet
     stacked_convs: Annotated[int, Field(ge=1, le=32, strict=True)]  # convolutions before each output
     exponential: Switch  # distances are the exponential of the outputs; otherwise the outputs themselves
+    offset: Fraction  # where a point lies in its cell; 0.0: upper left corner, as published; 0.5: the middle
     box_loss_weight: Positive  # beside a classification loss of weight 1
     priors: ClassVar[int] = 1
 
@@ -135,7 +135,7 @@ class RTMDetHead(nn.Module):
 
     def _grid(self, raw: Raw) -> tuple[Tensor, Tensor]:
         sizes = [(level.shape[2], level.shape[3]) for level in raw.geometry]
-        return grids.grid(sizes, self.strides, OFFSET, raw.geometry[0].device)
+        return grids.grid(sizes, self.strides, self.config.offset, raw.geometry[0].device)
 
     @torch.no_grad()
     def assign(self, raw: Raw, targets: Targets) -> Assigned:

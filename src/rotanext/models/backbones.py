@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rotanext.errors import UserError, first_line
 from rotanext.models import convnext, cspnext
 from rotanext.models.convnext import ConvNeXt
-from rotanext.models.cspnext import CSPNeXt
+from rotanext.models.cspnext import CSPNeXt, Style
 from rotanext.section import Fraction, NotNegative, Section, Switch
 
 OUTPUT_STRIDES = (4, 8, 16, 32)
@@ -57,12 +57,13 @@ class CSPNeXtConfig(Section):
     kind: Literal["cspnext"]  # that of RTMDet
     name: str  # a variant of models/cspnext.py
     weights: str  # "" for none, or a local file of any known layout
+    style: Style  # mmdetection: as published; oriented-det: as its checkpoints need it
     gradient_checkpointing: Switch  # less memory, a third more work
 
     def build(self) -> CSPNeXt:
         """The backbone, with random weights; UserError for an unknown name."""
         _check_name("CSPNeXt", self.name, cspnext.VARIANTS)
-        return CSPNeXt(self.name, gradient_checkpointing=self.gradient_checkpointing)
+        return CSPNeXt(self.name, style=self.style, gradient_checkpointing=self.gradient_checkpointing)
 
 
 class TimmConfig(Section):

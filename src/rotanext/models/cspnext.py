@@ -4,10 +4,10 @@ Parameter names are those of the published files, so that these load without a m
 is turned on the way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from rotanext.layers import ConvNorm, conv_norm
 from rotanext.models.depthwise import DepthwiseConv
 
+Style = Literal["mmdetection", "oriented-det"]  # whose: that of the published systems, or one that others have made of it
+Gate = Callable[[Tensor], Tensor]  # what makes gains of numbers
 STAGES = ((128, 3), (256, 6), (512, 6), (1024, 3))  # channels and blocks at factor 1
 
 
@@ -76,25 +78,26 @@ class Block(nn.Module):
 class ChannelAttention(nn.Module):
     """A gain per channel, from the means of all channels over the image."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, gate: Gate) -> None:
         super().__init__()
         self.fc = nn.Conv2d(channels, channels, 1)
+        self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` to the same."""
-        return x * F.hardsigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+        return x * self.gate(self.fc(x.mean((2, 3), keepdim=True)))
 
 
 class CSPLayer(nn.Module):
     """Half of the channels through blocks, half past them (cross-stage partial, arXiv:1911.11929)."""
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, residual: bool, attention: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, blocks: int, residual: bool, attention: Gate | None) -> None:
         super().__init__()
         half = out_channels // 2
         self.main_conv = conv_norm(in_channels, half)
         self.short_conv = conv_norm(in_channels, half)
         self.blocks = nn.Sequential(*(Block(half, residual) for _ in range(blocks)))
-        self.attention = ChannelAttention(2 * half) if attention else nn.Identity()
+        self.attention = ChannelAttention(2 * half, attention) if attention else nn.Identity()
         self.final_conv = conv_norm(2 * half, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,13 +145,15 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], Abstract
 class CSPNeXt(nn.Module):
     """The backbone of any size: four maps at strides 4, 8, 16 and 32.
 
+    In the style of oriented-det, gains are sigmoids, and blocks of the last stage have their input added like the others.
     `gradient_checkpointing` recomputes each layer of the stages in the backward pass, for less memory. Raises KeyError for a name
     that is not in `VARIANTS`.
     """
 
-    def __init__(self, variant: str, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, variant: str, *, style: Style = "mmdetection", gradient_checkpointing: bool = False) -> None:
         super().__init__()
-        size = VARIANTS[variant]
+        size, published = VARIANTS[variant], style == "mmdetection"
+        gate = F.hardsigmoid if published else torch.sigmoid
         self.gradient_checkpointing = gradient_checkpointing
         self.channels = [size.channels(width) for width, _ in STAGES]
         stem = size.channels(64)
@@ -158,7 +163,7 @@ class CSPNeXt(nn.Module):
             is_last = number == len(STAGES)
             layers: list[nn.Module] = [conv_norm(before, channels, 3, 2)]
             layers += [PyramidPooling(channels)] if is_last else []
-            layers.append(CSPLayer(channels, channels, size.blocks(blocks), residual=not is_last, attention=True))
+            layers.append(CSPLayer(channels, channels, size.blocks(blocks), not (is_last and published), gate))
             self.add_module(f"stage{number}", nn.Sequential(*layers))
             before = channels
 

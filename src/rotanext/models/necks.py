@@ -38,7 +38,7 @@ def level_sizes(strides: tuple[int, ...], height: int, width: int) -> list[tuple
 class FPNConfig(Section):
     """The feature pyramid."""
 
-    kind: Literal["fpn"]  # feature pyramid
+    kind: Literal["fpn", "fpn-relu"]  # feature pyramid; fpn-relu: with a ReLU before its coarsest map, as torchvision has it
     channels: Annotated[int, Field(ge=1, le=8192, strict=True)]  # of every map
 
     @property
@@ -48,7 +48,7 @@ class FPNConfig(Section):
 
     def build(self, in_channels: list[int]) -> "FPN":
         """The pyramid on a backbone's maps of so many channels, at strides 4, 8, 16 and 32."""
-        return FPN(in_channels[FPN.first :], self.channels)
+        return FPN(in_channels[FPN.first :], self.channels, self.kind == "fpn-relu")
 
     def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """(height, width) of each level's map for images of that size in pixels, filled up to a multiple of 32."""
@@ -87,8 +87,9 @@ class FPN(nn.Module):
 
     first = 1  # the finest of the backbone's four maps that is used
 
-    def __init__(self, in_channels: list[int], channels: int) -> None:
+    def __init__(self, in_channels: list[int], channels: int, relu: bool = False) -> None:
         super().__init__()
+        self.relu = relu  # before the coarsest map
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
         self.extra = nn.ModuleList(nn.Conv2d(c, channels, 3, stride=2, padding=1) for c in (in_channels[-1], channels))
@@ -104,7 +105,7 @@ class FPN(nn.Module):
             merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
         pyramid = [output(m) for output, m in zip(self.output, merged, strict=True)]
         pyramid.append(self.extra[0](maps[-1]))
-        pyramid.append(self.extra[1](pyramid[-1]))
+        pyramid.append(self.extra[1](F.relu(pyramid[-1]) if self.relu else pyramid[-1]))
         return pyramid
 
 
@@ -121,9 +122,9 @@ class PAFPN(nn.Module):
         finer = list(zip(in_channels[:0:-1], in_channels[-2::-1], strict=True))  # (coarse, fine), coarsest first
         coarser = list(pairwise(in_channels))
         self.reduce_layers = nn.ModuleList(conv_norm(coarse, fine) for coarse, fine in finer)
-        self.top_down_blocks = nn.ModuleList(CSPLayer(2 * fine, fine, blocks, False, False) for _, fine in finer)
+        self.top_down_blocks = nn.ModuleList(CSPLayer(2 * fine, fine, blocks, False, None) for _, fine in finer)
         self.downsamples = nn.ModuleList(conv_norm(fine, fine, 3, 2) for fine, _ in coarser)
-        self.bottom_up_blocks = nn.ModuleList(CSPLayer(2 * fine, coarse, blocks, False, False) for fine, coarse in coarser)
+        self.bottom_up_blocks = nn.ModuleList(CSPLayer(2 * fine, coarse, blocks, False, None) for fine, coarse in coarser)
         self.out_convs = nn.ModuleList(conv_norm(c, channels, 3) for c in in_channels)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

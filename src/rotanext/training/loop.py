@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rotanext.checkpoints.own import save_detector_file
-from rotanext.checkpoints.pretrained import load_backbone
+from rotanext.checkpoints.pretrained import load_backbone, load_start
 from rotanext.config import Config
 from rotanext.config.formats import FORMAT
 from rotanext.data.dataset import EpochOrder, Sample, TrainingSet, make_loader
@@ -95,8 +95,11 @@ class Trainer:
 
     def _build_network(self, pretrained: bool) -> None:
         self.model = build_network(self.config, len(self.class_names))
-        if self.config.backbone.weights and pretrained:
-            self.display.say(load_backbone(self.model.backbone, self.config.backbone.weights).text())
+        start, weights = self.config.train.start, self.config.backbone.weights
+        if pretrained and start:  # it has a backbone, too
+            self.display.say(load_start(self.model, start).text())
+        elif pretrained and weights:
+            self.display.say(load_backbone(self.model.backbone, weights).text())
         synchronise_norms(self.model, self.processes)
 
     def _distribute(self) -> None:
