@@ -29,7 +29,7 @@ def trained(norm: nn.BatchNorm2d, x: Tensor, direction: Tensor) -> dict[str, Ten
     return {"y": y.detach(), **dict(zip(("x", "weight", "bias"), gradients, strict=True)), **dict(norm.named_buffers())}
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 7, 9), (1, 3, 1, 2), (3, 4, 1, 1), (2, 12, 256, 256)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 7, 9), (1, 3, 2, 4), (3, 4, 1, 1), (2, 12, 256, 256)], ids=str)
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_it_computes_what_torch_does_in_float64(shape: tuple[int, ...], layout: torch.memory_format) -> None:
     """Statistics to seven digits: torch's own on channels-last maps are 1e-5 off on the largest of these."""

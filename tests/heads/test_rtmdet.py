@@ -22,7 +22,7 @@ NONE = (torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64))
 
 
 def section(**changes: object) -> RTMDetConfig:
-    values = {"kind": "rtmdet", "stacked_convs": 2, "exponential": False, "box_loss_weight": 2.0}
+    values = {"kind": "rtmdet", "stacked_convs": 2, "exponential": False, "offset": 0.0, "box_loss_weight": 2.0}
     return RTMDetConfig.model_validate(values | changes)
 
 
@@ -71,14 +71,15 @@ def test_scores_start_at_one_in_a_hundred() -> None:
     assert scores.mean().item() == pytest.approx(0.01, abs=1e-3)
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.5])
 @pytest.mark.parametrize("exponential", [False, True])
-def test_distances_in_strides(exponential: bool) -> None:
-    head = make_head(exponential=exponential)
+def test_distances_in_strides(exponential: bool, offset: float) -> None:
+    head = make_head(exponential=exponential, offset=offset)
     numbers = torch.randn(1, POINTS, 5)
     boxes = head.decode(raw_of(torch.zeros(1, POINTS, CLASSES), numbers))[0]
     sides = numbers[0, 300, :4].exp() if exponential else numbers[0, 300, :4]  # of the second level: the 45th point
     left, top, right, bottom = (sides * 16).tolist()
-    x, y, angle = 300 % 256 % 8 * 16, 300 % 256 // 8 * 16, numbers[0, 300, 4].item()
+    x, y, angle = (300 % 256 % 8 + offset) * 16, (300 % 256 // 8 + offset) * 16, numbers[0, 300, 4].item()
     u, v, c, s = (right - left) / 2, (bottom - top) / 2, math.cos(angle), math.sin(angle)
     expected = torch.tensor([x + c * u - s * v, y + s * u + c * v, left + right, top + bottom, angle])
     torch.testing.assert_close(boxes[300], regularize(expected))

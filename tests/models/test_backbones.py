@@ -111,7 +111,11 @@ def test_chance_of_leaving_blocks_out() -> None:
             r"no ConvNeXt 'convnext_atom'; nearest: 'convnext_atto'; all: .*backbone\.kind=timm",
         ),
         ("convnext_atto", {"name": ""}, "no ConvNeXt ''; nearest: '"),
-        ("cspnext_tiny", {"name": "cspnext_xl"}, r"no CSPNeXt 'cspnext_xl'; nearest: 'cspnext_\w+'; all: cspnext_tiny, .*backbone\.kind=timm"),
+        (
+            "cspnext_tiny",
+            {"name": "cspnext_xl"},
+            r"no CSPNeXt 'cspnext_xl'; nearest: 'cspnext_\w+'; all: cspnext_tiny, .*backbone\.kind=timm",
+        ),
         ("timm:resnet18", {"name": "resnet81"}, r"timm has no model 'resnet81'; nearest: .*resnet"),
         ("timm:resnet18", {"name": "§§§"}, "nearest: none"),
         ("timm:resnet18", {"name": "test_vit"}, r"timm's test_vit has maps at strides \[16"),

@@ -10,7 +10,7 @@ FAMILIES = {
     "retina": ("head.stacked_convs=1", "head.anchor_scale=4.0"),
     "rtmdet": (
         "neck.kind=pafpn", "neck.blocks=1", "data.padding=grey",
-        "head.kind=rtmdet", "head.stacked_convs=1", "head.exponential=true", "head.box_loss_weight=2.0",
+        "head.kind=rtmdet", "head.stacked_convs=1", "head.exponential=true", "head.offset=0.0", "head.box_loss_weight=2.0",
     ),
 }  # fmt: skip
 
@@ -19,7 +19,7 @@ def backbone_overrides(name: str) -> tuple[str, ...]:
     """Overrides that choose a backbone, ours or `timm:NAME`."""
     if name.startswith("timm:"):
         return (*TIMM, f"backbone.name={name.removeprefix('timm:')}")
-    kind = ("backbone.kind=cspnext",) if name.startswith("cspnext") else ()
+    kind = ("backbone.kind=cspnext", "backbone.style=mmdetection") if name.startswith("cspnext") else ()
     return (*kind, f"backbone.name={name}")
 
 
