@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rotanext.layers import BatchNorm2d
+
 
 class Statistics(torch.autograd.Function):
     """Normalises by mean and variance over all processes; both are functions of every process's `x`, and the gradient says so."""
@@ -107,7 +109,8 @@ def synchronised(module: nn.Module, torchs_own: bool) -> nn.Module:
         if not isinstance(norm, _BatchNorm):
             continue
         if norm not in made:
-            plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # of others it would drop the activation
+            # of others it would drop the activation
+            plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm2d)
             made[norm] = nn.SyncBatchNorm.convert_sync_batchnorm(norm) if torchs_own and plain else SynchronisedNorm(norm)
         parent, _, name = path.rpartition(".")
         if path:
