@@ -305,8 +305,8 @@ def test_a_recipe_of_format_1_is_told_where_its_keys_went(tmp_path: Path) -> Non
     ("overrides", "parts"),
     [
         (["backbone.kind=timm"], ["key 'backbone.frozen_stages' is missing", "key 'backbone.frozen_norm' is missing"]),
-        (["backbone.kind=swin"], ["backbone.kind", "found swin", "'convnext', 'timm'"]),
-        (["head.kind=other"], ["head.kind", "'other'", "'retina'"]),
+        (["backbone.kind=swin"], ["backbone.kind", "found swin", "'convnext', 'cspnext', 'timm'"]),
+        (["head.kind=other"], ["head.kind", "found other", "'retina', 'rtmdet'"]),
         (["backbone.frozen_stages=1"], ["no key 'backbone.frozen_stages' of kind 'convnext'"]),
     ],
 )

@@ -42,6 +42,10 @@ BAD_TRAININGS = [
     (("demo", "--data", "{data}", *TIMM, "backbone.name=resnet5"), "timm has no model 'resnet5'"),
     (("demo", "--data", "{data}", "backbone.weights={tmp}/none.pth"), "none.pth: found No such file"),
     (("demo", "--data", "{data}", "data.classes=dota3.0"), "dota3.0: found no such class list"),
+    (
+        ("demo", "--data", "{data}", "train.precision=fp16", "--device", "cpu"),
+        "train.precision is fp16, which trains on GPUs only; this is a CPU. Use train.precision=bf16, or fp32.",
+    ),
     (("demo", "--data", "{data}", "--device", "cuda:99"), "device 'cuda:99' cannot be used"),
     (("demo", "--data", "{tmp}/none"), "none: found no such folder"),
     (("demo", "--data", "{tmp}/empty"), "empty/images: found no such folder"),

@@ -102,9 +102,7 @@ def run_of(name: str, training: bool) -> Run:
     raw = Raw(*parts)
     expected = made.facts["train" if training else "eval"]
     assigned = model.head.assign(raw, targets)
-    return Run(
-        made, expected, batch, maps, pyramid, raw, targets, assigned, losses, normaliser, gradients, without_objects, others
-    )
+    return Run(made, expected, batch, maps, pyramid, raw, targets, assigned, losses, normaliser, gradients, without_objects, others)
 
 
 def assert_map(found: Tensor, expected: np.ndarray, name: str) -> None:
@@ -174,10 +172,10 @@ def test_decoded_boxes(name: str) -> None:
 @both_modes
 def test_assignment_of_every_point(name: str, training: bool) -> None:
     run, figures = run_of(name, training), run_of(name, training).golden.figures
-    keys = [("train_assign0", "train_assign_iou0"), ("train_assign1", "train_assign_iou1")] if training else [("assign", "assign_iou")]
-    for index, (objects, _) in enumerate(keys):
-        np.testing.assert_array_equal(run.assigned.objects[index].numpy(), figures[objects])
-    wanted = torch.from_numpy(np.concatenate([figures[iou] for _, iou in keys]))
+    prefix, ends = ("train_", "01") if training else ("", [""])
+    for index, end in enumerate(ends):
+        np.testing.assert_array_equal(run.assigned.objects[index].numpy(), figures[f"{prefix}assign{end}"])
+    wanted = torch.from_numpy(np.concatenate([figures[f"{prefix}assign_iou{end}"] for end in ends]))
     differences = torch.stack([(quality - wanted).abs() for quality in qualities(run, training)])
     assert differences.amin(0).max() <= 1e-5
     torch.testing.assert_close(run.assigned.quality, wanted, rtol=0, atol=1e-4)

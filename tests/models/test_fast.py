@@ -26,10 +26,19 @@ def test_winograd_without_bias() -> None:
     torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=2e-5)
 
 
-@pytest.fixture(params=["convnext_atto", "convnextv2_atto", "timm:resnet18"])
+@pytest.fixture(params=["convnext_atto", "convnextv2_atto", "timm:resnet18", "cspnext_tiny", "convnext_atto rtmdet"])
 def model(request: pytest.FixtureRequest) -> Network:
-    scale = ["backbone.layer_scale=0.3"] if "convnext" in request.param else []
-    made = small_network(request.param, 3, "backbone.drop_path=0.1", *scale, channels=32).eval()
+    backbone, _, family = request.param.partition(" ")
+    family = family or ("rtmdet" if backbone == "cspnext_tiny" else "retina")
+    scale = ["backbone.layer_scale=0.3"] if "convnext" in backbone else []
+    drop = ["backbone.drop_path=0.1"] if backbone != "cspnext_tiny" else []
+    made = small_network(backbone, 3, *drop, *scale, channels=32, family=family).eval()
+    for norm in made.modules():
+        if isinstance(norm, nn.BatchNorm2d):  # as if it had been trained
+            nn.init.normal_(norm.running_mean, std=0.1)
+            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+            nn.init.normal_(norm.weight, 1.0, 0.1)
+            nn.init.normal_(norm.bias, std=0.1)
     for block in made.modules():
         if isinstance(block, Block) and block.grn is not None:
             nn.init.normal_(block.grn.gamma)
@@ -48,6 +57,8 @@ def test_equal_outputs(model: Network) -> None:
             torch.testing.assert_close(one, other.detach(), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # the original stays as it was
     assert any(isinstance(module, WinogradConv) for module in made.modules())
+    if any(hasattr(module, "fold_norms") for module in model.modules()):
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in made.modules())
 
 
 @pytest.mark.parametrize("scale", [0.3, None])

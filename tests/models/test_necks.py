@@ -1,4 +1,4 @@
-"""The feature pyramid: sizes of its maps, what it computes, and what its section takes."""
+"""The feature pyramids: sizes of its maps, what it computes, and what its section takes."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from rotanext.models.necks import FPN, FPNConfig
+from rotanext.models.necks import FPN, PAFPN, FPNConfig, PAFPNConfig
 
 CHANNELS = [4, 6, 10]
 NECK = FPNConfig(kind="fpn", channels=8)
@@ -16,6 +16,7 @@ def maps(height: int, width: int, batch: int = 1) -> list[Tensor]:
     return [torch.randn(batch, c, height // s, width // s) for c, s in zip(CHANNELS, (8, 16, 32), strict=True)]
 
 
+@pytest.mark.parametrize("neck", [NECK, PAFPNConfig(kind="pafpn", channels=8, blocks=1)], ids=["fpn", "pafpn"])
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
     [
@@ -26,12 +27,14 @@ def maps(height: int, width: int, batch: int = 1) -> list[Tensor]:
         (65, 97, [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]),
     ],
 )
-def test_level_sizes_are_those_of_the_maps(height: int, width: int, expected: list[tuple[int, int]]) -> None:
-    assert NECK.level_sizes(height, width) == expected
+def test_level_sizes_are_those_of_the_maps(
+    height: int, width: int, expected: list[tuple[int, int]], neck: FPNConfig | PAFPNConfig
+) -> None:
+    expected = expected[: len(neck.strides)]
+    assert neck.level_sizes(height, width) == expected
     filled = [-(-side // 32) * 32 for side in (height, width)]
-    found = FPN(CHANNELS, 8)(maps(*filled, batch=2))
+    found = neck.build([3, *CHANNELS])(maps(*filled, batch=2))
     assert [tuple(level.shape) for level in found] == [(2, 8, *size) for size in expected]
-    assert len(NECK.strides) == len(expected)
 
 
 def test_the_pyramid_by_its_definition() -> None:
@@ -45,6 +48,30 @@ def test_the_pyramid_by_its_definition() -> None:
     expected = [neck.output[0](p3), neck.output[1](p4), neck.output[2](p5), p6, p7]
     for found, wanted in zip(neck([c3, c4, c5]), expected, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_path_aggregation_by_its_definition() -> None:
+    """Down: the coarser map, enlarged, before the finer one; up: the finer map, shrunk, before the reduced one of its size."""
+    neck, (c3, c4, c5) = PAFPN(CHANNELS, 8, 1).eval(), maps(64, 96)
+
+    def enlarged(x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    r5 = neck.reduce_layers[0](c5)
+    m4 = neck.top_down_blocks[0](torch.cat([enlarged(r5), c4], 1))
+    r4 = neck.reduce_layers[1](m4)
+    p3 = neck.top_down_blocks[1](torch.cat([enlarged(r4), c3], 1))
+    p4 = neck.bottom_up_blocks[0](torch.cat([neck.downsamples[0](p3), r4], 1))
+    p5 = neck.bottom_up_blocks[1](torch.cat([neck.downsamples[1](p4), r5], 1))
+    assert [level.shape[1] for level in (r5, m4, r4, p3, p4, p5)] == [6, 6, 4, 4, 6, 10]
+    for found, conv, merged in zip(neck([c3, c4, c5]), neck.out_convs, (p3, p4, p5), strict=True):
+        torch.testing.assert_close(found, conv(merged))
+
+
+def test_every_parameter_of_the_path_aggregation_has_a_gradient() -> None:
+    neck = PAFPN(CHANNELS, 8, 2)
+    sum((level * torch.randn_like(level)).sum() for level in neck(maps(64, 64, batch=2))).backward()
+    assert [name for name, p in neck.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_every_parameter_has_a_gradient_and_biases_start_at_zero() -> None:
@@ -62,6 +89,9 @@ def test_the_finest_map_of_a_backbone_is_not_used() -> None:
     assert [conv.in_channels for conv in neck.lateral] == CHANNELS
     assert [conv.in_channels for conv in neck.extra] == [10, 8]
     assert {conv.out_channels for conv in (*neck.lateral, *neck.output, *neck.extra)} == {8}
+    other = PAFPNConfig(kind="pafpn", channels=8, blocks=3).build([3, *CHANNELS])
+    assert [layer.conv.in_channels for layer in other.out_convs] == CHANNELS
+    assert {len(layer.blocks) for layer in (*other.top_down_blocks, *other.bottom_up_blocks)} == {3}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import small_config, small_network
+from networks import FAMILIES, small_config, small_network
 from rotanext.models.network import MEAN, STD, Network
 
 SIZES = [((32, 32),), ((1, 1),), ((64, 40), (33, 96)), ((32, 64), (64, 32), (5, 7))]
@@ -14,13 +14,21 @@ def pixels(*size: int) -> Tensor:
     return torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
 
 
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return small_network("convnext_atto", 3)
+def network(family: str) -> Network:
+    return small_network("convnext_atto", 3, family=family)
 
 
+@pytest.mark.parametrize("padding", ["mean", "grey"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_images_are_normalised_first_and_filled_up_with_zeros(sizes: tuple[tuple[int, int], ...], network: Network) -> None:
+def test_images_are_normalised_and_filled_up(sizes: tuple[tuple[int, int], ...], padding: str) -> None:
+    """With the mean colour, which is not black, or with grey."""
+    network = small_network("convnext_atto", 3, f"data.padding={padding}")
     images = [pixels(*size) for size in sizes]
     batch = network.prepare(images)
     height, width = (-(-max(side) // 32) * 32 for side in zip(*sizes, strict=True))
@@ -30,7 +38,9 @@ def test_images_are_normalised_first_and_filled_up_with_zeros(sizes: tuple[tuple
         h, w, _ = image.shape
         expected = (image.float() - torch.tensor(MEAN)) / torch.tensor(STD)
         torch.testing.assert_close(found[:, :h, :w].permute(1, 2, 0), expected)
-        assert found[:, h:].count_nonzero() == found[:, :, w:].count_nonzero() == 0  # which is the mean colour, not black
+        fill = (114 - torch.tensor(MEAN)) / torch.tensor(STD) if padding == "grey" else torch.zeros(3)
+        for outside in (found[:, h:], found[:, :, w:]):
+            torch.testing.assert_close(outside, fill[:, None, None].expand_as(outside))
 
 
 def test_a_batch_of_no_images(network: Network) -> None:
@@ -46,10 +56,10 @@ def test_a_batch_has_the_type_of_the_network() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 160)])
-def test_raw_outputs_of_every_level(size: tuple[int, int], network: Network) -> None:
+def test_raw_outputs_of_every_level(size: tuple[int, int], network: Network, family: str) -> None:
     with torch.no_grad():
         logits, geometry = network(network.prepare([pixels(*size), pixels(8, 8)]))
-    levels = small_config().neck.level_sizes(*size)
+    levels = small_config(family=family).neck.level_sizes(*size)
     priors = network.head.priors
     assert [tuple(level.shape) for level in logits] == [(2, priors * 3, *level) for level in levels]
     assert [tuple(level.shape) for level in geometry] == [(2, priors * 5, *level) for level in levels]
@@ -66,22 +76,22 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(network: Network) -> None
             torch.testing.assert_close(level[0], other[1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backbone", ["convnext_atto", "timm:test_convnext"])
-def test_every_trained_parameter_has_a_gradient(backbone: str) -> None:
+@pytest.mark.parametrize("backbone", ["convnext_atto", "cspnext_tiny", "timm:test_convnext"])
+def test_every_trained_parameter_has_a_gradient(backbone: str, family: str) -> None:
     """Those of the finest map, which the neck does not use, are not trained: processes that share gradients would wait for them."""
     scale = ["backbone.layer_scale=1.0"] if backbone == "convnext_atto" else []
-    made = small_network(backbone, 2, *scale).train()
+    made = small_network(backbone, 2, *scale, family=family).train()
     sum(level.square().sum() for maps in made(torch.randn(2, 3, 64, 64)) for level in maps).backward()
     assert [n for n, p in made.named_parameters() if p.requires_grad and p.grad is None] == []
     frozen = {n for n, p in made.named_parameters() if not p.requires_grad}
     assert frozen == ({"backbone.norm0.weight", "backbone.norm0.bias"} if backbone == "convnext_atto" else set())
 
 
-def test_weights_hold_the_parts_and_no_normalisation(network: Network) -> None:
-    """Mean and deviation are constants; files of weights neither need nor change them."""
+def test_weights_hold_the_parts_and_no_normalisation(network: Network, family: str) -> None:
+    """Mean, deviation and padding are constants; files of weights neither need nor change them."""
     names = network.state_dict().keys()
     assert {name.split(".")[0] for name in names} == {"backbone", "neck", "head"}
-    other = small_network("convnext_atto", 3)
+    other = small_network("convnext_atto", 3, family=family)
     other.load_state_dict(network.state_dict())
     torch.testing.assert_close(other.mean.flatten(), torch.tensor(MEAN))
     torch.testing.assert_close(other.std.flatten(), torch.tensor(STD))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import small_network
+from networks import FAMILIES, small_network
 from rotanext.models.convnext import GlobalResponseNorm
 from rotanext.models.small_maps import Conv2d
 
@@ -28,7 +28,7 @@ TOLERANCE = {torch.bfloat16: 0.02, torch.float16: 0.0025}  # of the norm; number
 PERTURB, MMAP_THRESHOLD = -6, -3  # mallopt's names for them
 FREED = 0x41  # bytes: 12.1 in all three types; what is allocated gets the complement, -0.37
 MOST_WEIGHTS = 150_000  # of a layer; wider ones take the same kernels, in more blocks
-BACKBONES = ["convnext_atto", "convnextv2_pico", "timm:resnet18", "timm:resnet50"]
+BACKBONES = ["convnext_atto", "convnextv2_pico", "cspnext_tiny", "timm:resnet18", "timm:resnet50"]
 
 
 @pytest.fixture(autouse=True)
@@ -115,10 +115,11 @@ def test_every_layer_of_a_backbone(backbone: str, precision: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("channels", "classes"), [(8, 2), (64, 15)])
-def test_every_layer_of_neck_and_head(channels: int, classes: int, precision: torch.dtype) -> None:
+def test_every_layer_of_neck_and_head(channels: int, classes: int, family: str, precision: torch.dtype) -> None:
     with torch.device("meta"):
-        network = small_network("convnext_atto", classes, channels=channels)
+        network = small_network("convnext_atto", classes, channels=channels, family=family)
     layers = layers_of(network.neck) | layers_of(network.head)
     assert any(isinstance(layer, Conv2d) and layer.stride == (2, 2) for layer in layers.values())
     check(layers, precision)

@@ -5,19 +5,29 @@ from rotanext.inference.detector import build_network
 from rotanext.models.network import Network
 
 TIMM = ("backbone.kind=timm", "backbone.frozen_stages=0", "backbone.frozen_norm=false")
+# The parts of a detector of each family, as overrides of the demo's recipe: one stacked convolution, nine anchors a position.
+FAMILIES = {
+    "retina": ("head.stacked_convs=1", "head.anchor_scale=4.0"),
+    "rtmdet": (
+        "neck.kind=pafpn", "neck.blocks=1", "data.padding=grey",
+        "head.kind=rtmdet", "head.stacked_convs=1", "head.exponential=true", "head.offset=0.0", "head.box_loss_weight=2.0",
+    ),
+}  # fmt: skip
 
 
 def backbone_overrides(name: str) -> tuple[str, ...]:
     """Overrides that choose a backbone, ours or `timm:NAME`."""
-    return (*TIMM, f"backbone.name={name.removeprefix('timm:')}") if name.startswith("timm:") else (f"backbone.name={name}",)
+    if name.startswith("timm:"):
+        return (*TIMM, f"backbone.name={name.removeprefix('timm:')}")
+    kind = ("backbone.kind=cspnext", "backbone.style=mmdetection") if name.startswith("cspnext") else ()
+    return (*kind, f"backbone.name={name}")
 
 
-def small_config(backbone: str = "convnext_atto", *overrides: str, channels: int = 8) -> Config:
-    """The demo's recipe with another backbone, one stacked convolution and nine anchors a position."""
-    parts = ("head.stacked_convs=1", f"neck.channels={channels}", "head.anchor_scale=4.0")
-    return load_config("demo", [*backbone_overrides(backbone), *parts, *overrides])
+def small_config(backbone: str = "convnext_atto", *overrides: str, channels: int = 8, family: str = "retina") -> Config:
+    """The demo's recipe with another backbone and the head of a family."""
+    return load_config("demo", [*backbone_overrides(backbone), *FAMILIES[family], f"neck.channels={channels}", *overrides])
 
 
-def small_network(backbone: str, classes: int, *overrides: str, channels: int = 8) -> Network:
+def small_network(backbone: str, classes: int, *overrides: str, channels: int = 8, family: str = "retina") -> Network:
     """The network of `small_config`."""
-    return build_network(small_config(backbone, *overrides, channels=channels), classes)
+    return build_network(small_config(backbone, *overrides, channels=channels, family=family), classes)

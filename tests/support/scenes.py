@@ -57,3 +57,21 @@ def golden_scene(seed: int, n: int, size: int, shortest: float, longest: float, 
     boxes[:, 2:4] = np.maximum(boxes[:, 2:4], 2.0)
     numbers = [torch.from_numpy(values.astype(np.float32)) for values in (points, strides, boxes, logits, objects)]
     return Scene(*numbers, torch.from_numpy(labels.astype(np.int64)))
+
+
+def scene(rng: np.random.Generator, n: int, low: float, high: float, height: int = 64, width: int = 96, classes: int = 3) -> Scene:
+    """Objects with sides from low to high; a point's box is near one of the objects around it, or near the point."""
+    points, strides = grid(height, width)
+    sizes = np.sort(np.exp(rng.uniform(np.log(low), np.log(high), (n, 2))), 1)[:, ::-1]
+    objects = np.concatenate([rng.uniform(0, (width, height), (n, 2)), sizes, rng.uniform(-np.pi / 2, np.pi / 2, (n, 1))], 1)
+    spread = strides[:, None] * np.exp(rng.normal(0.5, 0.5, (len(points), 2)))
+    boxes = np.concatenate([points + rng.normal(0, 3, points.shape), spread, rng.uniform(-2, 2, (len(points), 1))], 1)
+    if n:
+        nearest = np.square(points[:, None] - objects[None, :, :2]).sum(-1).argsort(1)[:, : rng.integers(1, 4)]
+        chosen = nearest[np.arange(len(points)), rng.integers(0, nearest.shape[1], len(points))]
+        shaken = objects[chosen] * rng.normal(1, 0.1, (len(points), 5)) + rng.normal(0, 1, (len(points), 5)) * [1, 1, 1, 1, 0.05]
+        follows = rng.random(len(points)) < rng.choice([0.0, 0.5, 1.0])
+        boxes[follows] = shaken[follows]
+    logits = rng.normal(-2, 2, (len(points), classes))
+    numbers = [torch.from_numpy(values.astype(np.float32)) for values in (points, strides, boxes, logits, objects)]
+    return Scene(*numbers, torch.from_numpy(rng.integers(0, classes, n)))

@@ -32,6 +32,8 @@ from tiny import tiny_config
 
 QUIET = Console(quiet=True)
 SIX_STEPS = ("train.epochs=2", "train.warmup_steps=2", "train.save_every=2", "train.keep=9", "train.clip_norm=0.5")
+NORMS = (*backbone_overrides("timm:test_resnet"), "backbone.drop_path=0.0", "train.ema=0.9")  # batch norms that are trained
+DROPPED = ("backbone.drop_path=0.5", "train.precision=bf16")  # what draws random numbers
 # name: data set, images of a process and of one alone, other settings
 EQUAL: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "ddp": ("even", 1, SIX_STEPS),
@@ -43,6 +45,9 @@ EQUAL: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "bf16": ("uneven", 2, ("train.precision=bf16",)),
     "sharded-bf16": ("uneven", 2, ("train.precision=bf16", "train.shard=true")),
     "checkpointing": ("uneven", 2, ("backbone.gradient_checkpointing=true",)),
+    "norms": ("uneven", 2, (*NORMS, "train.epochs=2")),
+    "sharded norms": ("uneven", 2, (*NORMS, "train.epochs=2", "train.shard=true")),
+    "several images in one": ("uneven", 2, ("augment.mosaic=0.5", "augment.crop=64", "augment.mixup=0.5", "augment.paste=1.0")),
 }
 
 
@@ -96,8 +101,8 @@ def equal_to_one(root: Path, processes: int) -> dict[str, Any]:
 
 
 def resumed(root: Path, name: str, *overrides: str) -> dict[str, bool]:
-    """Whether a training that was stopped and resumed ends as the uninterrupted one, bit for bit; drop path is on."""
-    config = config_of(root, "uneven", 1, "backbone.drop_path=0.5", "train.epochs=2", "train.precision=bf16", *overrides)
+    """Whether a training that was stopped and resumed ends as the uninterrupted one, bit for bit."""
+    config = config_of(root, "uneven", 1, "train.epochs=2", *overrides)
     straight, halved = make(config, root / f"{name}-straight"), make(config, root / f"{name}-halved")
     rows_of(straight)
     assert len(rows_of(make(config, halved.folder), 4)) == 4  # in the middle of the second epoch
@@ -142,7 +147,9 @@ def not_finite(root: Path, name: str, precision: str, *overrides: str) -> list[d
     """
     config = config_of(root, "even", 1, f"train.precision={precision}", "train.ema=0.9", "train.accumulate=2", *overrides)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "_accelerator", _scaled_on_the_cpu if precision == "fp16" else processes._accelerator)
+        if precision == "fp16":
+            patch.setattr(processes, "_check_precision", lambda *_: None)
+            patch.setattr(processes, "_accelerator", _scaled_on_the_cpu)
         trainer = make(config, root / f"not-finite-{name}")
     mine = trainer.processes.rank == trainer.processes.count - 1
     window = [[trainer.loader.dataset[0, i]] for i in (trainer.processes.rank, 2 + trainer.processes.rank)]
@@ -228,7 +235,6 @@ def failures(root: Path) -> dict[str, tuple[str, str]]:
         "gone": outcome(gone.run),
         "strict": outcome(strict.run),
         "data": outcome(lambda: make(config_of(root, "none" if strict.processes.rank else "even", 1), root / "data")),
-        "norms": outcome(lambda: make(config_of(root, "even", 1, *backbone_overrides("timm:resnet18")), root / "norms")),
     }
 
 
@@ -265,8 +271,10 @@ def main(root: Path) -> None:
     evaluate._AT_ONCE = 2  # several rounds of gathering
     found = {
         "equal": equal_to_one(root, 2),
-        "resumed": resumed(root, "resumed"),
-        "resumed sharded": resumed(root, "resumed-sharded", "train.shard=true"),
+        "resumed": resumed(root, "resumed", *DROPPED),
+        "resumed sharded": resumed(root, "resumed-sharded", *DROPPED, "train.shard=true"),
+        "resumed norms": resumed(root, "resumed-norms", *NORMS),
+        "resumed sharded norms": resumed(root, "resumed-sharded-norms", *NORMS, "train.shard=true"),
         "bad steps": bad_steps(root),
         "not finite": all_not_finite(root, 2),
         "stopped": stopped_by_one(root),

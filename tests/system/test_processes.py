@@ -57,3 +57,9 @@ def test_launches_that_cannot_work(environment: dict[str, str], device: str, mes
 )
 def test_which_errors_mean_that_another_process_is_gone(error: RuntimeError, lost: bool) -> None:
     assert lost_contact(error) is lost
+
+
+def test_fp16_is_refused_on_a_cpu_where_it_would_be_fp32() -> None:
+    with pytest.raises(UserError, match=r"train\.precision is fp16.*Use train\.precision=bf16"):
+        Processes("cpu", "fp16")
+    assert Processes("cpu", "bf16").accelerator.mixed_precision == "bf16"

@@ -7,7 +7,7 @@ import pytest
 
 from rotanext.config import saved_values
 from rotanext.errors import UserError
-from rotanext.training.folder import holds_training, read_run_config, reconfigured, state_files
+from rotanext.training.folder import check_data_is_there, holds_training, read_run_config, reconfigured, state_files
 from tiny import tiny_config
 
 
@@ -51,3 +51,17 @@ def test_only_what_changes_no_result_may_change(tmp_path: Path) -> None:
     for override in ("train.lr=0.5", "head.anchors=v1", "neck.channels=16"):
         with pytest.raises(UserError, match=override.partition("=")[0]):
             reconfigured(config, [override])
+
+
+@pytest.mark.parametrize("key", ["train", "val"])
+def test_data_that_has_gone_is_named_with_what_to_do(key: str, tmp_path: Path) -> None:
+    data = tiny_config(tmp_path / "train", tmp_path / "val").data
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    check_data_is_there(tmp_path / "run", data)
+    (tmp_path / key).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError) as error:
+        check_data_is_there(tmp_path / "run", data)
+    found = f"{tmp_path / key}: found that the folder is gone; expected the data that this training began with. "
+    advice = f"Bring it back, or, if it has moved, write its new place under data.{key} in {tmp_path / 'run/config.json'}."
+    assert str(error.value) == found + advice

@@ -12,10 +12,11 @@ from rotanext.errors import Problems, UserError
 from rotanext.load import load_detector
 from rotanext.system.progress import Display
 from rotanext.training.folder import read_run_config, state_files
+from rotanext.training.loop import Trainer
 from rotanext.training.runlog import read_rows
 from rotanext.training.train import start_training
-from tiny import tiny_config
-from trainings import QUIET, train
+from tiny import draw_dataset, tiny_config
+from trainings import QUIET, stopping_after, train
 
 
 def test_a_run_leaves_its_files(tiny_run: Path) -> None:
@@ -76,3 +77,34 @@ def test_devices_of_several_processes(
         monkeypatch.setenv(key, value)
     with pytest.raises(UserError, match=message):
         start_training(tiny_config(tiny_dataset / "train"), tmp_path, device, Problems(), QUIET)
+
+
+def test_a_training_whose_data_has_moved_goes_on_from_there(tmp_path: Path) -> None:
+    """After what the message says has been done."""
+    run, old, new = tmp_path / "run", draw_dataset(tmp_path / "old", 4), tmp_path / "new"
+    with stopping_after(1), pytest.raises(KeyboardInterrupt):
+        train(tiny_config(old), run)
+    old.rename(new)
+    with pytest.raises(UserError, match=f"{old}: found that the folder is gone.*data.train in {run / 'config.json'}"):
+        train(read_run_config(run), run, resume=True)
+    (run / "config.json").write_text((run / "config.json").read_text().replace(str(old), str(new)))
+    train(read_run_config(run), run, resume=True)
+    assert [row["step"] for row in read_rows(run / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_training_of_which_no_step_was_finite_fails(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, bad = Trainer._losses, {0, 1, 2, 3}
+
+    def losses(self: Trainer, batch: Any) -> Any:
+        terms, positives = plain(self, batch)
+        return terms | {"cls": terms["cls"] * (float("nan") if self.progress.step in bad else 1.0)}, positives
+
+    monkeypatch.setattr(Trainer, "_losses", losses)
+    config = tiny_config(tiny_dataset / "train", tiny_dataset / "val", "train.epochs=2")
+    for resume in (False, True):
+        with pytest.raises(
+            UserError, match=r"no step was taken: in none of 4 steps were loss and gradient finite.*lower train\.lr"
+        ):
+            train(config, tmp_path / "run", resume=resume)
+    bad.remove(2)
+    train(config, tmp_path / "other")

@@ -4,8 +4,8 @@ The head of the published systems, number for number; see docs/from-mmrotate.md.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,16 +53,17 @@ class RTMDetConfig(Section):
 
     def reach(self, boxes: Tensor, strides: tuple[int, ...], recipe: str) -> Reach:
         """Which boxes `[N, 5]` hold a point of the finest level, wherever they lie: the others are learnt by luck."""
-        cells = (boxes[:, 2] * boxes[:, 3] / strides[0] ** 2).clamp(0, 1)
+        cells, cell = (boxes[:, 2] * boxes[:, 3] / strides[0] ** 2).clamp(0, 1), f"{strides[0]} x {strides[0]} pixels"
         share = float((cells < 1).float().mean()) if len(boxes) else 0.0
         if share > _WORTH_TELLING:
             advice = [
-                f"{100 * share:.1f} % of the objects are smaller than a cell of {strides[0]} x {strides[0]} pixels: where no point "
-                "lies in an object, nothing learns it.",
+                f"{100 * share:.1f} % of the objects are smaller than a cell of {cell}: one that holds no point is not learnt.",
                 "Enlarge the images where such objects matter (rotanext split --rates 2.0).",
             ]
         else:
-            advice = [f"The points fit: {100 * (1 - share):.1f} % of the objects cover a cell of {strides[0]} x {strides[0]} pixels."]
+            advice = [
+                f"The points fit: {100 * (1 - share):.1f} % of the objects cover a cell of {strides[0]} x {strides[0]} pixels."
+            ]
         return Reach(cells, 1.0, f"area in cells of {strides[0]} x {strides[0]} pixels, at most 1", advice)
 
 
@@ -85,35 +86,42 @@ class RTMDetHead(nn.Module):
         super().__init__()
         self.config, self.strides, self.num_classes = config, strides, num_classes
         depth = range(config.stacked_convs)
-        for branch in ("cls", "reg"):
-            convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in depth)
-            norms = nn.ModuleList(nn.ModuleList(BatchNorm2d(channels) for _ in depth) for _ in strides)
-            self.add_module(f"{branch}_convs", convs)
-            self.add_module(f"{branch}_norms", norms)
-        for output, numbers in (("cls_out", num_classes), ("reg_out", NUMBERS - 1), ("ang_out", 1)):
-            self.add_module(output, nn.ModuleList(nn.Conv2d(channels, numbers, 1) for _ in strides))
+
+        def convs() -> nn.ModuleList:
+            return nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in depth)
+
+        def norms() -> nn.ModuleList:
+            return nn.ModuleList(nn.ModuleList(BatchNorm2d(channels) for _ in depth) for _ in strides)
+
+        def outputs(numbers: int) -> nn.ModuleList:
+            return nn.ModuleList(nn.Conv2d(channels, numbers, 1) for _ in strides)
+
+        self.cls_convs, self.reg_convs = convs(), convs()
+        self.cls_norms, self.reg_norms = norms(), norms()
+        self.cls_out, self.reg_out, self.ang_out = outputs(num_classes), outputs(NUMBERS - 1), outputs(1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 if not module.weight.is_meta:  # where normal numbers would import torch's compiler: seconds, 200 MB
                     nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for level in self.cls_out:
-            nn.init.constant_(level.bias, -math.log((1 - PRIOR) / PRIOR))
+        for output in self.cls_out:
+            nn.init.constant_(output.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
 
     def forward(self, pyramid: list[Tensor]) -> Raw:
         """Per level logits `[B, classes, h, w]`, and four outputs for the distances and an angle in radians `[B, 5, h, w]`."""
         logits, geometry = [], []
         for number, level in enumerate(pyramid):
-            cls = _stacked(level, self.cls_convs, self.cls_norms[number])
-            reg = _stacked(level, self.reg_convs, self.reg_norms[number])
+            cls = _stacked(level, self.cls_convs.children(), self.cls_norms[number].children())
+            reg = _stacked(level, self.reg_convs.children(), self.reg_norms[number].children())
             logits.append(self.cls_out[number](cls))
             geometry.append(torch.cat([self.reg_out[number](reg), self.ang_out[number](reg)], 1))
         return Raw(logits, geometry)
 
     def fold_norms(self) -> None:
         """Put the batch norms into convolutions, which are each level's own then; for detection alone. See `models.fast`."""
-        for convs, levels in ((self.cls_convs, self.cls_norms), (self.reg_convs, self.reg_norms)):
+        pairs: list[tuple[Any, Any]] = [(self.cls_convs, self.cls_norms), (self.reg_convs, self.reg_norms)]
+        for convs, levels in pairs:
             for place, conv in enumerate(convs):
                 for norms in levels:
                     norms[place] = folded(conv, norms[place])
@@ -154,7 +162,7 @@ class RTMDetHead(nn.Module):
         return Assigned(index, quality[index > 0], torch.cat(matched), torch.cat(classes))
 
     def losses(self, raw: Raw, targets: Targets) -> Losses:
-        """The quality focal loss `cls` and the IoU loss `box`, both by the positive points' quality; see `heads.contract.Head.losses`."""
+        """The quality focal loss `cls` and the IoU loss `box`, both by the sum of qualities; see `heads.contract.Head.losses`."""
         factor = self.config.box_loss_weight
         if not targets.boxes:
             zero, none = nothing_to_learn(raw), raw.logits[0].new_zeros((), dtype=torch.float32)
@@ -178,7 +186,7 @@ class RTMDetHead(nn.Module):
         return classification, box, assigned.quality.sum(), logits.new_tensor(len(point))
 
 
-def _stacked(x: Tensor, convs: nn.ModuleList, norms: nn.ModuleList) -> Tensor:
+def _stacked(x: Tensor, convs: Iterator[nn.Module], norms: Iterator[nn.Module]) -> Tensor:
     """A level's map through one of the two stacks."""
     for conv, norm in zip(convs, norms, strict=True):
         x = F.silu(norm(conv(x)), inplace=not torch.is_grad_enabled())

@@ -127,14 +127,16 @@ class PyramidPooling(nn.Module):
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """Batch norms do not take in what passes: it is computed for a second time."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        # not by `track_running_stats`: then other tensors would be kept for the backward pass than the first time
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, counter in before:
+            norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -175,8 +177,8 @@ class CSPNeXt(nn.Module):
         recompute = self.gradient_checkpointing and self.training
         x = self.stem(x)
         maps = []
-        for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
-            for layer in stage.children():
+        for number in range(1, len(STAGES) + 1):
+            for layer in self.get_submodule(f"stage{number}").children():
                 x = checkpoint(layer, x, use_reentrant=False, context_fn=partial(_contexts, layer)) if recompute else layer(x)
             maps.append(x)
         return maps

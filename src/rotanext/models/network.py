@@ -22,9 +22,7 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, backbone: BackboneConfig, neck: NeckConfig, head: HeadSection, num_classes: int, padding: Padding
-    ) -> None:
+    def __init__(self, backbone: BackboneConfig, neck: NeckConfig, head: HeadSection, num_classes: int, padding: Padding) -> None:
         """Build the parts that the sections of a configuration describe, with random weights."""
         super().__init__()
         self.padding = padding

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rotanext.ops.dynamic import clamped
+
 
 def warm_up() -> float:
     """Load every kernel, compiling those that are not on disk yet; the seconds it took."""
@@ -20,6 +22,7 @@ def warm_up() -> float:
     rotated_iou_pairs(box, box)
     rotated_nms(box, box[:, 0], None, 0.1)
     assign_anchors(box, box, 0.5, 0.4)
+    assign_dynamic(box[:, :2], box[:, 2], box, box[:, :1], box, torch.zeros(1, dtype=torch.int64))
     corners = np.array([[[0.0, 0], [1, 0], [1, 1], [0, 1]]])
     overlapping_polygons(corners, corners, 0.0)
     winograd_convolution(torch.zeros(1, 1, 4, 4), torch.zeros(36, 1, 1), torch.zeros(1))
@@ -78,10 +81,12 @@ def assign_dynamic(
     points: Tensor, strides: Tensor, boxes: Tensor, logits: Tensor, objects: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `ops.assign_dynamic`."""
-    from rotanext.ops import reference
+    from rotanext.ops import cpu_dynamic
 
-    result: tuple[Tensor, Tensor] = reference.assign_dynamic(points, strides, boxes, logits, objects, labels)
-    return result
+    places = torch.cat([points, strides[:, None]], 1)
+    numbers = _array(places), _array(clamped(boxes)), logits.detach().cpu(), _array(objects), _array(clamped(objects))
+    index, quality = cpu_dynamic.assign_dynamic(*numbers, labels.cpu().long().numpy())
+    return torch.from_numpy(index).to(boxes.device), torch.from_numpy(quality).to(boxes.device)
 
 
 def overlapping_polygons(a: np.ndarray, b: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from torch import Tensor
 TOP_IOUS = 13  # an object takes as many points as its so many highest IoUs sum up to
 IOU_WEIGHT = 3.0
 IOU_EPSILON = 1e-7  # keeps the logarithm of IoU 0 finite
+LEAST_IOU = 1e-9  # smaller ones are what rounding leaves of thin boxes that touch, and count as 0
 CENTRE_RADIUS = 3.0  # strides, beyond which distance costs more than 1, ten times as much a stride
 INNER_MARGIN = 0.01  # pixels by which a point must lie within an object's edges
 LEAST_SIDE = 1e-3  # pixels: shorter and negative sides count as so long in the IoU
@@ -45,6 +46,12 @@ def clamped(boxes: Tensor) -> Tensor:
     """Boxes `[N, 5]` in float64 with the sides and centres that the IoU is computed of."""
     boxes = wide(boxes)
     return torch.cat([boxes[:, :2].clamp(-FARTHEST, FARTHEST), boxes[:, 2:4].clamp_min(LEAST_SIDE), boxes[:, 4:]], 1)
+
+
+def known_ious(matrix: Tensor) -> Tensor:
+    """IoUs as the rule knows them: float32, without rounding's remains."""
+    matrix = matrix.float()
+    return matrix.where(matrix >= LEAST_IOU, 0.0)
 
 
 def inside(points: Tensor, objects: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rotanext.ops.dynamic import TOP_IOUS, clamped, class_costs, inside, pair_costs
+from rotanext.ops.dynamic import TOP_IOUS, clamped, class_costs, inside, known_ious, pair_costs
 from rotanext.ops.dynamic import wide as _wide
 
 _PAIRS_AT_ONCE = 1 << 19
@@ -232,7 +232,7 @@ def assign_dynamic(
     if len(candidates) == 0:
         return index, quality
     points, strides, boxes, logits = points[candidates], strides[candidates], boxes[candidates], logits[candidates]
-    iou = rotated_iou(clamped(boxes), clamped(objects)).float()
+    iou = known_ious(rotated_iou(clamped(boxes), clamped(objects)))
     cost = pair_costs(points, strides, class_costs(logits), logits, objects, labels, iou)
 
     many = iou.topk(min(TOP_IOUS, len(points)), dim=0).values.double().sum(0).long().clamp_min(1)

@@ -132,6 +132,7 @@ def lost_contact(error: RuntimeError) -> bool:
 def _accelerator(device: str, precision: str) -> Accelerator:
     """accelerate's view of a device and a precision; raises UserError where the two do not go together."""
     where, count = find_device(device), int(os.environ.get("WORLD_SIZE", "1"))
+    _check_precision(where, precision)
     if count > 1:
         _check_devices(where)
         if "MASTER_ADDR" not in os.environ:  # of which accelerate would say that the precision does not suit the device
@@ -166,6 +167,12 @@ def _refuse_half_launch(count: int) -> NoReturn:
         f"WORLD_SIZE is {count}, but the processes do not know each other (RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are "
         "needed, too). Start them by torchrun or accelerate launch."
     )
+
+
+def _check_precision(where: torch.device, precision: str) -> None:
+    """Raise UserError for fp16 on a CPU: accelerate would compute in fp32 there, and not say so."""
+    if precision == "fp16" and where.type == "cpu":
+        raise UserError("train.precision is fp16, which trains on GPUs only; this is a CPU. Use train.precision=bf16, or fp32.")
 
 
 def _check_devices(where: torch.device) -> None:

@@ -1,10 +1,12 @@
 """The folder of a training run: what its files are called, what it holds, and the configuration that goes on in it."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rotanext.config import Config, flat_values, saved_values, validate_saved, with_overrides
+from rotanext.config.parts import DataConfig
 from rotanext.errors import UserError, explain
 from rotanext.system.files import write_bytes
 
@@ -54,6 +56,15 @@ def reconfigured(saved: Config, overrides: Sequence[str] = (), wanted: Config | 
             f"{after.get(first)!r}; {advice}. Start a new training in another --run folder."
         )
     return new
+
+
+def check_data_is_there(folder: Path, data: DataConfig) -> None:
+    """Raise UserError where a folder that the run in `folder` was started with is gone, and say what to do if it has moved."""
+    for key in ("train", "val"):
+        for root in getattr(data, key):
+            if not os.path.isdir(root):  # noqa: PTH112 (Path's raises for a dead network drive)
+                advice = f"Bring it back, or, if it has moved, write its new place under data.{key} in {folder / CONFIG}."
+                raise UserError(explain(root, "that the folder is gone", "the data that this training began with", advice))
 
 
 def write_run_config(folder: Path, config: Config) -> None:

@@ -15,8 +15,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rotanext.errors import UserError
 from rotanext.system.processes import Processes
+from rotanext.training.norms import synchronised
 
 _WORTH_A_UNIT = 1 << 18  # parameters: smaller modules are gathered with the rest, for the whole step
 
@@ -51,16 +51,11 @@ def _size(module: nn.Module) -> int:
 
 
 def synchronise_norms(model: nn.Module, processes: Processes) -> nn.Module:
-    """Let batch norms that are trained take their statistics over all processes; UserError on a CPU, where torch cannot."""
+    """Let batch norms that are trained take their statistics over all processes."""
     trained = any(isinstance(m, _BatchNorm) and m.training for m in model.train().modules())
     if processes.count == 1 or not trained:
         return model
-    if processes.device.type == "cpu":
-        raise UserError(
-            "on CPUs several processes cannot train batch norms, whose statistics would have to be those of all of them; "
-            "set backbone.frozen_norm=true, or start one process"
-        )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return synchronised(model, torchs_own=processes.device.type != "cpu")
 
 
 def local(values: Iterable[Tensor]) -> list[Tensor]:

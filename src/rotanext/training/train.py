@@ -15,7 +15,7 @@ from rotanext.system.facts import provenance
 from rotanext.system.files import make_folder
 from rotanext.system.processes import Processes, lost_contact
 from rotanext.system.progress import Display
-from rotanext.training.folder import LOG, holds_training
+from rotanext.training.folder import LOG, check_data_is_there, holds_training
 from rotanext.training.loop import Trainer
 from rotanext.training.runlog import read_rows
 from rotanext.training.state import State, newest_state, remove_leftovers
@@ -35,6 +35,9 @@ def start_training(
     display = Display(console if processes.is_main else Console(quiet=True), tensorboard)
     try:
         state = _open_folder(folder, resume, processes, display)
+        if resume:
+            with processes.together():
+                check_data_is_there(folder, config.data)
         if state is not None:
             config = _with_same_total(config, state, processes, display)
         with processes.together():
@@ -46,7 +49,8 @@ def start_training(
         if scores is not None:
             write_scores(scores, folder / "evaluation")
             console.print(scores.table())
-            console.print("\n".join(scores.remarks()))
+            for remark in scores.remarks():
+                console.print(remark, highlight=False)
         if processes.is_main:
             _write_page(trainer, scores, rows)
     except RuntimeError as error:
@@ -105,6 +109,12 @@ def _train(trainer: Trainer, state: State | None) -> tuple[Scores | None, list[d
     if trainer.progress.step == trainer.total_steps:
         display.say("this training is complete; to train longer, start a new one with more train.epochs")
     scores = trainer.run()
+    if 0 < trainer.progress.step == trainer.progress.skipped and not trainer.stop:
+        processes.fail(
+            f"no step was taken: in none of {counted(trainer.progress.step, 'step')} were loss and gradient finite, so nothing has "
+            "been learnt. Start again in another --run folder with a lower train.lr, more train.warmup_steps, or "
+            "train.precision=fp32."
+        )
     rows = read_rows(trainer.folder / LOG) if processes.is_main else []
     if rows:
         plot_training(rows, trainer.folder / "curves.png")
