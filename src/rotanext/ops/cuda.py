@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rotanext.ops import cpu
+from rotanext.ops import cpu, cuda_dynamic
 from rotanext.ops.reference import ROUNDING
 
 _COLUMNS = tl.constexpr(11)
@@ -361,3 +361,10 @@ def assign_anchors(anchors: Tensor, boxes: Tensor, positive_iou: float, negative
                 prepared, objects, best_of_object, out, len(anchors), len(boxes), *limits, conclude, _BLOCK, **_EXACT
             )
     return out
+
+
+def assign_dynamic(
+    points: Tensor, strides: Tensor, boxes: Tensor, logits: Tensor, objects: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `ops.assign_dynamic`."""
+    return cuda_dynamic.assign_dynamic(rotated_iou, rotated_iou_pairs, points, strides, boxes, logits, objects, labels)
