@@ -288,8 +288,10 @@ _iou_matrix.register_autograd(_backward, setup_context=_save_boxes)
 @torch.library.custom_op("rotanext::iou_gradients", mutates_args=())
 def _iou_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     """Gradients of both boxes from that of the pairs `[K]` or of the matrix `[N, M]`."""
-    function = reference.iou_pairs_gradients if gradient.dim() == 1 else reference.iou_matrix_gradients
-    return function(a, b, gradient, mode)
+    if gradient.dim() == 2:
+        return reference.iou_matrix_gradients(a, b, gradient, mode)
+    result: tuple[Tensor, Tensor] = implementation(a.device).iou_pairs_gradients(a, b, gradient, mode)
+    return result
 
 
 @_iou_gradients.register_fake
