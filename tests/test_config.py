@@ -39,7 +39,8 @@ def value_of(config: Config, key: str) -> object:
 
 
 def test_the_recipes_that_come_along() -> None:
-    assert set(recipe_names()) == {*PUBLISHED, "demo", "small"}
+    own = {"demo", "small", "aligned_convnext-tiny_3x_dota", "aligned_convnext-tiny_100e-aug_dota"}
+    assert set(recipe_names()) == {*PUBLISHED, *own}
 
 
 @pytest.mark.parametrize("name", recipe_names())
