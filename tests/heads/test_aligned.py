@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from rotanext.heads import points as grids
 from rotanext.heads.aligned import LIMIT, OFFSET, PRIOR, START, AlignedConfig, length, to_boxes, to_numbers

@@ -1,8 +1,8 @@
 """Our own head: a point a position, scores that tell the box's quality, boxes without any jump in their numbers.
 
-Task-aligned assignment (Feng et al., TOOD, arXiv:2108.07755) for rotated boxes, soft targets, the exact rotated IoU as the loss, and
-the direction learnt as a vector of the doubled angle, which, unlike an angle, has no place where it jumps. What each part brings was
-measured: docs/log.md.
+Task-aligned assignment (Feng et al., TOOD, arXiv:2108.07755) for rotated boxes, soft targets, the exact rotated IoU as the loss,
+and the direction learnt as a vector of the doubled angle, which, unlike an angle, has no place where it jumps. What each part
+brings was measured: docs/log.md.
 """
 
 import math
@@ -76,16 +76,11 @@ class AlignedHead(nn.Module):
     def __init__(self, config: AlignedConfig, channels: int, strides: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         self.config, self.strides, self.num_classes = config, strides, num_classes
-        for branch, numbers in (("cls", num_classes), ("reg", NUMBERS)):
-            stacks = (nn.Sequential(*(conv_norm(channels, channels, 3) for _ in range(config.stacked_convs))) for _ in strides)
-            self.add_module(f"{branch}_convs", nn.ModuleList(stacks))
-            self.add_module(f"{branch}_out", nn.ModuleList(nn.Conv2d(channels, numbers, 1) for _ in strides))
-        for output in (*self.cls_out, *self.reg_out):
-            if not output.weight.is_meta:  # where normal numbers would import torch's compiler: seconds, 200 MB
-                nn.init.normal_(output.weight, std=0.01)
-            nn.init.zeros_(output.bias)
-        for output in self.cls_out:
-            nn.init.constant_(output.bias, -math.log((1 - PRIOR) / PRIOR))
+        depth = range(config.stacked_convs)
+        self.cls_convs = nn.ModuleList(nn.Sequential(*(conv_norm(channels, channels, 3) for _ in depth)) for _ in strides)
+        self.reg_convs = nn.ModuleList(nn.Sequential(*(conv_norm(channels, channels, 3) for _ in depth)) for _ in strides)
+        self.cls_out = nn.ModuleList(_output(channels, num_classes, -math.log((1 - PRIOR) / PRIOR)) for _ in strides)
+        self.reg_out = nn.ModuleList(_output(channels, NUMBERS, 0.0) for _ in strides)
 
     def forward(self, pyramid: list[Tensor]) -> Raw:
         """Per level logits `[B, classes, h, w]` and the numbers of a box `[B, 6, h, w]`."""
@@ -181,6 +176,15 @@ def length(boxes: Tensor) -> Tensor:
     A square looks the same after a quarter turn; whatever angle is predicted of it, half of them are wrong by the label alone.
     """
     return 1 - (boxes[:, 3] / boxes[:, 2].clamp_min(_SMALLEST)).square().clamp(0, 1)
+
+
+def _output(channels: int, numbers: int, bias: float) -> nn.Conv2d:
+    """A 1x1 convolution with small random weights and equal biases."""
+    conv = nn.Conv2d(channels, numbers, 1)
+    if not conv.weight.is_meta:  # where normal numbers would import torch's compiler: seconds, 200 MB
+        nn.init.normal_(conv.weight, std=0.01)
+    nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
+    return conv
 
 
 def _sizes(raw: Raw) -> list[tuple[int, int]]:

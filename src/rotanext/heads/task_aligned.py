@@ -1,7 +1,7 @@
 """Task-aligned assignment for rotated boxes: an object is learnt where class and box are predicted best (arXiv:2108.07755).
 
-Every function is pure, takes the objects of a whole batch at once, and stores pairs of a point and an object near it, never a matrix
-of points x objects.
+Every function is pure, takes the objects of a whole batch at once, and stores pairs of a point and an object near it, never a
+matrix of points x objects.
 """
 
 from typing import NamedTuple
