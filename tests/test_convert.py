@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 import formula
 import rotanext
+import rtmdet_files
 from mmrotate_files import V0, V1
 from rotanext.checkpoints.layouts import map_keys
+from rotanext.checkpoints.pretrained import load_start
 from rotanext.config import load_config
 from rotanext.inference.detector import build_network
 from rotanext.load import load_detector
@@ -78,3 +80,21 @@ def test_conversions_that_cannot_be(
     assert done.code == 2
     assert message in done.err
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_convert_a_start(cli: Callable, tmp_path: Path) -> None:
+    """A horizontal detector is no detector here, but what a training may begin with; so is what it was converted to."""
+    rtmdet_files.write(tmp_path / "rtmdet_tiny_8xb32-300e_coco.pth", rtmdet_files.coco("tiny"))
+    source, target = tmp_path / "rtmdet_tiny_8xb32-300e_coco.pth", tmp_path / "start.safetensors"
+    done = cli("convert", source, target)
+    assert done.code == 0, done.err
+    assert "turned to RGB" in done.err
+    assert f"use it as train.start={target}" in done.err
+    network = build_network(load_config(rtmdet_files.RECIPE), 15)
+    converted = load_start(network, target)
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
+    assert sorted(converted.matched) == sorted(load_start(network, source).matched)
+    assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+    done = cli("predict", tmp_path, "--weights", source)
+    assert done.code == 2
+    assert "found a detector without rotated boxes (mmdetection rtmdet)" in done.err

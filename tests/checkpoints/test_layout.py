@@ -1,11 +1,12 @@
 """What an entry of the table of layouts does: recognise, change, rename, and say what is left out."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from rotanext.checkpoints.layout import Checkpoint, Layout, Translated, mapping_of, renamed, without
+from rotanext.checkpoints.layout import Checkpoint, Layout, Translated, is_number, mapping_of, renamed, without
 from rotanext.checkpoints.unpickle import Placeholder
 from rotanext.errors import UserError
 
@@ -30,14 +31,31 @@ def test_a_third_toolbox_is_an_entry() -> None:
 
 
 def test_two_names_for_one() -> None:
-    with pytest.raises(UserError, match="hold b twice"):
-        renamed({"a": ONE, "b": ONE}, (("a", "b"),))
+    with pytest.raises(UserError, match=r"w\.pth: found weights that hold b twice"):
+        renamed({"a": ONE, "b": ONE}, (("a", "b"),), Path("w.pth"))
 
 
 def test_what_is_left_out_is_named() -> None:
     weights = {f"x.{i}": ONE for i in range(5)} | {"y": ONE}
     assert without(weights, "x.") == ({"y": ONE}, ["ignored: x.0, x.1, x.2, x.3 ..."])
     assert without(weights, "z.") == (weights, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (1, True),
+        (0.5, True),
+        (-1e38, True),
+        (True, False),
+        ("1", False),
+        (float("nan"), False),
+        (float("inf"), False),
+        (10**400, False),
+    ],
+)
+def test_numbers(value: Any, found: bool) -> None:
+    assert is_number(value) == found
 
 
 def test_dicts_of_toolboxes() -> None:

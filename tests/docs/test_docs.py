@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import typer
 
-from pages import BLOCKS, COMMANDS, PAGES, ROOT, Block, Command, commands_for, fill_sandbox, made_small, words_of, write_checkpoint
+from pages import BLOCKS, COMMANDS, PAGES, ROOT, Block, Command, commands_for, fill_sandbox, made_small, words_of, write_checkpoints
 from rotanext.cli.main import app
 from rotanext.config import keys_of, load_config, recipe_names
 
@@ -144,8 +144,7 @@ SLOW = ("README.md", "docs/export.md")  # the demo; several exports
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in RUN])
 def test_the_commands_of_a_page_run(page: str, sandbox: Path, cli: Callable, tiny_run: Path) -> None:
     commands = [command.text for command in commands_for("page") if command.page == page]
-    if any("epoch_12.pth" in c for c in commands):
-        write_checkpoint(sandbox / "epoch_12.pth")
+    write_checkpoints(sandbox, commands)
     if any(c.startswith("rotanext labels convert yolodata mydata ") for c in commands):  # these pages make it
         shutil.rmtree(sandbox / "mydata")
     trained = {word for c in commands for word in words_of(c) if c.startswith("rotanext train") and word.startswith("runs/")}

@@ -124,7 +124,8 @@ def _toolbox_class() -> Iterator[None]:
                 sys.modules[part] = old
 
 
-def _saved(content: Any, legacy: bool = False) -> bytes:
+def saved(content: Any, legacy: bool = False) -> bytes:
+    """What torch.save writes of it, today or before 1.6."""
     buffer = io.BytesIO()
     torch.save(content, buffer, _use_new_zipfile_serialization=not legacy)
     return buffer.getvalue()
@@ -172,7 +173,7 @@ def _contents() -> list[dict[str, Any]]:
 def detector_seeds() -> tuple[bytes, ...]:
     """Whole detector files: MMRotate 0.x and 1.x as zip and as it was before torch 1.6, and our own."""
     with _toolbox_class():
-        theirs = [_saved(content, legacy) for content in _contents() for legacy in (False, True)]
+        theirs = [saved(content, legacy) for content in _contents() for legacy in (False, True)]
     return (*theirs, *[own_file(own_header())] * 4)
 
 
@@ -184,7 +185,7 @@ def backbone_seeds() -> tuple[bytes, ...]:
     mmpretrain = {"meta": {}, "state_dict": {f"backbone.{_rename(key, MM)}": value for key, value in weights.items()}}
     arrays = {"model": {key: value.numpy() for key, value in weights.items()}}
     timm_layout = _as_timm(weights)
-    files = [_saved(content, legacy) for content in (authors, mmpretrain, timm_layout) for legacy in (False, True)]
+    files = [saved(content, legacy) for content in (authors, mmpretrain, timm_layout) for legacy in (False, True)]
     return (*files, pickle.dumps(arrays), pickle.dumps(arrays, 5), save(timm_layout), detector_seeds()[0], detector_seeds()[-1])
 
 
@@ -309,11 +310,11 @@ def _odd_tensor(rng: Random, tensor: Any) -> Any:
     )  # fmt: skip
     try:
         return rng.choice(kinds)()
-    except (RuntimeError, TypeError):  # of a type for which there is no such change, after an earlier one
+    except (RuntimeError, TypeError, IndexError):  # of a type for which there is no such change, after an earlier one
         return None
 
 
-def _change_weights(rng: Random, weights: dict[str, Any]) -> None:
+def change_weights(rng: Random, weights: dict[str, Any]) -> None:
     key = rng.choice(list(weights))
     what = rng.randrange(6)
     if what == 0:
@@ -340,14 +341,14 @@ def change_content(rng: Random) -> bytes:
             weights.update(rng.choice((_resnet_keys("backbone."), _resnet_keys(""))))
         for _ in range(rng.choice((1, 1, 2, 5))):
             if weights and rng.random() < 0.6:
-                _change_weights(rng, weights)
+                change_weights(rng, weights)
             elif isinstance(content.get("meta"), dict):
                 content["meta"] = change_value(rng, {k: v for k, v in content["meta"].items() if k != "seed"})
         if rng.random() < 0.1:
             content = rng.choice(
                 ({"model": content}, {"state_dict": content}, weights, [content], {"state_dict": 3, "model": weights})
             )
-        return _saved(content, legacy=rng.random() < 0.3)
+        return saved(content, legacy=rng.random() < 0.3)
 
 
 def mutate_checkpoint(rng: Random, seeds: Sequence[bytes]) -> bytes:

@@ -27,11 +27,12 @@ from rich.console import Console
 
 import fuzz_checkpoints as checkpoints
 import fuzz_exported as exported
+import fuzz_toolboxes as toolboxes
 from fuzz import Reader
 from fuzz_inputs import mutate_bytes, mutate_image, mutate_json, mutate_text, mutate_toml
 from places import ROOT
 from rotanext.boxes import corners_to_boxes
-from rotanext.checkpoints.detectors import read_detector_file
+from rotanext.checkpoints.detectors import filled_network, read_detector_file
 from rotanext.checkpoints.pretrained import load_backbone
 from rotanext.checkpoints.tensor_files import read_tensors
 from rotanext.config import Config, load_config
@@ -359,12 +360,22 @@ def read_footprints_checked(path: Path) -> object:
 def read_detector_checked(path: Path) -> object:
     found = read_detector_file(path)
     assert found.num_classes >= 0
-    assert found.config.head.anchors in ("v0", "v1")
     assert all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.weights.items())
     detector = load_detector(path, "cpu")
     assert all(value.isfinite().all() for value in detector.model.state_dict().values())
     assert len(detector.class_names) == detector.model.num_classes
     return detector.class_names
+
+
+def read_nameless_checked(path: Path) -> object:
+    """A detector's file that holds no class names."""
+    found = read_detector_file(path)
+    network, _ = filled_network(found.config, found.num_classes, found.weights, path, found.layout)
+    return network.num_classes
+
+
+def read_beside_checked(path: Path) -> object:
+    return read_detector_checked(toolboxes.beside(path))
 
 
 def read_backbone_checked(path: Path) -> object:
@@ -505,6 +516,12 @@ READERS = (
     Reader("geopackage", lambda: footprint_seeds(".gpkg"), mutate_bytes, read_footprints_checked, "scene.gpkg", share=0.5),
     Reader("tensors", checkpoints.backbone_seeds, _CHECKPOINT, read_any_tensors, "any.pth", share=0.5),
     Reader("detectors", checkpoints.detector_seeds, _CHECKPOINT, read_detector_checked, "model.pth", share=0.6),
+    Reader("rtmdets", toolboxes.rtmdet_seeds, toolboxes.mutate_rtmdet, read_detector_checked, "model.pth", share=0.4),
+    Reader("cfg texts", lambda: toolboxes.CFGS, mutate_text, toolboxes.read_cfg, "cfg.py"),
+    Reader(
+        "oriented-det", toolboxes.oriented_det_seeds, toolboxes.mutate_oriented_det, read_nameless_checked, "model.pth", share=0.2
+    ),
+    Reader("oriented-det json", lambda: toolboxes.BESIDE, mutate_json, read_beside_checked, "w.json", named="w.pth", share=0.2),
     Reader("onnx", exported.onnx_seeds, exported.mutate_onnx, exported.read_onnx_checked, "model.onnx"),
     Reader("openvino", exported.openvino_seeds, exported.mutate_openvino, exported.read_openvino_checked, "model.xml", share=0.3),
     Reader("pt2", exported.program_seeds, exported.mutate_program, exported.read_program_checked, "model.pt2", share=0.5),

@@ -1,4 +1,4 @@
-"""Files as oriented-det 0.4.1 leaves them, of our networks' shapes: its names by hand, so that rules are not tested with themselves."""
+"""Files as oriented-det 0.4.1 leaves them, of our networks' shapes; its names by hand: rules are not tested with themselves."""
 
 import json
 import re
@@ -16,11 +16,11 @@ CLASSES = ("plane", "ship", "harbor")
 OF_RTMDET = (("depthwise_conv", "depthwise"), ("pointwise_conv", "pointwise"))
 
 
-def rtmdet() -> dict[str, Tensor]:
-    """The state dict of a tiny one: a stem, stages and neck within `backbone`, one output for all levels, a factor for each."""
+def rtmdet(size: str = "cspnext_tiny", channels: int = 96) -> dict[str, Tensor]:
+    """The state dict of one: a stem, stages and neck within `backbone`, one output for all levels, a factor for each."""
     torch.manual_seed(0)
-    found = {}
-    for key, value in build_network(load_config("rotated-rtmdet_tiny-3x-dota"), len(CLASSES)).state_dict().items():
+    parts, found = (f"backbone.name={size}", f"neck.channels={channels}"), {}
+    for key, value in build_network(load_config("rotated-rtmdet_tiny-3x-dota", parts), len(CLASSES)).state_dict().items():
         for ours, theirs in OF_RTMDET:
             key = key.replace(ours, theirs)
         key = re.sub(r"^(backbone)\.", r"backbone.body.", key)

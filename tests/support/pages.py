@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import torch
 
+import oriented_det_files
+import rtmdet_files
 from mmrotate_files import reference_weights
 from places import ROOT
 from rotanext.data.dota import CLASS_LISTS
@@ -105,10 +107,16 @@ def made_small(words: list[str]) -> list[str]:
     return [*words, *settings, "head.anchor_scale=2.0", "data.image_size=64", "predict.image_size=64", "--device", "cpu"]
 
 
-def write_checkpoint(path: Path) -> None:
-    """A detector as MMRotate 0.x saves one, of a ConvNeXt-atto."""
-    meta = {"mmrotate_version": "0.1.0", "mmdet_version": "2.19.0", "CLASSES": CLASS_LISTS["dota1.0"]}
-    torch.save({"meta": meta, "state_dict": reference_weights("convnext_atto", 15)}, path)
+def write_checkpoints(folder: Path, commands: list[str]) -> None:
+    """The files of other toolboxes that commands name: RetinaNet of MMRotate 0.x, its RTMDet of 1.x, oriented-det's."""
+    named = " ".join(commands)
+    if "epoch_12.pth" in named:
+        meta = {"mmrotate_version": "0.1.0", "mmdet_version": "2.19.0", "CLASSES": CLASS_LISTS["dota1.0"]}
+        torch.save({"meta": meta, "state_dict": reference_weights("convnext_atto", 15)}, folder / "epoch_12.pth")
+    if "epoch_36.pth" in named:
+        rtmdet_files.write(folder / "epoch_36.pth", rtmdet_files.weights("tiny"))
+    if "theirs/checkpoints" in named:
+        oriented_det_files.write(folder / "theirs", oriented_det_files.rtmdet(), {})
 
 
 def fill_sandbox(folder: Path, weights: Path) -> None:

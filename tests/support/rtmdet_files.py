@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import sys
 import types
 from collections import OrderedDict
@@ -18,6 +19,7 @@ import formula_rtmdet
 from places import GOLDEN
 from rotanext.data.dota import CLASS_LISTS
 
+RECIPE = "rotated-rtmdet_tiny-3x-dota"
 SIZES = ("tiny", "s", "m", "l")
 CFG = """angle_version = 'le90'
 base_lr = 0.00025
@@ -108,6 +110,19 @@ def our_name(key: str) -> str:
     if "stages" in key:
         return key.replace("depthwise_conv", "dwconv").replace("pointwise_conv", "pwconv")
     return key
+
+
+def as_mmrotate(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
+    """The reference's names for those of one of our networks on CSPNeXt, shared convolutions once for each level."""
+    found: OrderedDict[str, Tensor] = OrderedDict()
+    for key, value in state_dict.items():
+        if match := re.match(r"head\.(cls|reg)_convs\.(\d)\.(.*)", key):
+            found |= {f"bbox_head.{match[1]}_convs.{level}.{match[2]}.conv.{match[3]}": value for level in range(3)}
+            continue
+        key = re.sub(r"^head\.(cls|reg)_norms\.(\d)\.(\d)\.", r"bbox_head.\1_convs.\2.\3.bn.", key)
+        key = re.sub(r"^head\.(cls|reg|ang)_out\.", r"bbox_head.rtm_\1.", key)
+        found[key] = value.flip(1) if key == "backbone.stem.0.conv.weight" else value
+    return found
 
 
 _METHODS = ("min", "max", "current", "mean")

@@ -59,6 +59,18 @@ def test_resume_continues_bit_for_bit(stop: int, overrides: tuple[str, ...], tin
     assert all(torch.equal(last[0][key], last[1][key]) for key in last[0])
 
 
+def test_a_training_may_start_with_a_whole_detector(tiny_dataset: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    """Neck and head included, and in place of the backbone's weights, which are not asked for then."""
+    config = tiny_config(tiny_dataset / "train", None, f"train.start={tiny_weights}", "backbone.weights=none.pth")
+    heard = Console(record=True, width=200)
+    trainer = make_trainer(config, tmp_path / "run", console=heard)
+    start, model = load_file(tiny_weights), trainer.model.state_dict()
+    assert all(torch.equal(model[key], value) for key, value in start.items())
+    assert f"rotanext detector layout: {len(start)} tensors loaded" in heard.export_text()
+    with pytest.raises(UserError, match=r"none\.pth"):
+        make_trainer(tiny_config(tiny_dataset / "train", None, "train.start=none.pth"), tmp_path / "none")
+
+
 def test_interrupted_validation_is_made_up_for(tiny_dataset: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_dataset / "train", tiny_dataset / "val")
     with stopping_after(2), pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from rotanext.checkpoints.unpickle import Placeholder
-from rotanext.errors import UserError
+from rotanext.errors import UserError, explain
 from rotanext.heads.anchors import Convention
 
 StateDict = dict[str, Tensor]
@@ -73,10 +73,10 @@ class Layout:
     def apply(self, checkpoint: Checkpoint) -> Translated:
         """The weights under our names; UserError for what cannot be carried over."""
         changed = self.translate(checkpoint)
-        return Translated(renamed(changed.weights, self.rules), changed.notes)
+        return Translated(renamed(changed.weights, self.rules, checkpoint.path), changed.notes)
 
 
-def renamed(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
+def renamed(state_dict: Mapping[str, Tensor], rules: Rules, path: Path) -> StateDict:
     """Under our names; 1x1 convolutions become linear layers, and normalisation parameters flat vectors."""
     mapped = {}
     for key, value in state_dict.items():
@@ -87,7 +87,9 @@ def renamed(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
         elif ".grn." in key:
             value = value.flatten()
         if key in mapped:
-            raise UserError(f"the weights hold {key} twice, under two of its names; expected one. Save them again.")
+            raise UserError(
+                explain(path, f"weights that hold {key} twice, under two of its names", "one of them", "Save them again.")
+            )
         mapped[key] = value
     return mapped
 
@@ -97,6 +99,11 @@ def mapping_of(value: Any) -> dict[Any, Any]:
     if isinstance(value, Placeholder):
         value = value.mapping
     return value if isinstance(value, dict) else {}
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a configuration may hold: finite, and no larger than float32 knows."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -3e38 < value < 3e38
 
 
 def without(weights: StateDict, *beginnings: str) -> Translated:

@@ -11,7 +11,7 @@ import torch
 
 from rotanext.checkpoints import mmrotate_retina
 from rotanext.checkpoints.cfg_text import look_up
-from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict, Told, Translated, without
+from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict, Told, Translated, is_number, without
 from rotanext.checkpoints.mmrotate import check_angles, class_names, configuration, in_rgb, infer_backbone
 from rotanext.config import recipe_values
 from rotanext.errors import UserError, explain
@@ -132,7 +132,7 @@ def _of_detecting(cfg: dict[str, Any], values: dict[str, Any]) -> list[str]:
     found: dict[str, Any] = {}
     for ours, place in TEST_CFG.items():
         told = look_up(cfg, "model", "test_cfg", *place)
-        if isinstance(told, int | float) and not isinstance(told, bool) and told >= 0:
+        if is_number(told) and told >= 0:
             found[ours] = float(told) if isinstance(predict[ours], float) else int(told)
     pipeline = cfg.get("test_pipeline") or look_up(cfg, "test_dataloader", "dataset", "pipeline")
     steps = [step for step in pipeline if isinstance(step, dict)] if isinstance(pipeline, list | tuple) else []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rotanext.checkpoints.cfg_text import look_up, parse_cfg
-from rotanext.checkpoints.layout import Checkpoint, StateDict, Translated, mapping_of
+from rotanext.checkpoints.layout import Checkpoint, StateDict, Translated, is_number, mapping_of
 from rotanext.errors import UserError, explain
 from rotanext.models import convnext, cspnext
 from rotanext.models.network import MEAN, STD
@@ -57,7 +57,7 @@ def check_angles(checkpoint: Checkpoint) -> str:
 
 
 def _close(values: Any, expected: Sequence[float]) -> bool:
-    numbers = isinstance(values, list | tuple) and all(isinstance(v, int | float) for v in values) and len(values) == len(expected)
+    numbers = isinstance(values, list | tuple) and all(map(is_number, values)) and len(values) == len(expected)
     return bool(numbers) and all(math.isclose(v, e, rel_tol=1e-4) for v, e in zip(values, expected, strict=True))
 
 

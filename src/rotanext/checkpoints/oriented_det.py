@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rotanext.checkpoints.layout import Checkpoint
+from rotanext.checkpoints.layout import Checkpoint, is_number
 from rotanext.errors import UserError, explain
 from rotanext.models.network import MEAN, STD
 
@@ -50,11 +50,6 @@ def numbers(value: Any, count: int | None = None) -> tuple[float, ...] | None:
     return tuple(float(v) for v in value) if all(is_number(v) for v in value) else None
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def refuse_other_pixels(found: Settings, path: Path) -> None:
     """UserError for pixels that were normalised by other numbers than ours (which are for values to 255)."""
     for key, ours in (("normalize_mean", MEAN), ("normalize_std", STD)):
@@ -90,4 +85,5 @@ def said_of_averages(checkpoint: Checkpoint) -> list[str]:
     """That the weights of an epoch's checkpoint are not the averaged ones, where it has both (best_mAP_*.pth holds the latter)."""
     if "ema_state_dict" not in checkpoint.content:
         return []
-    return ["ignored: ema_state_dict, the averaged weights: taken are model_state_dict, as by oriented-det; best_mAP_*.pth holds averages"]
+    taken = "taken is model_state_dict, as oriented-det does; its best_mAP_*.pth hold averages"
+    return [f"ignored: ema_state_dict, the averaged weights: {taken}"]

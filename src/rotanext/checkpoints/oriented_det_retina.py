@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from rotanext.checkpoints import mmrotate_retina
-from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict, Told, Translated
+from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict, Told, Translated, is_number
 from rotanext.checkpoints.oriented_det import (
     Settings,
     class_names,
-    is_number,
     numbers,
     of_detecting,
     refuse_other_pixels,
     said_of_averages,
     settings,
-)  # fmt: skip
+)
 from rotanext.errors import UserError, counted, explain
 from rotanext.heads.anchors import Convention
 

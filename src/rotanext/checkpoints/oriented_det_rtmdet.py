@@ -1,4 +1,4 @@
-"""Rotated RTMDet of oriented-det: points in the middle of cells, a backbone in a style of its own, and the same outputs on all levels.
+"""Rotated RTMDet of oriented-det: points in the middle of cells, a backbone of another style, and the same outputs on all levels.
 
 Each level has a factor instead, which goes into its outputs here; the larger epsilon of the batch norms goes into their variances.
 """
