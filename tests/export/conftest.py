@@ -13,7 +13,6 @@ from rotanext.inference.detector import Detector, build_network
 from rotanext.models.network import Network
 from tiny import draw_dataset, tiny_config
 
-
 SMALL = ("neck.channels=4", "predict.image_size=0", "predict.tile=96", "predict.overlap=32")
 
 

@@ -13,7 +13,6 @@ from rotanext.export.graph import DecodedNetwork, quiet
 from rotanext.heads.contract import rows
 from rotanext.inference.detector import Detector
 
-
 every_family = pytest.mark.parametrize("detector", FAMILIES, indirect=True, scope="module")
 
 

@@ -103,15 +103,3 @@ def gwd_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 
 REGRESSION_LOSSES = {"kld-stable": kld_loss, "kld": kld_root_loss, "gwd": gwd_loss}
-
-
-def quality_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """TEMPORARY"""
-    return (targets - logits.sigmoid()).abs().square() * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-
-
-def rotated_iou_loss(pred: Tensor, target: Tensor) -> Tensor:
-    """TEMPORARY"""
-    from rotanext.ops import rotated_iou_pairs
-
-    return 1 - rotated_iou_pairs(pred, target).clamp_min(1e-6)
