@@ -94,7 +94,7 @@ def assign(
 ) -> Assigned:
     """Which points learn which objects, and how strongly.
 
-    predicted `[B, P, 5]` and logits `[B, P, C]` are the network's, boxes `[G, 5]`, labels and image `[G]` the objects of all images.
+    predicted `[B, P, 5]` and logits `[B, P, C]` are the network's, boxes `[G, 5]`, labels and image `[G]` all images' objects.
     Of the points near an object (`near_pairs`) those `candidates` with the largest alignment, score^score_power * IoU^iou_power,
     learn it; a point that several objects want learns the one it overlaps most, of equal ones the earlier. Its target is its
     alignment, scaled so that the object's best one has the object's best IoU.

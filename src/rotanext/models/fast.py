@@ -103,8 +103,8 @@ def _faster(module: nn.Module, winograd: bool) -> nn.Module | None:
 def for_inference(model: _Network, precision: str = "fp32", winograd: bool = True, fold: bool = True) -> _Network:
     """A copy of the network with outputs equal up to rounding, for use without gradients; it takes batches of the precision's type.
 
-    Batch norms are folded into the convolutions before them, if wanted, layer scale into the linear layer before it, and wide layers
-    are computed in parts. In float32 on the CPU 3x3 convolutions go by Winograd's algorithm, if wanted (torch.compile and exports
+    Batch norms are folded into the convolutions before them, if wanted, layer scale into the linear layer before it, and wide
+    layers are computed in parts. In float32 on the CPU 3x3 convolutions go by Winograd's algorithm, if wanted (torch.compile and exports
     see through everything else). ROTANEXT_OPS=reference leaves the network as it is. KeyError for a precision that is not in
     `PRECISIONS`.
     """
@@ -116,8 +116,9 @@ def for_inference(model: _Network, precision: str = "fp32", winograd: bool = Tru
     if ops.implementation(device) is ops.reference:
         return fast.to(dtype)
     for module in list(fast.modules()) if fold else []:
-        if hasattr(module, "fold_norms"):
-            module.fold_norms()
+        fold_norms: Any = getattr(module, "fold_norms", None)
+        if fold_norms is not None:
+            fold_norms()
     winograd = winograd and dtype == torch.float32 and ops.compiled_in_place(device)
     made: dict[nn.Module, nn.Module | None] = {}  # a module that stands in several places is replaced by one
     for path, module in list(fast.named_modules(remove_duplicate=False)):
