@@ -50,8 +50,11 @@ def test_detectors(run: str, tmp_path: Path) -> None:
     assert torch.equal(again(image, score_threshold=0.001).boxes, detector(image, score_threshold=0.001).boxes)
 
 
-def test_anchors_of_such_a_file_can_be_replaced() -> None:
+def test_anchors_of_such_a_file_can_be_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    assert load_detector(FILES / "sgd-v1/last.safetensors", "cpu", anchors="v1").config.head.anchors == "v1"
+    assert caplog.messages == []
     assert load_detector(FILES / "sgd-v1/last.safetensors", "cpu", anchors="v0").config.head.anchors == "v0"
+    assert "anchors v0 are asked for, but the file says v1" in caplog.text
 
 
 def test_an_exported_detector() -> None:

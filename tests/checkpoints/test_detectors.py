@@ -150,12 +150,24 @@ def test_the_weights_of_a_training_that_diverged(small: Network, value: float, t
         read_weights(tmp_path / "w.safetensors")
 
 
-def test_anchors_as_asked(small: Network, tmp_path: Path) -> None:
-    """They win over what the file says, in our own files and in those of MMRotate."""
+def test_anchors_as_asked(small: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They win over what the file says, in our own files and in those of MMRotate; a contradiction is told, and nothing else."""
     save_detector_file(tmp_path / "w.safetensors", small.state_dict(), small_config("convnext_atto", "head.anchors=v1"), CLASSES)
     assert read_detector_file(tmp_path / "w.safetensors").config.head.anchors == "v1"
+    assert read_detector_file(tmp_path / "w.safetensors", "v1").config.head.anchors == "v1"
+    assert caplog.messages == []
     assert read_detector_file(tmp_path / "w.safetensors", "v0").config.head.anchors == "v0"
+    (said,) = caplog.messages
+    assert said.startswith("w.safetensors: anchors v0 are asked for, but the file says v1 (its configuration).")
+    caplog.clear()
     torch.save({"meta": V0_META, "state_dict": as_mmrotate(small.state_dict())}, tmp_path / "d.pth")
     found = read_detector_file(tmp_path / "d.pth", "v1")
     assert found.config.head.anchors == "v1"
     assert "anchors v1: as asked" in found.notes
+    (said,) = caplog.messages
+    assert said.startswith("d.pth: anchors v1 are asked for, but the file says v0 (mmrotate 0.1.0")
+    caplog.clear()
+    assert read_detector_file(tmp_path / "d.pth", "v0").config.head.anchors == "v0"
+    torch.save({"state_dict": as_mmrotate(small.state_dict())}, tmp_path / "untold.pth")
+    assert read_detector_file(tmp_path / "untold.pth", "v1").config.head.anchors == "v1"
+    assert caplog.messages == []

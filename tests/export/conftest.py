@@ -4,27 +4,53 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from exported import CLASSES
+from exported import CLASSES, image
 from fuzz_checkpoints import TINY
+from networks import FAMILIES, backbone_overrides
 from rotanext.inference.detector import Detector, build_network
+from rotanext.models.network import Network
 from tiny import draw_dataset, tiny_config
+
+SMALL = ("neck.channels=4", "predict.image_size=0", "predict.tile=96", "predict.overlap=32")
+
+
+def spread(model: Network) -> None:
+    """Weights that give scores far apart, so that no two candidates tie; norms with the statistics of images."""
+    for name, values in model.named_parameters():
+        if name.startswith("head.") and name.endswith("weight"):
+            nn.init.normal_(values, std=0.25)
+        elif name.startswith("head.cls_out") and name.endswith("bias"):
+            nn.init.constant_(values, -1.0)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(model.prepare([torch.from_numpy(image(*size)) for size in ((130, 200), (96, 96))]))
 
 
 @pytest.fixture(scope="module")
-def detector() -> Detector:
-    """Random weights with scores far apart, so that no two candidates tie; two of a position's anchors decode to the clamp."""
-    overrides = (f"backbone.name={TINY}", "neck.channels=4", "predict.image_size=0", "predict.tile=96", "predict.overlap=32")
-    config = tiny_config(Path("none"), None, *overrides)
+def detector(request: pytest.FixtureRequest) -> Detector:
+    """Random weights of the family that is asked for: rotated RetinaNet unless told otherwise."""
+    family = getattr(request, "param", "retina")
     torch.manual_seed(3)
-    model = build_network(config, 2)
-    for name, values in model.named_parameters():
-        if name.startswith("head.") and name.endswith("weight"):
-            torch.nn.init.normal_(values, std=0.25)
-    torch.nn.init.constant_(model.head.cls_out.bias, -1.0)
-    torch.nn.init.normal_(model.head.reg_out.weight, std=0.02)
-    with torch.no_grad():  # one far too long, one far too flat
-        model.head.reg_out.bias[2], model.head.reg_out.bias[5 * 4 + 3] = 9.0, -9.0
+    if family == "retina":
+        config = tiny_config(Path("none"), None, f"backbone.name={TINY}", *SMALL)
+        model = build_network(config, 2)
+        spread(model)
+        nn.init.normal_(model.head.reg_out.weight, std=0.02)
+        with torch.no_grad():  # two of a position's anchors decode to the clamp: one far too long, one far too flat
+            model.head.reg_out.bias[2], model.head.reg_out.bias[5 * 4 + 3] = 9.0, -9.0
+    else:  # sides of boxes are sums that may be negative: such boxes are none
+        parts = (*backbone_overrides("cspnext_tiny"), *FAMILIES[family], "head.exponential=false")
+        config = tiny_config(Path("none"), None, *parts, *SMALL)
+        model = build_network(config, 2)
+        spread(model)
+        for reg, cls in zip(model.head.reg_out, model.head.cls_out, strict=True):
+            nn.init.constant_(reg.bias, 0.5)
+            nn.init.normal_(cls.weight, std=0.5)
+            nn.init.constant_(cls.bias, -3.5)
     return Detector(model, config, CLASSES)
 
 

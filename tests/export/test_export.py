@@ -17,6 +17,7 @@ import torch
 
 import rotanext
 from exported import CLASSES, image
+from networks import FAMILIES
 from places import ROOT
 from rotanext.config import saved_values
 from rotanext.errors import UserError
@@ -41,7 +42,9 @@ def written(detector: Detector, images: Path, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
         program = job.traced_program(detector, "fp32")
-        patch.setattr(job, "traced_program", lambda *_: program)
+        norms = any(hasattr(module, "fold_norms") for module in detector.model.modules())
+        plain = job.traced_program(detector, "fp32", fold=False) if norms else program
+        patch.setattr(job, "traced_program", lambda *_, fold: program if fold else plain)
         job.write_onnx(program, folder / "graph.onnx")
         patch.setattr(job, "write_onnx", lambda _, path: shutil.copy(folder / "graph.onnx", path))
         for name, form in (("model.onnx", "onnx"), ("model.xml", "openvino"), ("model.pt2", "torch")):
@@ -54,7 +57,7 @@ def written(detector: Detector, images: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def reuse(written: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Exports in this test take the graph that was written already."""
-    monkeypatch.setattr(job, "traced_program", lambda *_: None)
+    monkeypatch.setattr(job, "traced_program", lambda *_, **__: None)
     monkeypatch.setattr(job, "write_onnx", lambda _, path: shutil.copy(written / "graph.onnx", path))
     return written
 
@@ -67,6 +70,7 @@ def assert_same(found: rotanext.Detections, expected: rotanext.Detections) -> No
     assert torch.equal(found.labels, expected.labels)
 
 
+@pytest.mark.parametrize("detector", FAMILIES, indirect=True, scope="module")
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.pt2"])
 @pytest.mark.parametrize(("size", "batch"), [((96, 96), 1), ((33, 70), 1), ((130, 200), 1), ((130, 160), 3), ((8, 5), 1)])
 def test_exported_files_detect_what_the_checkpoint_does(

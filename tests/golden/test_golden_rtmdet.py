@@ -199,10 +199,10 @@ def qualities(run: Run, training: bool) -> list[Tensor]:
 def losses_of_levels(run: Run, quality: Tensor, objects: Tensor) -> dict[str, list[float]]:
     """The classification's and the boxes' sums of every level, from functions alone."""
     positive = objects > 0
-    wanted = torch.zeros_like(run.logits)
+    labels, wanted = torch.full_like(objects, 15), torch.zeros_like(run.logits[..., 0])  # 15: no class
     image, point = positive.nonzero(as_tuple=True)
-    wanted[image, point, run.assigned.labels[: len(image)]] = quality
-    cls = quality_focal_loss(run.logits, wanted).sum((0, 2))
+    labels[image, point], wanted[image, point] = run.assigned.labels[: len(image)], quality
+    cls = quality_focal_loss(run.logits.flatten(0, 1), labels.flatten(), wanted.flatten()).view_as(wanted).sum(0)
     box = torch.zeros_like(cls)
     if len(image):
         boxes = grids.decode(run.points[0], run.distances)[image, point]

@@ -21,6 +21,11 @@ from rotanext.models.fast import PRECISIONS, CompiledNetwork, FoldedBlock, Winog
 from rotanext.models.network import Network
 
 
+@pytest.fixture(autouse=True)
+def _winograd_for_narrow_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "_CHANNELS_WORTH_WINOGRAD", 32)
+
+
 def test_winograd_without_bias() -> None:
     x, conv = torch.randn(1, 32, 9, 9), nn.Conv2d(32, 32, 3, padding=1, bias=False)
     torch.testing.assert_close(WinogradConv(conv)(x), conv(x), rtol=0, atol=2e-5)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import places
 from rotanext.boxes import boxes_to_corners
-from rotanext.ops import cpu_iou, jit, reference, rotated_iou, rotated_iou_pairs
+from rotanext.ops import cpu, cpu_iou, jit, reference, rotated_iou, rotated_iou_pairs
 from shapes import INF, NAN, Row, random_boxes, shapely_iou
 
 GOLDEN = places.GOLDEN / "functions.npz"
@@ -226,6 +227,65 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = rotated_iou(a, b), rotated_iou_pairs(a[:90], b)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+# Gradients of pairs
+
+
+@pytest.mark.parametrize("mode", ["iou", "iof"])
+@pytest.mark.parametrize(
+    ("extent", "least", "most"), [(60, 2, 40), (10, 5, 30), (100, 1e-2, 300), (2, 1, 3)], ids=["mixed", "dense", "slender", "heap"]
+)
+def test_gradients_are_the_readable_ones(extent: float, least: float, most: float, mode: str) -> None:
+    rng = np.random.default_rng(int(extent))
+    a, b = random_boxes(2000, rng, extent, least, most), random_boxes(2000, rng, extent, least, most)
+    b[:200] = a[:200]
+    b[200:400, 4] = a[200:400, 4]
+    upstream = torch.from_numpy(rng.standard_normal(2000))
+    expected = reference.iou_pairs_gradients(a, b, upstream, mode)
+    for found, wanted in zip(cpu.iou_pairs_gradients(a, b, upstream, mode), expected, strict=True):
+        scale = wanted.abs().amax(1, keepdim=True).clamp_min(1e-3)
+        torch.testing.assert_close(found / scale, wanted / scale, rtol=0, atol=1e-7)
+        assert (wanted.abs() > 1e-3).any(1).sum() > 90
+
+
+def odd_boxes(n: int, rng: np.random.Generator, odd: Row) -> Tensor:
+    boxes = random_boxes(n, rng, 30, 1, 40).float()
+    where = torch.from_numpy(rng.random((n, 5)) < 0.1)
+    boxes[where] = torch.from_numpy(rng.choice(odd, (n, 5))).float()[where]
+    return boxes
+
+
+@pytest.mark.parametrize("mode", ["iou", "iof"])
+def test_gradients_of_odd_boxes_are_the_readable_ones(mode: str) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (odd_boxes(4000, rng, [NAN, INF, -INF, 0, -5, 0.01, 1000]) for _ in range(2))
+    expected = reference.iou_pairs_gradients(a, b, torch.ones(4000), mode)
+    for found, wanted in zip(cpu.iou_pairs_gradients(a, b, torch.ones(4000), mode), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+        assert (wanted != 0).any(1).sum() > 500
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=["float64", "float32", "float16"])
+def test_gradients_of_all_boxes_are_finite(dtype: torch.dtype) -> None:
+    """Also where what is exact is beyond the type: then they are 0."""
+    rng = np.random.default_rng(1)
+    a, b = (odd_boxes(4000, rng, [NAN, INF, 0, -5, 1e-20, 1e-30, 1e30, 1e9]).to(dtype) for _ in range(2))
+    b[:2000] = a[:2000]
+    for function in (cpu.iou_pairs_gradients, reference.iou_pairs_gradients):
+        for mode in ("iou", "iof"):
+            for found in function(a, b, torch.ones(4000, dtype=dtype), mode):
+                assert found.dtype == dtype
+                assert torch.isfinite(found).all()
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_threads_change_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = random_boxes(150, np.random.default_rng(0)), random_boxes(150, np.random.default_rng(1))
+    expected = cpu.iou_pairs_gradients(a, b, a[:, 0], "iou")
+    monkeypatch.setattr(jit, "_WORTH_A_THREAD", 1)
+    for found, wanted in zip(cpu.iou_pairs_gradients(a, b, a[:, 0], "iou"), expected, strict=True):
+        assert torch.equal(found, wanted)
 
 
 # Prepared boxes

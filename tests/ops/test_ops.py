@@ -121,6 +121,28 @@ def test_compile_and_export_see_through() -> None:
             assert torch.equal(found, wanted)
 
 
+def test_pairs_are_the_same_straight_and_through_torchs_operator() -> None:
+    a, b = random_boxes(40, np.random.default_rng(0), 30).float(), random_boxes(40, np.random.default_rng(1), 30).float()
+    upstream, results = torch.randn(40), []
+    for function in (rotated_iou_pairs, OPERATORS.iou_pairs):
+        first, second = a.clone().requires_grad_(), b.clone().requires_grad_()
+        for mode in ("iou", "iof"):
+            value = function(first, second, mode)
+            results.append((value.detach(), *torch.autograd.grad(value, (first, second), upstream)))
+    for found, wanted in zip(results[:2], results[2:], strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+        assert all(values.any() for values in found)
+
+
+def test_pairs_can_be_compiled() -> None:
+    a, b = random_boxes(9, np.random.default_rng(0), 30).float(), random_boxes(9, np.random.default_rng(1), 30).float()
+    compiled = torch.compile(rotated_iou_pairs, fullgraph=True, backend="aot_eager")
+    first, second = a.clone().requires_grad_(), a.clone().requires_grad_()
+    compiled(first, b).sum().backward()
+    rotated_iou_pairs(second, b).sum().backward()
+    assert torch.equal(first.grad, second.grad)
+
+
 def test_nms_ranks_nan_last(implementation: str) -> None:
     boxes = torch.tensor([[10.0, 10, 8, 4, 0], [10, 10, 8, 4, 0.01], [50, 50, 8, 4, 0]])
     assert ops.rotated_nms(boxes, torch.tensor([math.nan, 0.5, 0.9]), None, 0.1).tolist() == [2, 1]

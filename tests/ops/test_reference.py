@@ -14,7 +14,7 @@ from shapes import INF, NAN, QUADRILATERALS, SQUARE, Row, random_boxes, shapely_
 HALF = math.pi / 2
 
 
-# Gradients, which all implementations take from here
+# Gradients: those of pairs by each implementation, the matrix's always from here
 
 
 @pytest.mark.usefixtures("implementation")
@@ -49,6 +49,61 @@ def test_gradients_of_far_boxes_are_zero() -> None:
     rotated_iou(a, b).sum().backward()
     assert not a.grad.any()
     assert not b.grad.any()
+
+
+def derivatives(a: Row, b: Row, step: float = 1e-6) -> tuple[list[float], list[float], list[float]]:
+    """Of the IoU by each number of a: what the operator says, and by differences to the left and to the right."""
+    first, second = torch.tensor([a], dtype=torch.float64, requires_grad=True), torch.tensor([b], dtype=torch.float64)
+    value = rotated_iou_pairs(first, second)
+    (found,) = torch.autograd.grad(value.sum(), first)
+    moved = torch.cat([first.detach() + sign * step * torch.eye(5, dtype=torch.float64) for sign in (-1, 1)])
+    differences = (rotated_iou_pairs(moved, second.expand(10, 5)) - value.detach()) / step
+    return found[0].tolist(), (-differences[:5]).tolist(), differences[5:].tolist()
+
+
+@pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize(
+    ("a", "b", "kinks"),
+    [
+        ([5, 5, 10, 4, 0.3], [5, 5, 10, 4, 0.3], True),  # identical
+        ([5, 5, 10, 10, 0.3], [5, 5, 10, 10, 0.3], True),
+        ([0, 0, 10, 4, 0.6], [3 * math.cos(0.6), 3 * math.sin(0.6), 10, 4, 0.6], True),  # shifted along its axis
+        ([0, 0, 10, 10, 0], [10, 0, 10, 10, 0], True),  # touching along an edge
+        ([0, 0, 10, 10, 0], [10, 3, 10, 20, 0], True),  # touching along a part of it
+        ([0, 0, 10, 4, 0], [2, 0, 10, 8, 0], False),  # parallel
+        ([5, 5, 2, 1, 0.3], [5, 5, 10, 4, 0.9], False),  # inside
+        ([5, 5, 10, 4, 0.9], [5, 5, 2, 1, 0.3], False),  # around
+        ([0, 0, 100, 0.01, 0.2], [1, 1, 60, 30, -0.3], False),  # thin
+        ([0, 0, 100, 0.01, 0.2], [1, 1, 80, 0.01, -0.3], False),  # both thin
+        ([0, 0, 10, 4, 0.2], [40, 4, 10, 4, -0.3], False),  # apart
+    ],
+    ids=[
+        "same",
+        "same-square",
+        "shifted",
+        "touching",
+        "touching-part",
+        "parallel",
+        "inside",
+        "around",
+        "thin",
+        "crossed-hairs",
+        "apart",
+    ],
+)
+def test_gradient_is_the_mean_of_both_sides(a: Row, b: Row, kinks: bool) -> None:
+    found, left, right = derivatives(a, b)
+    assert found == pytest.approx([(x + y) / 2 for x, y in zip(left, right, strict=True)], rel=1e-3, abs=1e-5)
+    assert (left != pytest.approx(right, rel=1e-2, abs=1e-4)) == kinks
+
+
+@pytest.mark.usefixtures("implementation")
+def test_gradient_of_identical_boxes_is_zero() -> None:
+    boxes = random_boxes(200, np.random.default_rng(8), 1e4).float()
+    first, second = boxes.clone().requires_grad_(), boxes.clone().requires_grad_()
+    rotated_iou_pairs(first, second).sum().backward()
+    assert first.grad.abs().max() < 1e-6
+    assert second.grad.abs().max() < 1e-6
 
 
 # Polygon IoU

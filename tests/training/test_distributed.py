@@ -117,8 +117,8 @@ def test_the_statistics_of_batch_norms_are_those_of_the_whole_batch(
     one, two = alone[name]["model"], found[0]["equal"][name]["model"]
     statistics = [key for key in one if "running_" in key]
     assert len(statistics) > 10
-    for key in statistics:
-        torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-6)
+    for key in statistics:  # after four steps of Adam, which turn rounding into changes of weights
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-4 * float(one[key].abs().max()))
     assert {int(two[key]) for key in two if "num_batches" in key} == {4}  # steps; in the last of an epoch one process has no image
 
 

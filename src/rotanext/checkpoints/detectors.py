@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rotanext.checkpoints.layout import Checkpoint
+from rotanext.checkpoints.layout import Checkpoint, warn_of_anchors
 from rotanext.checkpoints.layouts import (
     BY_NAME,
     FORMAT_1,
@@ -106,9 +106,13 @@ def _own(header: dict[str, str], weights: StateDict, path: Path, anchors: Conven
     """A file in our own format."""
     stated = read_header(header, path)
     layout = FORMAT_1 if stated["format"] == 1 else OURS
-    convention = anchors or (stated.get("anchors") if stated["format"] == 1 else None)
-    chosen = {} if convention is None else {"head.anchors": convention}
-    config = validate_saved(stated["config"], f"{path} (configuration)", chosen)
+    origin = f"{path} (configuration)"
+    told = {"head.anchors": stated["anchors"]} if stated["format"] == 1 and "anchors" in stated else {}
+    config = validate_saved(stated["config"], origin, told)
+    if anchors is not None:
+        if (own := config.model_dump()["head"].get("anchors", anchors)) != anchors:
+            warn_of_anchors(path, anchors, own, "its configuration")
+        config = validate_saved(stated["config"], origin, {"head.anchors": anchors})
     weights = BY_NAME[layout].apply(Checkpoint(path, weights)).weights
     return _checked(DetectorFile(layout, weights, config, tuple(stated["class_names"]), 0), path)
 

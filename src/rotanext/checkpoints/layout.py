@@ -1,5 +1,6 @@
 """What is known of a layout, the names that one toolbox gives to the weights of one family of networks; `layouts.py` lists all."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from rotanext.checkpoints.unpickle import Placeholder
 from rotanext.errors import UserError, explain
 from rotanext.heads.anchors import Convention
 
+_log = logging.getLogger("rotanext")
 StateDict = dict[str, Tensor]
 Rules = tuple[tuple[str, str], ...]
 
@@ -42,6 +44,14 @@ class Told(NamedTuple):
     values: dict[str, Any]
     class_names: tuple[str, ...] | None
     notes: list[str]
+
+
+def warn_of_anchors(path: Path, asked: Convention, told: Convention, why: str) -> None:
+    """Say that anchors were asked for which contradict what a file tells, and why it tells that."""
+    _log.warning(
+        "%s: anchors %s are asked for, but the file says %s (%s). Unless it is wrong, boxes will be: leave out --anchors.",
+        path.name, asked, told, why,
+    )  # fmt: skip
 
 
 def unchanged(checkpoint: Checkpoint) -> Translated:

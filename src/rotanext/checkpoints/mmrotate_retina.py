@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict, Told, Translated, without
+from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict, Told, Translated, warn_of_anchors, without
 from rotanext.checkpoints.mmrotate import check_angles, class_names, in_rgb, infer_backbone, said_of_averages
 from rotanext.config import recipe_values
 from rotanext.errors import UserError, explain
@@ -66,11 +66,25 @@ def config_values(weights: StateDict, anchors: Convention, path: Any) -> dict[st
 def anchor_convention(checkpoint: Checkpoint, override: Convention | None = None) -> tuple[Convention, str]:
     """Which anchors an MMRotate checkpoint was trained with, and why: `v0` never regularised, `v1` regularised to le90.
 
-    Its `meta` and the presence of `message_hub` tell. `override` wins. Raises UserError when the signs are absent or contradict
-    each other.
+    Its `meta` and the presence of `message_hub` tell. `override` wins, with a warning where it contradicts them. Raises UserError
+    when the signs are absent or contradict each other.
     """
+    signs = _signs(checkpoint)
+    told: list[Convention] = [convention for convention, found in signs.items() if found]
     if override is not None:
+        if len(told) == 1 and told[0] != override:
+            warn_of_anchors(checkpoint.path, override, told[0], ", ".join(signs[told[0]]))
         return override, "as asked"
+    if len(told) != 1:
+        both = ", ".join(signs["v0"] + signs["v1"])
+        found = f"signs of both ({both})" if both else "no version in its metadata"
+        advice = "Say which with anchors v0 (MMRotate 0.x, all published rows) or v1 (MMRotate 1.x)."
+        raise UserError(explain(checkpoint.path, found, "the version of MMRotate that trained it", advice))
+    return told[0], ", ".join(signs[told[0]])
+
+
+def _signs(checkpoint: Checkpoint) -> dict[Convention, list[str]]:
+    """What in a checkpoint speaks for MMRotate 0.x, and what for 1.x."""
     meta = checkpoint.meta
     found_versions = {name: meta.get(f"{name}_version") for name in ("mmrotate", "mmdet", "mmcv", "mmengine")}
     versions = {name: value if isinstance(value, str) else "" for name, value in found_versions.items()}
@@ -85,13 +99,7 @@ def anchor_convention(checkpoint: Checkpoint, override: Convention | None = None
     signs["v0"] += ["class names under CLASSES"] if "CLASSES" in meta else []
     signs["v1"] += [f"the entry {name}" for name in ("dataset_meta", "experiment_name") if name in meta]
     signs["v1"] += ["a message hub"] if "message_hub" in checkpoint.content else []
-    if bool(signs["v0"]) == bool(signs["v1"]):
-        both = ", ".join(signs["v0"] + signs["v1"])
-        found = f"signs of both ({both})" if both else "no version in its metadata"
-        advice = "Say which with anchors v0 (MMRotate 0.x, all published rows) or v1 (MMRotate 1.x)."
-        raise UserError(explain(checkpoint.path, found, "the version of MMRotate that trained it", advice))
-    chosen: Convention = "v0" if signs["v0"] else "v1"
-    return chosen, ", ".join(signs[chosen])
+    return signs
 
 
 LAYOUT = Layout(

@@ -15,7 +15,7 @@ def mosaic(parts: Sequence[Example | None], centre: tuple[int, int], size: tuple
     """
     width, height = size
     canvas = Window(0, 0, width, height)
-    pixels = np.full((height, width, 3), GREY, np.uint8)
+    pixels = np.full((height, width, 3), GREY[0], np.uint8)  # one number: 12 MB of three take NumPy 13 ms
     corners, labels = [np.zeros((0, 4, 2))], [np.zeros(0, np.int64)]
     for number, part in enumerate(parts):
         if part is None:

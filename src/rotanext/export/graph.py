@@ -55,9 +55,10 @@ class DecodedNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Network, precision: str = "fp32") -> None:
+    def __init__(self, model: Network, precision: str = "fp32", fold: bool = True) -> None:
+        """`fold`: batch norms are put into convolutions, from which they cannot be told again."""
         super().__init__()
-        self.network = for_inference(model, precision, winograd=False)
+        self.network = for_inference(model, precision, winograd=False, fold=fold)
         self.dtype = PRECISIONS[precision]
         self.register_buffer("mean", model.mean.detach().float().clone())
         self.register_buffer("std", model.std.detach().float().clone())

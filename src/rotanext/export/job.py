@@ -110,7 +110,8 @@ def _write(
     # OpenVINO stores fp32 in half precision by itself, and quantisation starts from fp32
     traced = "fp16" if options.precision == "fp16" and options.format != "openvino" else "fp32"
     display.say("tracing the network: a minute or so")
-    program = traced_program(detector, traced)
+    # of a .pt2 the trained weights are read again, norms and all
+    program = traced_program(detector, traced, fold=options.format != "torch")
     if options.format == "torch":
         write_program(program, path, metadata)
         return
@@ -128,9 +129,9 @@ def _write(
         seal(path, metadata)
 
 
-def traced_program(detector: Detector, precision: str) -> ExportedProgram:
-    """The graph of a detector, computing in fp32 or fp16, on the CPU."""
-    return trace(DecodedNetwork(detector.model, precision).cpu())
+def traced_program(detector: Detector, precision: str, fold: bool = True) -> ExportedProgram:
+    """The graph of a detector, computing in fp32 or fp16, on the CPU; its batch norms folded, if wanted."""
+    return trace(DecodedNetwork(detector.model, precision, fold).cpu())
 
 
 def _read_back(path: Path, kind: str, metadata: Metadata) -> Detector:

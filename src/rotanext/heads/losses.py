@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rotanext.ops import rotated_iou_pairs
+from rotanext.ops.dynamic import LEAST_SIDE
+
+LEAST_IOU = 1e-6  # of the IoU loss: pairs below it have no gradient
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 
@@ -19,6 +23,32 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     miss = probability + targets - 2 * probability * targets  # 1 - p where the target is 1, p where it is 0
     weight = (FOCAL_ALPHA * targets + (1 - FOCAL_ALPHA) * (1 - targets)) * miss.square()
     return weight * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def quality_focal_loss(logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
+    """Quality focal loss `[N]` of logits `[N, C]`, summed over the classes (Li et al., arXiv:2006.04388; beta 2).
+
+    What the scores should be: the quality `[N]`, from 0 to 1, for the class of the labels `[N]`, and 0 for the others. So a row of
+    quality 0 is background, whatever its label, and one whose label is no class as well.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    own = labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
+    wanted = torch.where(own, quality[:, None].to(logits.dtype), 0.0)
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return (entropy * (wanted - logits.sigmoid()).square()).sum(1)
+
+
+def rotated_iou_loss(pred: Tensor, target: Tensor) -> Tensor:
+    """`1 - max(IoU, 1e-6)` `[N]` of `pred [N, 5]` with `target [N, 5]`, by the exact IoU; float32 at least, also under autocast.
+
+    A side below 0.001, or a negative one, counts as 0.001, as in the assignment, and passes its gradient on: what is negative grows
+    where that gains overlap, and never counts as an area. Pairs with an IoU below 1e-6 (two such sides, no overlap, not finite)
+    have no gradient. Where edges coincide it is the mean of both sides, so that of a perfect prediction is 0.
+    """
+    pred, target = (boxes if boxes.dtype == torch.float64 else boxes.float() for boxes in (pred, target))
+    sides = pred[:, 2:4]
+    sides = sides.detach().clamp_min(LEAST_SIDE) + (sides - sides.detach())  # the second part is 0, and carries the gradient
+    return 1 - rotated_iou_pairs(torch.cat([pred[:, :2], sides, pred[:, 4:]], 1), target).clamp_min(LEAST_IOU)
 
 
 def _gaussian(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -73,15 +103,3 @@ def gwd_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 
 REGRESSION_LOSSES = {"kld-stable": kld_loss, "kld": kld_root_loss, "gwd": gwd_loss}
-
-
-def quality_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """TEMPORARY"""
-    return (targets - logits.sigmoid()).abs().square() * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-
-
-def rotated_iou_loss(pred: Tensor, target: Tensor) -> Tensor:
-    """TEMPORARY"""
-    from rotanext.ops import rotated_iou_pairs
-
-    return 1 - rotated_iou_pairs(pred, target).clamp_min(1e-6)

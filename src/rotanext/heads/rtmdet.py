@@ -178,9 +178,9 @@ class RTMDetHead(nn.Module):
         logits, numbers = _joined(raw, self.num_classes)
         points, strides = self._grid(raw)
         image, point = (assigned.objects > 0).nonzero(as_tuple=True)
-        wanted = torch.zeros_like(logits)
-        wanted[image, point, assigned.labels] = assigned.quality
-        classification = quality_focal_loss(logits, wanted).sum()
+        labels, quality = torch.zeros_like(assigned.objects), torch.zeros_like(logits[..., 0])
+        labels[image, point], quality[image, point] = assigned.labels, assigned.quality
+        classification = quality_focal_loss(logits.flatten(0, 1), labels.flatten(), quality.flatten()).sum()
         predicted = grids.decode(points[point], self.distances(numbers[image, point], strides[point]))
         box = (rotated_iou_loss(predicted, assigned.boxes) * assigned.quality).sum()
         return classification, box, assigned.quality.sum(), logits.new_tensor(len(point))

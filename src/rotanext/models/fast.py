@@ -20,7 +20,7 @@ from rotanext.models.network import Network
 from rotanext.models.small_maps import Conv2d
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CHANNELS_WORTH_WINOGRAD = 32
+_CHANNELS_WORTH_WINOGRAD = 160  # below that torch's own convolutions are as fast, or faster; see docs/log.md
 _HIDDEN_AT_ONCE = 1 << 20  # numbers
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -100,12 +100,12 @@ def _faster(module: nn.Module, winograd: bool) -> nn.Module | None:
     return None
 
 
-def for_inference(model: _Network, precision: str = "fp32", winograd: bool = True) -> _Network:
+def for_inference(model: _Network, precision: str = "fp32", winograd: bool = True, fold: bool = True) -> _Network:
     """A copy of the network with outputs equal up to rounding, for use without gradients; it takes batches of the precision's type.
 
-    Batch norms are folded into the convolutions before them, layer scale into the linear layer before it, and wide layers are
-    computed in parts. In float32 on the CPU 3x3 convolutions go by Winograd's algorithm, if wanted (torch.compile and exports see
-    through everything else). ROTANEXT_OPS=reference leaves the network as it is. KeyError for a precision that is not in
+    Batch norms are folded into the convolutions before them, if wanted, layer scale into the linear layer before it, and wide layers
+    are computed in parts. In float32 on the CPU 3x3 convolutions go by Winograd's algorithm, if wanted (torch.compile and exports
+    see through everything else). ROTANEXT_OPS=reference leaves the network as it is. KeyError for a precision that is not in
     `PRECISIONS`.
     """
     dtype = PRECISIONS[precision]
@@ -115,9 +115,9 @@ def for_inference(model: _Network, precision: str = "fp32", winograd: bool = Tru
     device = next((parameter.device for parameter in fast.parameters()), torch.device("cpu"))
     if ops.implementation(device) is ops.reference:
         return fast.to(dtype)
-    for module in list(fast.modules()):
-        if fold := getattr(module, "fold_norms", None):
-            fold()
+    for module in list(fast.modules()) if fold else []:
+        if hasattr(module, "fold_norms"):
+            module.fold_norms()
     winograd = winograd and dtype == torch.float32 and ops.compiled_in_place(device)
     made: dict[nn.Module, nn.Module | None] = {}  # a module that stands in several places is replaced by one
     for path, module in list(fast.named_modules(remove_duplicate=False)):

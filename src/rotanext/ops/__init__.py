@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rotanext.ops import cpu, reference
 from rotanext.ops.reference import check_mode, polygon_iou, winograd_matrices
@@ -81,7 +82,8 @@ def rotated_iou_pairs(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     a, b = _checked(a, "a"), _checked(b, "b")
     if len(a) != len(b):
         raise ValueError(f"paired boxes must be as many on both sides; found {len(a)} and {len(b)}")
-    result: Tensor = torch.ops.rotanext.iou_pairs(a, b, mode)
+    plain = _straight(a) and torch._C._functorch.maybe_current_level() is None
+    result: Tensor = (_Pairs.apply if plain else torch.ops.rotanext.iou_pairs)(a, b, mode)
     return result
 
 
@@ -271,9 +273,30 @@ def _(points: Tensor, strides: Tensor, boxes: Tensor, logits: Tensor, objects: T
     return points.new_empty(len(points), dtype=torch.int64), points.new_empty(len(points), dtype=torch.float32)
 
 
-def _save_boxes(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
+def _save_boxes(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor | None = None) -> None:
     ctx.save_for_backward(*inputs[:2])
     ctx.mode = inputs[2]
+
+
+class _Pairs(torch.autograd.Function):
+    """What `torch.ops.rotanext.iou_pairs` does, where nobody traces."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, mode: str) -> Tensor:
+        _save_boxes(ctx, (a, b, mode))
+        result: Tensor = implementation(a.device).rotated_iou_pairs(a, b, mode)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, b = ctx.saved_tensors
+        return *_pairs_gradients(a, b, gradient, ctx.mode), None
+
+
+def _pairs_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = implementation(a.device).iou_pairs_gradients(a, b, gradient, mode)
+    return result
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -288,8 +311,7 @@ _iou_matrix.register_autograd(_backward, setup_context=_save_boxes)
 @torch.library.custom_op("rotanext::iou_gradients", mutates_args=())
 def _iou_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     """Gradients of both boxes from that of the pairs `[K]` or of the matrix `[N, M]`."""
-    function = reference.iou_pairs_gradients if gradient.dim() == 1 else reference.iou_matrix_gradients
-    return function(a, b, gradient, mode)
+    return (_pairs_gradients if gradient.dim() == 1 else reference.iou_matrix_gradients)(a, b, gradient, mode)
 
 
 @_iou_gradients.register_fake

@@ -19,7 +19,7 @@ def warm_up() -> float:
     start = time.monotonic()
     box = torch.tensor([[4.0, 4, 4, 4, 0]])
     rotated_iou(box, box)
-    rotated_iou_pairs(box, box)
+    iou_pairs_gradients(box, box, rotated_iou_pairs(box, box), "iou")
     rotated_nms(box, box[:, 0], None, 0.1)
     assign_anchors(box, box, 0.5, 0.4)
     assign_dynamic(box[:, :2], box[:, 2], box, box[:, :1], box, torch.zeros(1, dtype=torch.int64))
@@ -30,8 +30,8 @@ def warm_up() -> float:
     return time.monotonic() - start
 
 
-def _array(boxes: Tensor) -> np.ndarray:
-    values: np.ndarray = boxes.detach().cpu().double().contiguous().numpy()  # mps has no float64
+def _array(numbers: Tensor) -> np.ndarray:
+    values: np.ndarray = numbers.detach().cpu().double().contiguous().numpy()  # mps has no float64
     return values
 
 
@@ -44,6 +44,15 @@ def rotated_iou_pairs(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:
     from rotanext.ops.cpu_iou import iou_pairs
 
     return torch.from_numpy(iou_pairs(_array(a), _array(b), mode == "iof", _number(a))).to(a.device, a.dtype)
+
+
+def iou_pairs_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    """See `reference.iou_pairs_gradients`."""
+    from rotanext.ops import cpu_iou
+
+    limit = torch.finfo(a.dtype).max
+    found = cpu_iou.iou_pairs_gradients(_array(a), _array(b), _array(gradient), mode == "iof", limit)
+    return torch.from_numpy(found[0]).to(a.device, a.dtype), torch.from_numpy(found[1]).to(b.device, b.dtype)
 
 
 def rotated_iou(a: Tensor, b: Tensor, mode: str = "iou") -> Tensor:

@@ -146,3 +146,88 @@ def iou_matrix(a: np.ndarray, b: np.ndarray, iof: bool, dtype: type) -> np.ndarr
     circles = np.ascontiguousarray(second[:, [X, Y, RADIUS]].T)
     in_parts(lambda part: _matrix(first[part], second, circles, iof, out[part]), len(a), out.size)
     return out
+
+
+@jit
+def _movement(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """Derivatives `[5]` of the area that two prepared boxes share by the first one, see `reference._intersection_gradient`."""
+    dx, dy = a[X] - b[X], a[Y] - b[Y]
+    cx, cy = dx * b[COS] + dy * b[SIN], dy * b[COS] - dx * b[SIN]
+    if a[ANGLE] == b[ANGLE]:
+        cos, sin = 1.0, 0.0
+    else:
+        cos, sin = a[COS] * b[COS] + a[SIN] * b[SIN], a[SIN] * b[COS] - a[COS] * b[SIN]
+    shift_x, shift_y, sides_w, sides_h, moment = 0.0, 0.0, 0.0, 0.0, 0.0
+    for edge in range(4):
+        upright = edge < 2
+        sign = 1.0 if edge % 2 == 0 else -1.0
+        normal_x, normal_y = (sign * cos, sign * sin) if upright else (-sign * sin, sign * cos)
+        away, high = (a[W], a[H]) if upright else (a[H], a[W])
+        low, share = -high, 1.0
+        for axis in range(2):
+            if axis == 0:
+                start, step, limit = cx + normal_x * away, -normal_y, b[W]
+            else:
+                start, step, limit = cy + normal_y * away, normal_x, b[H]
+            if step != 0.0:
+                t0, t1 = (-limit - start) / step, (limit - start) / step
+                low, high = max(low, min(t0, t1)), min(high, max(t0, t1))
+            elif abs(start) >= limit:
+                share = share / 2 if abs(start) == limit else 0.0
+        length = share * max(0.0, high - low)
+        shift_x, shift_y, moment = shift_x + normal_x * length, shift_y + normal_y * length, moment + length * (high + low) / 2
+        if upright:
+            sides_w += length
+        else:
+            sides_h += length
+    out[0], out[1] = shift_x * b[COS] - shift_y * b[SIN], shift_x * b[SIN] + shift_y * b[COS]
+    out[2], out[3], out[4] = sides_w / 2, sides_h / 2, -moment
+
+
+@jit
+def _pair_gradients(
+    first: np.ndarray,
+    second: np.ndarray,
+    upstream: np.ndarray,
+    iof: bool,
+    limit: float,
+    of_first: np.ndarray,
+    of_second: np.ndarray,
+) -> None:
+    """Fill the gradients `[K, 5]`, zeros before, of prepared boxes that overlap; derivatives beyond the limit stay 0."""
+    moved = np.empty(5)
+    for k in range(len(first)):
+        a, b = first[k], second[k]
+        if not (meet(a, b) and a[AREA] > 0.0 and b[AREA] > 0.0 and math.isfinite(a[AREA] + b[AREA])):
+            continue
+        shared = min(_intersection(a, b), a[AREA], b[AREA])
+        whole = a[AREA] if iof else a[AREA] + b[AREA] - shared
+        by_shared = 1 / whole if iof else (whole + shared) / (whole * whole)
+        by_area = -shared / (whole * whole)
+        for turn in range(2):
+            own, other, out = (a, b, of_first) if turn == 0 else (b, a, of_second)
+            _movement(own, other, moved)
+            for column in range(5):
+                value = by_shared * moved[column]
+                if turn == 0 or not iof:
+                    if column == 2:
+                        value += by_area * 2 * own[H]
+                    elif column == 3:
+                        value += by_area * 2 * own[W]
+                if abs(value) <= limit:
+                    out[k, column] = upstream[k] * value
+
+
+@operator
+def iou_pairs_gradients(
+    a: np.ndarray, b: np.ndarray, upstream: np.ndarray, iof: bool, limit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients `[K, 5]` float64 by paired boxes `[K, 5]`, from that by their IoUs `[K]`; see `reference.iou_pairs_gradients`."""
+    first, second = prepare(a), prepare(b)
+    of_first, of_second = np.zeros_like(a), np.zeros_like(b)
+
+    def work(part: slice) -> None:
+        _pair_gradients(first[part], second[part], upstream[part], iof, limit, of_first[part], of_second[part])
+
+    in_parts(work, len(a), 4 * len(a))
+    return of_first, of_second

@@ -70,50 +70,56 @@ def check_mode(mode: str) -> None:
 
 
 def _inside_of_edges(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What lies inside of box b of the edges of box a, for pairs `[K, 5]`: outward normals `[K, 4, 2]`, and lengths and first
-    moments `[K, 4]` along the edge, measured from its middle against the clock. Edges: right, left, bottom, top in a's frame.
+    """What lies inside of box b of the edges of box a, for pairs `[K, 5]`; what lies on an edge of b counts half.
+
+    Outward normals `[K, 4, 2]` in the frame of b, and lengths and first moments `[K, 4]` along the edge, measured from its middle
+    against the clock. Edges: right, left, bottom, top in a's frame.
     """
-    along, across = _axes(a)
-    along_b, across_b = _axes(b)
+    cos_b, sin_b = torch.cos(b[:, 4]), torch.sin(b[:, 4])
+    dx, dy = a[:, 0] - b[:, 0], a[:, 1] - b[:, 1]
+    centre = torch.stack([dx * cos_b + dy * sin_b, dy * cos_b - dx * sin_b], -1)
+    turn = a[:, 4] - b[:, 4]  # exactly 0 for equal angles
+    cos, sin = torch.cos(turn), torch.sin(turn)
+    normals = torch.stack([cos, sin, -cos, -sin, -sin, cos, sin, -cos], -1).view(-1, 4, 2)
+    tangents = torch.stack([-normals[..., 1], normals[..., 0]], -1)
     half_w, half_h = a[:, 2] / 2, a[:, 3] / 2
-    normals = torch.stack([along, -along, across, -across], 1)
-    tangents = torch.stack([across, -across, -along, along], 1)
-    middles = (a[:, :2] - b[:, :2])[:, None] + normals * torch.stack([half_w, half_w, half_h, half_h], 1)[..., None]
-    reach = torch.stack([half_h, half_h, half_w, half_w], 1)
-    low, high = -reach, reach
-    for axis, limit in ((along_b, b[:, 2:3] / 2), (across_b, b[:, 3:4] / 2)):
-        start, step = (middles * axis[:, None]).sum(-1), (tangents * axis[:, None]).sum(-1)
-        safe = torch.where(step == 0, torch.ones_like(step), step)
+    middles = centre[:, None] + normals * torch.stack([half_w, half_w, half_h, half_h], 1)[..., None]
+    high = torch.stack([half_h, half_h, half_w, half_w], 1)
+    low, share = -high, torch.ones_like(high)
+    for axis in (0, 1):
+        start, step, limit = middles[..., axis], tangents[..., axis], b[:, 2 + axis, None] / 2
+        moves = step != 0
+        safe = torch.where(moves, step, torch.ones_like(step))
         t0, t1 = (-limit - start) / safe, (limit - start) / safe
-        moving, inside = step != 0, start.abs() <= limit
-        low = torch.maximum(low, torch.where(moving, torch.minimum(t0, t1), torch.where(inside, low, reach)))
-        high = torch.minimum(high, torch.where(moving, torch.maximum(t0, t1), torch.where(inside, high, -reach)))
-    length = (high - low).clamp_min(0)
+        low = torch.where(moves, torch.maximum(low, torch.minimum(t0, t1)), low)
+        high = torch.where(moves, torch.minimum(high, torch.maximum(t0, t1)), high)
+        beside = ((start.abs() < limit).to(a.dtype) + (start.abs() <= limit)) / 2
+        share = torch.where(moves, share, share * beside)
+    length = share * (high - low).clamp_min(0)
     return normals, length, length * (high + low) / 2
-
-
-def _axes(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors `[K, 2]` along the width and the height."""
-    cos, sin = torch.cos(boxes[:, 4]), torch.sin(boxes[:, 4])
-    return torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)
 
 
 def _intersection_gradient(a: Tensor, b: Tensor) -> Tensor:
     """Derivatives `[K, 5]` of the intersection's area by box a: what lies inside of b of its edges moves outwards with them."""
     normals, length, moment = _inside_of_edges(a, b)
-    shift = (normals * length[..., None]).sum(1)
-    sides = torch.stack([length[:, :2].sum(1), length[:, 2:].sum(1)], -1) / 2
-    return torch.cat([shift, sides, -moment.sum(1, keepdim=True)], -1)
+    x, y = (normals * length[..., None]).sum(1).unbind(-1)
+    cos, sin = torch.cos(b[:, 4]), torch.sin(b[:, 4])
+    right_left, bottom_top = length[:, :2].sum(1), length[:, 2:].sum(1)
+    return torch.stack([x * cos - y * sin, x * sin + y * cos, right_left / 2, bottom_top / 2, -moment.sum(1)], -1)
 
 
 def iou_pairs_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tuple[Tensor, Tensor]:
-    """Gradients `[K, 5]` by both boxes of pairs, from the gradient `[K]` by their IoU (or intersection over the first's area)."""
+    """Gradients `[K, 5]` by both boxes of pairs, from the gradient `[K]` by their IoU (or intersection over the first's area).
+
+    Where edges coincide, the IoU has a kink, and this is the mean of the derivatives on both sides: 0 for identical boxes. It is 0,
+    too, for boxes that are apart, and for those without a finite area.
+    """
     dtype = a.dtype, b.dtype
     a, b, gradient = _wide(a), _wide(b), _wide(gradient)
     area_a, area_b = (x[:, 2].clamp_min(0) * x[:, 3].clamp_min(0) for x in (a, b))
     shared = torch.minimum(_intersection(a, b), torch.minimum(area_a, area_b))
     whole = area_a if mode == "iof" else area_a + area_b - shared
-    valid = (area_a > 0) & (area_b > 0) & torch.isfinite(whole)
+    valid = (area_a > 0) & (area_b > 0) & torch.isfinite(area_a + area_b)
     whole = torch.where(valid, whole, torch.ones_like(whole))
     by_shared = torch.where(valid, (1 / whole) if mode == "iof" else (whole + shared) / whole.square(), 0.0)
     by_area = torch.where(valid, -shared / whole.square(), 0.0)
@@ -122,7 +128,7 @@ def iou_pairs_gradients(a: Tensor, b: Tensor, gradient: Tensor, mode: str) -> tu
         of_area = torch.zeros_like(own)
         of_area[:, 2], of_area[:, 3] = own[:, 3], own[:, 2]
         total = by_shared[:, None] * _intersection_gradient(own, other) + (by_area[:, None] * of_area if counts else 0.0)
-        sound = valid[:, None] & torch.isfinite(total)
+        sound = valid[:, None] & (total.abs() <= torch.finfo(dtype[0]).max)
         results.append(gradient[:, None] * torch.where(sound, total, 0.0))
     return results[0].to(dtype[0]).contiguous(), results[1].to(dtype[1]).contiguous()
 
