@@ -7,7 +7,11 @@ from rotanext.models.network import Network
 TIMM = ("backbone.kind=timm", "backbone.frozen_stages=0", "backbone.frozen_norm=false")
 # The parts of a detector of each family, as overrides of the demo's recipe: one stacked convolution, nine anchors a position.
 FAMILIES = {
-    "aligned": ("head.stacked_convs=1",),
+    "aligned": (
+        "neck.kind=panet", "head.kind=aligned", "head.stacked_convs=1", "head.candidates=10", "head.radius=1.0",
+        "head.score_power=0.5", "head.iou_power=6.0", "head.box_loss_weight=4.0", "head.offset_loss_weight=0.5",
+        "head.angle_loss_weight=1.5",
+    ),
     "retina": (
         "neck.kind=fpn", "head.kind=retina", "head.stacked_convs=1", "head.anchors=v0", "head.anchor_scale=4.0",
         "head.anchor_octaves=3", "head.anchor_ratios=[1.0,0.5,2.0]", "head.positive_iou=0.4", "head.negative_iou=0.3",

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from networks import backbone_overrides
+from networks import FAMILIES, backbone_overrides
 from rotanext.config import Config
 from rotanext.data.dataset import Sample
 from rotanext.errors import Problems, UserError
@@ -33,6 +33,7 @@ from tiny import tiny_config
 QUIET = Console(quiet=True)
 SIX_STEPS = ("train.epochs=2", "train.warmup_steps=2", "train.save_every=2", "train.keep=9", "train.clip_norm=0.5")
 NORMS = (*backbone_overrides("timm:test_resnet"), "backbone.drop_path=0.0", "train.ema=0.9")  # batch norms that are trained
+OWN = (*FAMILIES["aligned"], "train.optimizer=muon", "train.lr=0.002", "backbone.layer_scale=1.0", "train.epochs=2")
 DROPPED = ("backbone.drop_path=0.5", "train.precision=bf16")  # what draws random numbers
 # name: data set, images of a process and of one alone, other settings
 EQUAL: dict[str, tuple[str, int, tuple[str, ...]]] = {
@@ -47,6 +48,9 @@ EQUAL: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "checkpointing": ("uneven", 2, ("backbone.gradient_checkpointing=true",)),
     "norms": ("uneven", 2, (*NORMS, "train.epochs=2")),
     "sharded norms": ("uneven", 2, (*NORMS, "train.epochs=2", "train.shard=true")),
+    "rtmdet": ("uneven", 2, (*FAMILIES["rtmdet"], "train.epochs=2")),
+    "our own": ("uneven", 2, OWN),
+    "sharded, our own": ("uneven", 2, (*OWN, "train.shard=true")),
     "several images in one": ("uneven", 2, ("augment.mosaic=0.5", "augment.crop=64", "augment.mixup=0.5", "augment.paste=1.0")),
 }
 

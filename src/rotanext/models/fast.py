@@ -105,8 +105,8 @@ def for_inference(model: _Network, precision: str = "fp32", winograd: bool = Tru
 
     Batch norms are folded into the convolutions before them, if wanted, layer scale into the linear layer before it, and wide
     layers are computed in parts. In float32 on the CPU 3x3 convolutions go by Winograd's algorithm, if wanted (torch.compile and
-    exports see through everything else). ROTANEXT_OPS=reference leaves the network as it is. KeyError for a precision that is not in
-    `PRECISIONS`.
+    exports see through everything else). ROTANEXT_OPS=reference leaves the network as it is. KeyError for a precision that is
+    not in `PRECISIONS`.
     """
     dtype = PRECISIONS[precision]
     fast = copy.deepcopy(model).eval().requires_grad_(False)

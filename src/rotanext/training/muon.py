@@ -62,8 +62,8 @@ class Muon(torch.optim.Optimizer):
         directions = []
         for parameter in parameters:
             momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-            momentum.lerp_(parameter.grad, 1 - MOMENTUM)
-            direction = torch.lerp(parameter.grad, momentum, MOMENTUM)  # type: ignore[arg-type]
+            momentum.mul_(MOMENTUM).add_(parameter.grad, alpha=1 - MOMENTUM)
+            direction = (1 - MOMENTUM) * parameter.grad + MOMENTUM * momentum  # type: ignore[operator]
             directions.append(direction.full_tensor() if isinstance(direction, DTensor) else direction)
         # matrices of one shape go together: their products are one call
         shapes = [(d.shape[0], d[0].numel()) for d in directions]
