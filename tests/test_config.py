@@ -39,7 +39,8 @@ def value_of(config: Config, key: str) -> object:
 
 
 def test_the_recipes_that_come_along() -> None:
-    assert set(recipe_names()) == {*PUBLISHED, "demo", "small"}
+    own = {"demo", "small", "aligned_convnext-tiny_3x_dota", "aligned_convnext-tiny_100e-aug_dota"}
+    assert set(recipe_names()) == {*PUBLISHED, *own}
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -167,8 +168,8 @@ def test_the_last_override_counts() -> None:
         ("train.lr=-1", ["train.lr", "-1", "greater than 0"]),
         ("train.lr=nan", ["train.lr", "nan", "finite"]),
         ("train.lr=[1]", ["train.lr", "number"]),
-        ("train.optimizer=adam", ["train.optimizer", "'adam'", "'sgd' or 'adamw'"]),
-        ("head.anchors=v2", ["head.anchors", "'v0' or 'v1'"]),
+        ("train.optimizer=adam", ["train.optimizer", "'adam'", "'sgd', 'adamw' or 'muon'"]),
+        ("head.radius=-1", ["head.radius", "-1", "greater than or equal to 0"]),
         ("augment.flip_horizontal=0.9", ["augment", "more than 1"]),
         ("augment.scale=[2.0, 1.0]", ["augment", "[smallest, largest]"]),
         ("augment.scale=[1.0]", ["augment.scale"]),
@@ -232,9 +233,9 @@ def test_a_users_file_with_a_missing_and_an_unknown_key(tmp_path: Path) -> None:
 
 def test_an_override_can_supply_what_a_users_file_lacks(tmp_path: Path) -> None:
     values = plain()
-    del values["train"]["lr"], values["head"]["box_loss"], values["head"]["box_loss_weight"]
+    del values["train"]["lr"], values["head"]["radius"], values["head"]["box_loss_weight"]
     path = write(tmp_path / "mine.json", values)
-    assert load_config(path, ["train.lr=0.1", "head.box_loss_weight=2", "head.box_loss=gwd"]).head.box_loss_weight == 2
+    assert load_config(path, ["train.lr=0.1", "head.box_loss_weight=2", "head.radius=2"]).head.box_loss_weight == 2
 
 
 @pytest.mark.parametrize(

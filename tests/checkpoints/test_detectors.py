@@ -86,13 +86,20 @@ def test_v1_training_checkpoint(small: Network, tmp_path: Path, mmengine_object:
     weights = as_mmrotate(small.state_dict())
     weights |= {"data_preprocessor.mean": torch.zeros(3, 1, 1), "data_preprocessor.std": torch.ones(3, 1, 1)}
     hub = {"log_scalars": OrderedDict({"train/loss": mmengine_object}), "runtime_info": {"iter": 5}}
-    content = {"meta": V1_META, "state_dict": weights, "message_hub": hub, "param_schedulers": [{"last_step": 1}]}
+    content = {
+        "meta": V1_META,
+        "state_dict": weights,
+        "message_hub": hub,
+        "param_schedulers": [{"last_step": 1}],
+        "ema_state_dict": {},
+    }
     torch.save(content, tmp_path / "epoch_12.pth")
     for name in [name for name in sys.modules if name.startswith("mmengine")]:
         del sys.modules[name]
     found = read_detector_file(tmp_path / "epoch_12.pth")
     assert (found.config.head.anchors, found.class_names) == ("v1", CLASSES)
     assert any("data_preprocessor.mean" in note for note in found.notes)
+    assert any("ignored: ema_state_dict" in note for note in found.notes)
     buffer = read_tensors(tmp_path / "epoch_12.pth")["message_hub"]["log_scalars"]["train/loss"]
     assert isinstance(buffer, Placeholder)
     assert buffer.name == "mmengine.logging.history_buffer.HistoryBuffer"

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,7 @@ def test_other_pixels(state: Any, key: str, value: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Python with oriented-det from the package index in an environment of its own, beside what is installed here."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder)
@@ -110,7 +112,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(install, capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.skip(f"oriented-det cannot be installed: {done.stderr.strip().splitlines()[-1]}")
-    return program
+    yield program
+    shutil.rmtree(folder)
 
 
 def same_boxes(ours: Tensor, theirs: Tensor) -> None:

@@ -31,7 +31,7 @@ def start(*arguments: object, cwd: Path) -> "subprocess.Popen[str]":
 
 
 BAD_TRAININGS = [
-    ((), "a recipe is needed: demo, "),
+    ((), "a recipe is needed: aligned_convnext-tiny_100e-aug_dota, "),
     (("demmo", "--data", "{data}"), "no recipe 'demmo'; nearest: 'demo'"),
     (("demo",), "no training data: give --data FOLDER"),
     (("demo", "--data", "{data}", "train.epoch=3"), "unknown key 'train.epoch'; nearest: 'train.epochs'"),

@@ -51,7 +51,7 @@ def test_the_edges_of_what_goes(section: Section, values: dict[str, Any]) -> Non
         (SMALL.predict, {"tile": 64, "overlap": 64}, "overlap 64 must be smaller than tile 64"),
         (SMALL.predict, {"tile": 0, "overlap": 0}, "greater than or equal to 1"),
         (SMALL.train, {"ema": 1.0}, "less than 1"),
-        (SMALL.train, {"optimizer": "adam"}, "'sgd' or 'adamw'"),
+        (SMALL.train, {"optimizer": "adam"}, "'sgd', 'adamw' or 'muon'"),
         (SMALL.train, {"trackers": ["comet"]}, "'tensorboard', 'wandb' or 'mlflow'"),
         (SMALL.train, {"keep": 0}, "greater than or equal to 1"),
         (SMALL.train, {"betas": (0.9,)}, "betas"),

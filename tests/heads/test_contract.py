@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import extending
+from networks import small_config
 from rotanext.config import load_config, recipe_names, sections_of
 from rotanext.export.graph import DecodedNetwork, trace
 from rotanext.heads import HeadConfig
@@ -15,7 +16,7 @@ from rotanext.heads.contract import Candidates, Head, Raw, Reach, Targets, rows
 from rotanext.models.network import Network
 
 CLASSES, CHANNELS = 3, 8
-STRIDES = load_config("small").neck.strides
+STRIDES = small_config().neck.strides
 SIZES = ((17, 13), (9, 7), (5, 3), (3, 2), (1, 1))  # of the levels' maps: odd ones, as none of them need be even
 NONE = (torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64))
 OBJECTS = (torch.tensor([[40.0, 40, 50, 20, 0.4], [90, 80, 30, 30, -0.8], [64, 64, 4, 3, 0.1]]), torch.tensor([2, 0, 1]))
@@ -199,7 +200,7 @@ def test_reach_has_a_fit_for_every_box(section: Any) -> None:
 
 def test_a_network_with_it_can_be_exported(section: Any) -> None:
     plain = extending.module("src/rotanext/models/plain.py").PlainConfig(kind="plain", weights="", width=4)
-    neck = load_config("small", ["neck.channels=8"]).neck
+    neck = small_config().neck
     network = Network(plain, neck, section, CLASSES, "grey").eval()
     decoded = DecodedNetwork(network)
     program = trace(decoded).module(check_guards=False)

@@ -189,3 +189,16 @@ def test_only_exponentials_have_a_limit(exponential: bool) -> None:
     level = torch.repeat_interleave(torch.arange(3), torch.tensor([h * w for h, w in SIZES]))
     found = made.at_limit(boxes, Candidates(torch.zeros_like(level), level, torch.arange(POINTS)), STRIDES)
     assert torch.equal(found, torch.arange(POINTS) % 2 == 0) if exponential else not found.any()
+
+
+def test_points_in_the_middle_of_cells() -> None:
+    """Boxes are the same, half a stride further to the right and down."""
+    head, middle = make_head(), make_head(offset=0.5)
+    raw = raw_of(torch.randn(1, POINTS, CLASSES), torch.randn(1, POINTS, 5).abs())
+    chosen = Candidates(torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 2]), torch.tensor([5, 256 + 7, 256 + 64 + 3]))
+    halves = torch.cat([torch.full((h * w,), stride / 2) for (h, w), stride in zip(SIZES, STRIDES, strict=True)])
+    for pick in (None, chosen):
+        moved = middle.decode(raw, pick) - head.decode(raw, pick)
+        half = halves if pick is None else halves[pick.prior]
+        assert torch.allclose(moved[..., :2], half[:, None].expand(-1, 2), atol=1e-4)
+        assert torch.equal(moved[..., 2:], torch.zeros_like(moved[..., 2:]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotanext.config import load_config
+from networks import small_config
 from rotanext.heads.anchors import STRIDES, V0
 from rotanext.heads.coding import encode
 from rotanext.heads.contract import Raw, rows
@@ -17,7 +17,7 @@ from rotanext.ops import rotated_iou
 CLASSES = 2
 SIDE = 128
 SIZES = [(SIDE // s, SIDE // s) for s in STRIDES]
-CONFIG = load_config("small")
+CONFIG = small_config()
 OPTIONS = CONFIG.predict.model_copy(update={"score_threshold": 0.05, "top_k": 2000, "iou_threshold": 0.1, "max_detections": 2000})
 HEAD = CONFIG.head.build(8, STRIDES, CLASSES)
 AT_LIMIT = partial(CONFIG.head.at_limit, strides=STRIDES)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from networks import small_config
 from rotanext.config import load_config
 from rotanext.labels import coverage
 from rotanext.labels.coverage import advise, cover, needs_cutting
@@ -34,7 +35,7 @@ def test_sound_objects_at_the_size_of_training() -> None:
 
 
 def test_slivers_are_missed_and_anchors_own_shapes_are_not() -> None:
-    config = load_config("small")
+    config = small_config("convnext_atto", "data.image_size=352")
     size = config.data.image_size
     side = 4.0 * config.neck.strides[1]  # an anchor of the second level
     found = cover(

@@ -43,6 +43,14 @@ def test_blocks_add_their_input_in_all_stages_but_the_last() -> None:
     assert all(isinstance(stage[-1].attention.fc, nn.Conv2d) for stage in stages)
 
 
+def test_the_style_of_oriented_det() -> None:
+    """Sigmoids make the gains, and the last stage adds its input like the others; see docs/from-oriented-det.md."""
+    body = CSPNeXt("cspnext_tiny", style="oriented-det").eval()
+    assert all(m.residual for m in body.modules() if isinstance(m, Block))
+    attention, x = body.stage2[-1].attention, torch.randn(1, 96, 4, 4)
+    assert torch.equal(attention(x), x * torch.sigmoid(attention.fc(x.mean((2, 3), keepdim=True))))
+
+
 def test_the_largest_values_of_three_windows() -> None:
     pooling, x = PyramidPooling(8).eval(), torch.randn(2, 8, 17, 11)
     y = pooling.conv1(x)

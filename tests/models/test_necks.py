@@ -37,6 +37,17 @@ def test_level_sizes_are_those_of_the_maps(
     assert [tuple(level.shape) for level in found] == [(2, 8, *size) for size in expected]
 
 
+def test_a_relu_before_the_coarsest_map() -> None:
+    """That of oriented-det and torchvision, and of the paper; all other maps are the same."""
+    plain, relu = NECK.build([3, *CHANNELS]), FPNConfig(kind="fpn-relu", channels=8).build([3, *CHANNELS])
+    relu.load_state_dict(plain.state_dict())
+    given = maps(256, 256)
+    ours, theirs = plain(given), relu(given)
+    assert all(torch.equal(a, b) for a, b in zip(ours[:4], theirs[:4], strict=True))
+    assert torch.equal(theirs[4], plain.extra[1](F.relu(ours[3])))
+    assert not torch.equal(theirs[4], ours[4])
+
+
 def test_the_pyramid_by_its_definition() -> None:
     """Lateral convolutions, coarser maps added by their nearest pixels, then one more convolution; P6 comes from C5, P7 from P6."""
     neck, (c3, c4, c5) = FPN(CHANNELS, 8), maps(64, 96)

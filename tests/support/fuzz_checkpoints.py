@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from fuzz_inputs import NUMBERS, change_bytes, change_value, mutate_bytes, noise
 from fuzz_pickles import change_program
-from networks import small_network
+from networks import small_config, small_network
 from rotanext.boxes import CONVENTION
-from rotanext.config import load_config, saved_values
+from rotanext.config import saved_values
 from rotanext.config.formats import FORMAT
 from rotanext.models.convnext import VARIANTS, ConvNeXt, Variant
 from rotanext.models.network import Network
@@ -133,8 +133,7 @@ def saved(content: Any, legacy: bool = False) -> bytes:
 
 def own_header() -> dict[str, Any]:
     """What our own files say about themselves."""
-    overrides = [f"backbone.name={TINY}", "neck.channels=4", "head.stacked_convs=1"]
-    config = saved_values(load_config("demo", overrides))
+    config = saved_values(small_config(TINY, channels=4))
     return {"format": FORMAT, "config": config, "class_names": list(CLASSES), "box_convention": CONVENTION}
 
 

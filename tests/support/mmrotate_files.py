@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 import formula
-from rotanext.config import load_config
+from networks import small_network
 from rotanext.data.dota import CLASS_LISTS
-from rotanext.inference.detector import build_network
 
 CLASSES = ("plane", "ship")
 # What tells the versions apart, and all that trainings write.
@@ -47,6 +46,5 @@ def as_mmrotate(state_dict: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
 
 def reference_weights(backbone: str, classes: int) -> dict[str, torch.Tensor]:
     """A small detector's weights under MMRotate's names, valued by name and shape as in the golden files."""
-    config = load_config("demo", [f"backbone.name={backbone}", "neck.channels=8", "head.stacked_convs=1"])
-    names = as_mmrotate(build_network(config, classes).state_dict())
+    names = as_mmrotate(small_network(backbone, classes).state_dict())
     return {name: torch.from_numpy(formula.weight(name, tuple(value.shape))) for name, value in names.items()}

@@ -7,7 +7,12 @@ from rotanext.models.network import Network
 TIMM = ("backbone.kind=timm", "backbone.frozen_stages=0", "backbone.frozen_norm=false")
 # The parts of a detector of each family, as overrides of the demo's recipe: one stacked convolution, nine anchors a position.
 FAMILIES = {
-    "retina": ("head.stacked_convs=1", "head.anchor_scale=4.0"),
+    "aligned": ("head.stacked_convs=1",),
+    "retina": (
+        "neck.kind=fpn", "head.kind=retina", "head.stacked_convs=1", "head.anchors=v0", "head.anchor_scale=4.0",
+        "head.anchor_octaves=3", "head.anchor_ratios=[1.0,0.5,2.0]", "head.positive_iou=0.4", "head.negative_iou=0.3",
+        "head.box_loss=kld-stable", "head.box_loss_weight=5.5",
+    ),
     "rtmdet": (
         "neck.kind=pafpn", "neck.blocks=1", "data.padding=grey",
         "head.kind=rtmdet", "head.stacked_convs=1", "head.exponential=true", "head.offset=0.0", "head.box_loss_weight=2.0",

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from networks import FAMILIES
 from rotanext.config import Config, load_config
 from rotanext.data.dota import write_objects
 from rotanext.images.reading import write_png
@@ -16,6 +17,11 @@ from rotanext.training.state import State, newest_state
 TINY = (
     "neck.channels=8", "head.stacked_convs=1", "data.image_size=64", "predict.image_size=64", "data.workers=0",
     "train.batch_size=2", "train.epochs=1", "train.warmup_steps=0",
+)  # fmt: skip
+# How other families than the demo's own are trained.
+PLAIN = (
+    "train.optimizer=adamw", "train.lr=0.001", "train.betas=[0.9, 0.98]", "train.clip_norm=10.0", "train.ema=0.995",
+    "backbone.layer_scale=1e-6",
 )  # fmt: skip
 
 
@@ -37,10 +43,11 @@ def draw_dataset(root: Path, count: int, seed: int = 0) -> Path:
     return root
 
 
-def tiny_config(train: Path, val: Path | None = None, *overrides: str, recipe: str = "demo") -> Config:
-    """A recipe made small enough for a test; images of `draw_dataset` give half as many steps an epoch."""
+def tiny_config(train: Path, val: Path | None = None, *overrides: str, family: str = "retina") -> Config:
+    """A detector of a family made small enough for a test; images of `draw_dataset` give half as many steps an epoch."""
     folders = [f'data.train=["{train}"]', f'data.val=["{val}"]' if val else "data.val=[]"]
-    return load_config(recipe, [*TINY, *folders, *overrides])
+    plain = () if family == "aligned" else PLAIN
+    return load_config("demo", [*FAMILIES[family], *plain, *TINY, *folders, *overrides])
 
 
 def read_state(run: Path) -> State:

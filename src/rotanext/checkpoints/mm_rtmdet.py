@@ -12,7 +12,7 @@ import torch
 from rotanext.checkpoints import mmrotate_retina
 from rotanext.checkpoints.cfg_text import look_up
 from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict, Told, Translated, is_number, without
-from rotanext.checkpoints.mmrotate import check_angles, class_names, configuration, in_rgb, infer_backbone
+from rotanext.checkpoints.mmrotate import check_angles, class_names, configuration, in_rgb, infer_backbone, said_of_averages
 from rotanext.config import recipe_values
 from rotanext.errors import UserError, explain
 from rotanext.heads.anchors import Convention
@@ -37,13 +37,11 @@ def translate(checkpoint: Checkpoint) -> Translated:
     """For images in RGB; of the stacked convolutions, which files hold once a level, one. UserError where these differ."""
     kept = without(checkpoint.weights, "data_preprocessor.", "ema_")
     turned = in_rgb(checkpoint._replace(weights=shared_once(kept.weights, checkpoint.path)), "BGR")
-    weights, notes = turned.weights, kept.notes + turned.notes
+    weights, notes = turned.weights, kept.notes + turned.notes + said_of_averages(checkpoint)
     if "backbone.norm1.weight" in weights and "backbone.norm0.weight" not in weights:
         # The toolbox has no output norm for a map that nobody uses; ours has one.
         width = _size(weights, "backbone.downsample_layers.0.0.bias")
         weights = weights | {"backbone.norm0.weight": torch.ones(width), "backbone.norm0.bias": torch.zeros(width)}
-    if "ema_state_dict" in checkpoint.content:
-        notes.append("ignored: ema_state_dict, the weights before averaging; those in state_dict are the average")
     return Translated(weights, notes)
 
 

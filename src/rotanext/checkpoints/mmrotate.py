@@ -42,6 +42,12 @@ def class_names(checkpoint: Checkpoint) -> tuple[str, ...] | None:
     return tuple(names)
 
 
+def said_of_averages(checkpoint: Checkpoint) -> list[str]:
+    """That the weights taken are the averaged ones, where a 1.x file holds both: MMEngine changes them round on saving."""
+    has_both = "ema_state_dict" in checkpoint.content
+    return ["ignored: ema_state_dict, the weights before averaging; those in state_dict are the average"] if has_both else []
+
+
 def check_angles(checkpoint: Checkpoint) -> str:
     """Say that the training configuration in the metadata is for le90 boxes, or that there is none; UserError for others.
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from rotanext.checkpoints.layout import Checkpoint, Layout, Rules, StateDict, Told, Translated, warn_of_anchors, without
-from rotanext.checkpoints.mmrotate import check_angles, class_names, in_rgb, infer_backbone
+from rotanext.checkpoints.mmrotate import check_angles, class_names, in_rgb, infer_backbone, said_of_averages
 from rotanext.config import recipe_values
 from rotanext.errors import UserError, explain
 from rotanext.heads.anchors import Convention
@@ -33,7 +33,7 @@ def translate(checkpoint: Checkpoint) -> Translated:
     """For images in RGB, without what the model does not consist of: means, and what 0.x keeps of averages beside the weights."""
     kept = without(checkpoint.weights, "data_preprocessor.", "ema_")
     turned = in_rgb(checkpoint._replace(weights=kept.weights), "RGB")
-    return Translated(turned.weights, kept.notes + turned.notes)
+    return Translated(turned.weights, kept.notes + turned.notes + said_of_averages(checkpoint))
 
 
 def tell(checkpoint: Checkpoint, weights: StateDict, anchors: Convention | None) -> Told:

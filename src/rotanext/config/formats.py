@@ -38,7 +38,10 @@ _SINCE_3: dict[str, dict[str, Any]] = {
         "mosaic": 0.0, "mosaic_turns": False, "mixup": 0.0, "paste": 0.0, "close_epochs": 0,
     },
     "data": {"padding": "mean"},
-    "train": {"start": "", "flat": 0.0, "final_ratio": 0.01, "ema_warmup": 0},
+    "train": {
+        "start": "", "matrix_lr": 0.02, "matrix_steps": 5, "not_matrices": [],
+        "flat": 0.0, "final_ratio": 0.01, "ema_warmup": 0,
+    },
     "predict": {"drop_absurd": False},
 }  # fmt: skip
 _OF_CONVNEXT, _OF_TIMM = ("layer_scale",), ("frozen_stages", "frozen_norm")

@@ -71,11 +71,14 @@ class TrainConfig(Section):
     epochs: Count  # passes over the training images
     batch_size: Count  # per process
     accumulate: Count  # batches per optimiser step
-    optimizer: Literal["sgd", "adamw"]  # sgd: with momentum
+    optimizer: Literal["sgd", "adamw", "muon"]  # sgd: with momentum; muon: for matrices, adamw for everything else
     lr: Positive  # highest learning rate, after the warm-up
+    matrix_lr: Positive  # muon: highest learning rate of matrices (lr is that of everything else)
+    matrix_steps: Annotated[int, Field(ge=1, le=20, strict=True)]  # muon: Newton-Schulz steps to make a direction orthogonal
+    not_matrices: list[str]  # muon: parameters whose name contains one of these are left to adamw
     scale_lr: Switch  # multiply lr by the total batch over 2
     momentum: Fraction  # of sgd
-    betas: tuple[Fraction, Fraction]  # of adamw
+    betas: tuple[Fraction, Fraction]  # of adamw, and of muon's part by it
     weight_decay: NotNegative  # for all parameters but those of no_decay
     no_decay: list[str]  # parameters whose name contains one of these have no weight decay
     schedule: Literal["step", "cosine"]  # how the learning rate falls

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from rotanext.heads.aligned import AlignedConfig
 from rotanext.heads.retina import RetinaConfig
 from rotanext.heads.rtmdet import RTMDetConfig
 
-HeadConfig = Annotated[RetinaConfig | RTMDetConfig, Field(discriminator="kind")]
+HeadConfig = Annotated[AlignedConfig | RetinaConfig | RTMDetConfig, Field(discriminator="kind")]

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from rotanext.boxes import wrap_angle
+from rotanext.heads.contract import Reach
 
 NUMBERS = 5  # of a box: left, top, right, bottom, angle
+_WORTH_TELLING = 0.02  # share of the objects
 
 
 def grid(sizes: list[tuple[int, int]], strides: tuple[int, ...], offset: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -47,3 +49,18 @@ def decode(points: Tensor, distances: Tensor) -> Tensor:
     u, v = (right - left) / 2, (bottom - top) / 2
     x, y = points[..., 0] + cos * u - sin * v, points[..., 1] + sin * u + cos * v
     return torch.stack([x, y, left + right, top + bottom, wrap_angle(angle)], -1)
+
+
+def reach(boxes: Tensor, stride: int) -> Reach:
+    """Which boxes `[N, 5]` hold a point of the finest level, wherever they lie: of the others neighbours compete for one."""
+    cells = (boxes[:, 2] * boxes[:, 3] / stride**2).clamp(0, 1)
+    share = float((cells < 1).float().mean()) if len(boxes) else 0.0
+    if share > _WORTH_TELLING:
+        advice = [
+            f"{100 * share:.1f} % of the objects are smaller than a cell of {stride} x {stride} pixels: where no point "
+            "lies in an object, nothing learns it.",
+            "Enlarge the images where such objects matter (rotanext split --rates 2.0).",
+        ]
+    else:
+        advice = [f"The points fit: {100 * (1 - share):.1f} % of the objects cover a cell of {stride} x {stride} pixels."]
+    return Reach(cells, 1.0, f"area in cells of {stride} x {stride} pixels, at most 1", advice)

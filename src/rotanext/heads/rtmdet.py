@@ -23,7 +23,6 @@ from rotanext.section import Fraction, Positive, Section, Switch
 
 PRIOR = 0.01  # score of every class at the start
 _MOST_EXPONENT = 16.0  # a distance of nine million strides: only so that no box becomes infinite
-_WORTH_TELLING = 0.02  # share of the objects
 
 
 class RTMDetConfig(Section):
@@ -53,18 +52,7 @@ class RTMDetConfig(Section):
 
     def reach(self, boxes: Tensor, strides: tuple[int, ...], recipe: str) -> Reach:
         """Which boxes `[N, 5]` hold a point of the finest level, wherever they lie: the others are learnt by luck."""
-        cells, cell = (boxes[:, 2] * boxes[:, 3] / strides[0] ** 2).clamp(0, 1), f"{strides[0]} x {strides[0]} pixels"
-        share = float((cells < 1).float().mean()) if len(boxes) else 0.0
-        if share > _WORTH_TELLING:
-            advice = [
-                f"{100 * share:.1f} % of the objects are smaller than a cell of {cell}: one that holds no point is not learnt.",
-                "Enlarge the images where such objects matter (rotanext split --rates 2.0).",
-            ]
-        else:
-            advice = [
-                f"The points fit: {100 * (1 - share):.1f} % of the objects cover a cell of {strides[0]} x {strides[0]} pixels."
-            ]
-        return Reach(cells, 1.0, f"area in cells of {strides[0]} x {strides[0]} pixels, at most 1", advice)
+        return grids.reach(boxes, strides[0])
 
 
 class Assigned(NamedTuple):

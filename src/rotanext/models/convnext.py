@@ -27,6 +27,7 @@ class Variant(NamedTuple):
 
 
 VARIANTS: dict[str, Variant] = {
+    "convnext_zepto": Variant((2, 2, 4, 2), (32, 64, 128, 256), 1),
     "convnext_atto": Variant((2, 2, 6, 2), (40, 80, 160, 320), 1),
     "convnext_femto": Variant((2, 2, 6, 2), (48, 96, 192, 384), 1),
     "convnext_pico": Variant((2, 2, 6, 2), (64, 128, 256, 512), 1),

@@ -76,7 +76,27 @@ class PAFPNConfig(Section):
         return level_sizes(self.strides, height, width)
 
 
-NeckConfig = Annotated[FPNConfig | PAFPNConfig, Field(discriminator="kind")]
+class PANetConfig(Section):
+    """The feature pyramid with a way back up, of single convolutions with batch norms."""
+
+    kind: Literal["panet"]  # path aggregation by additions
+    channels: Annotated[int, Field(ge=1, le=8192, strict=True)]  # of every map
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the maps in pixels, finest first."""
+        return (8, 16, 32)
+
+    def build(self, in_channels: list[int]) -> "PANet":
+        """The neck on a backbone's maps of so many channels, at strides 4, 8, 16 and 32."""
+        return PANet(in_channels[PANet.first :], self.channels)
+
+    def level_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(height, width) of each level's map for images of that size in pixels, filled up to a multiple of 32."""
+        return level_sizes(self.strides, height, width)
+
+
+NeckConfig = Annotated[FPNConfig | PAFPNConfig | PANetConfig, Field(discriminator="kind")]
 
 
 class FPN(nn.Module):
@@ -138,3 +158,34 @@ class PAFPN(nn.Module):
         for same, down, block in zip(reversed(reduced), self.downsamples, self.bottom_up_blocks, strict=True):
             merged.append(block(torch.cat([down(merged[-1]), same], 1)))
         return [conv(m) for conv, m in zip(self.out_convs, merged, strict=True)]
+
+
+class PANet(nn.Module):
+    """Maps at strides 8, 16 and 32, all of equal width: coarse ones are added to finer ones, and these to coarser ones again.
+
+    PANet (arXiv:1803.01534) with a batch norm and SiLU behind every convolution. The backbone's map at stride 4 is added to the
+    finest, by a convolution of stride 2: where small objects lie is told there best, and a level of stride 4 costs far more.
+    """
+
+    first = 0  # the finest of the backbone's four maps that is used
+
+    def __init__(self, in_channels: list[int], channels: int) -> None:
+        super().__init__()
+        finest, *others = in_channels
+        self.detail = conv_norm(finest, channels, 3, 2)
+        self.lateral = nn.ModuleList(conv_norm(c, channels) for c in others)
+        self.output = nn.ModuleList(conv_norm(channels, channels, 3) for _ in others)
+        self.down = nn.ModuleList(conv_norm(channels, channels, 3, 2) for _ in others[1:])
+        self.merged = nn.ModuleList(conv_norm(channels, channels, 3) for _ in others[1:])
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """`[B, C_i, H / s, W / s]` at strides 4, 8, 16, 32 to maps `[B, channels, H / s, W / s]` at strides 8, 16, 32."""
+        sums = [lateral(m) for lateral, m in zip(self.lateral, maps[1:], strict=True)]
+        for i in range(len(sums) - 1, 0, -1):
+            sums[i - 1] = sums[i - 1] + F.interpolate(sums[i], size=sums[i - 1].shape[-2:], mode="nearest")
+        sums[0] = sums[0] + self.detail(maps[0])
+        finest, *coarser = (output(m) for output, m in zip(self.output, sums, strict=True))
+        pyramid = [finest]
+        for level, down, merged in zip(coarser, self.down, self.merged, strict=True):
+            pyramid.append(merged(level + down(pyramid[-1])))
+        return pyramid

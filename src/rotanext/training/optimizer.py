@@ -8,25 +8,50 @@ import torch
 from torch import nn
 
 from rotanext.config import TrainConfig
+from rotanext.training.muon import Muon
 from rotanext.training.sharding import local
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, processes: int = 1) -> torch.optim.Optimizer:
-    """SGD or AdamW over the trainable parameters; those named in `no_decay` have no weight decay.
+    """SGD, AdamW or Muon over the trainable parameters; those named in `no_decay` have no weight decay.
 
     With `scale_lr` the rate grows linearly with the total batch, from the published rate for a batch of 2.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (plain if any(part in name for part in config.no_decay) else decayed).append(parameter)
+            if any(part in name for part in config.no_decay):
+                plain.append(parameter)
+            elif config.optimizer == "muon" and _is_matrix(name, parameter, config):
+                matrices.append(parameter)
+            else:
+                decayed.append(parameter)
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     total = config.batch_size * config.accumulate * processes
-    lr = config.lr * (total / 2 if config.scale_lr else 1)
+    factor = total / 2 if config.scale_lr else 1.0
+    lr = config.lr * factor
+    if config.optimizer == "muon":
+        groups = [{"weight_decay": config.weight_decay, "lr": lr} | group for group in groups]
+        groups.append(
+            {
+                "params": matrices,
+                "matrices": True,
+                "steps": config.matrix_steps,
+                "lr": config.matrix_lr * factor,
+                "weight_decay": config.weight_decay,
+            }
+        )
+        return Muon(groups, config.betas)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+
+
+def _is_matrix(name: str, parameter: nn.Parameter, config: TrainConfig) -> bool:
+    """Whether Muon takes a parameter: matrices and kernels of full convolutions; depthwise ones mix nothing."""
+    return parameter.dim() > 1 and parameter.shape[1] > 1 and not any(part in name for part in config.not_matrices)
 
 
 def rate_factor(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
