@@ -104,7 +104,7 @@ def made_small(words: list[str]) -> list[str]:
     if words[0] != "train" or "--resume" in words:
         return words
     settings = [word for word in TINY if not re.search(r"stacked_convs|image_size", word)]
-    return [*words, *settings, "head.anchor_scale=2.0", "data.image_size=64", "predict.image_size=64", "--device", "cpu"]
+    return [*words, *settings, "data.image_size=64", "predict.image_size=64", "--device", "cpu"]
 
 
 def write_checkpoints(folder: Path, commands: list[str]) -> None:

@@ -10,14 +10,14 @@ from rotanext import __version__
 from rotanext.boxes import CONVENTION
 from rotanext.config import Config, saved_values, validate_saved
 from rotanext.errors import UserError, explain, shortened
-from rotanext.models.network import MEAN, STD
+from rotanext.models.network import GREY, MEAN, STD
 
 FORMAT = "2"
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}  # of the kinds of files that are written
 INPUT, INPUT_1 = "images", "pictures"  # the graph's input; of format 1, whose networks also had other names of their parts
 PREFIX = "rotanext."
 PRECISIONS = ("fp32", "fp16", "int8")
-_NORMALISATION = {"mean": MEAN, "std": STD, "where": "in the graph: (RGB - mean) / std, then zeros up to a multiple of 32"}
+_FILLED = {"mean": "zeros after it", "grey": f"{GREY:g} before it"}  # what the graph puts around images, by data.padding
 _INPUT = "images: uint8 [B, H, W, 3], RGB, 0 to 255, any B, H and W"
 _OUTPUT = (
     "logits: float32 [B, P, C], whose sigmoid is the score; boxes: float32 [B, P, 5] in pixels, see box_convention; "
@@ -43,12 +43,13 @@ class Metadata:
 
     def to_texts(self) -> dict[str, str]:
         """Names and texts for a file."""
+        where = f"in the graph: (RGB - mean) / std, filled up to a multiple of 32 with {_FILLED[self.config.data.padding]}"
         return {
             f"{PREFIX}format": FORMAT,
             f"{PREFIX}version": __version__,
             f"{PREFIX}class_names": json.dumps(list(self.class_names)),
             f"{PREFIX}box_convention": CONVENTION,
-            f"{PREFIX}normalisation": json.dumps(_NORMALISATION),
+            f"{PREFIX}normalisation": json.dumps({"mean": MEAN, "std": STD, "where": where}),
             f"{PREFIX}input": _INPUT,
             f"{PREFIX}output": _OUTPUT,
             f"{PREFIX}precision": self.precision,

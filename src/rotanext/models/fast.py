@@ -100,12 +100,20 @@ def _faster(module: nn.Module, winograd: bool) -> nn.Module | None:
     return None
 
 
+def _fold_norms(network: nn.Module) -> None:
+    """Whatever has the method puts its batch norms into its convolutions, in place."""
+    for module in list(network.modules()):
+        fold: Any = getattr(module, "fold_norms", None)
+        if fold is not None:
+            fold()
+
+
 def for_inference(model: _Network, precision: str = "fp32", winograd: bool = True, fold: bool = True) -> _Network:
     """A copy of the network with outputs equal up to rounding, for use without gradients; it takes batches of the precision's type.
 
     Batch norms are folded into the convolutions before them, if wanted, layer scale into the linear layer before it, and wide
-    layers are computed in parts. In float32 on the CPU 3x3 convolutions go by Winograd's algorithm, if wanted (torch.compile and
-    exports see through everything else). ROTANEXT_OPS=reference leaves the network as it is. KeyError for a precision that is
+    layers are computed in parts. In float32 on the CPU wide 3x3 convolutions go by Winograd's algorithm, if wanted (torch.compile
+    and exports see through everything else). ROTANEXT_OPS=reference leaves the network as it is. KeyError for a precision that is
     not in `PRECISIONS`.
     """
     dtype = PRECISIONS[precision]
@@ -115,10 +123,8 @@ def for_inference(model: _Network, precision: str = "fp32", winograd: bool = Tru
     device = next((parameter.device for parameter in fast.parameters()), torch.device("cpu"))
     if ops.implementation(device) is ops.reference:
         return fast.to(dtype)
-    for module in list(fast.modules()) if fold else []:
-        fold_norms: Any = getattr(module, "fold_norms", None)
-        if fold_norms is not None:
-            fold_norms()
+    if fold:
+        _fold_norms(fast)
     winograd = winograd and dtype == torch.float32 and ops.compiled_in_place(device)
     made: dict[nn.Module, nn.Module | None] = {}  # a module that stands in several places is replaced by one
     for path, module in list(fast.named_modules(remove_duplicate=False)):
