@@ -35,6 +35,7 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/operators.py
+	$(BIN)/python benchmarks/assignment.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/model.py
@@ -46,6 +47,7 @@ bench: $(STAMP)
 
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/operators.py --device cuda
+	$(BIN)/python benchmarks/assignment.py --device cuda
 	$(BIN)/python benchmarks/model.py --device cuda
 	$(BIN)/python benchmarks/training.py --device cuda --size 1024 --precision bf16
 	$(BIN)/python benchmarks/training.py --device cuda --size 1024 --precision bf16 --batch 16

@@ -82,9 +82,9 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def trained(extended: Extended, name: str, *overrides: str) -> list[dict[str, Any]]:
+def trained(extended: Extended, name: str, *overrides: str, recipe: str = "small") -> list[dict[str, Any]]:
     """The log of the page's training `runs/NAME`, which must have learnt."""
-    extended.rotanext(*command(f"train small --data mydata/train --run runs/{name} "), "--device", "cpu", *overrides)
+    extended.rotanext(*command(f"train {recipe} --data mydata/train --run runs/{name} "), "--device", "cpu", *overrides)
     rows = rows_of(extended.folder / "runs" / name)
     losses = [row["loss"] for row in rows]
     assert all(0 < loss < 1000 for loss in losses)
@@ -93,13 +93,14 @@ def trained(extended: Extended, name: str, *overrides: str) -> list[dict[str, An
 
 
 def test_a_backbone(extended: Extended) -> None:
-    trained(extended, "plain", *SMALL, "train.epochs=20", "head.stacked_convs=1")
+    trained(extended, "plain", *SMALL, "train.epochs=30", "head.stacked_convs=1")
     kind = "from rotanext import load_detector; print(type(load_detector('runs/plain/last.safetensors', 'cpu').model.backbone))"
     assert extended.python(kind).out.strip() == "<class 'rotanext.models.plain.Plain'>"
 
 
 def test_a_loss(extended: Extended) -> None:
-    trained(extended, "corner", *SMALLEST, "train.epochs=20", "head.stacked_convs=1")
+    options = (*SMALLEST, "backbone.weights=", "train.epochs=20", "train.lr=0.001", "head.stacked_convs=1")
+    trained(extended, "corner", *options, recipe="rotated-retinanet-rbox-le90_r50_fpn_kld-stable_adamw-1x_dota")
     config = json.loads((extended.folder / "runs/corner/config.json").read_text())
     assert config["head"]["box_loss"] == "corner"
 
@@ -195,14 +196,14 @@ def test_the_data_doctor_asks_the_head(extended: Extended, toy: list[dict[str, A
     told = extended.rotanext("labels", "check", "mydata/train", "--weights", weights, "--json", "--out", "doctor")
     said = json.loads(told.out)
     assert said["priors"] == {"recipe": "small", "measure": "length in strides", "least": 0.5, "objects": 8, "unmatched": 0.0}
-    assert "Best are objects of 8 to 512 pixels." in said["advice"]
+    assert "Best are objects of 8 to 128 pixels." in said["advice"]
 
 
 def test_a_wrong_key_of_a_new_kind_is_named(extended: Extended) -> None:
     done = extended.rotanext(*command("train small --data mydata/train --run runs/toy "), "head.anchor_scale=4.0", code=2)
     assert "no key 'head.anchor_scale' of kind 'toy'" in done.err
     done = extended.rotanext("train", "small", "--data", "mydata/train", "--run", "runs/none", "head.kind=tot", code=2)
-    assert "head.kind: found tot; expected one of 'retina', 'toy'" in done.err
+    assert "head.kind: found tot; expected one of 'aligned', 'retina', 'rtmdet', 'toy'" in done.err
 
 
 def test_a_label_format_goes_there_and_back(extended: Extended) -> None:

@@ -254,7 +254,7 @@ def test_a_full_disk(start: Start, data: Path, straight: Path, tmp_path: Path) -
     ("arguments", "message"),
     [
         (("--run", "{run}", "--go-on", "train.lr=0.1"), "--resume takes everything from the run's folder, and so does --go-on"),
-        (("--resume", "{run}", "train.lr=0.1"), "train.lr is 0.001 there, not 0.1"),
+        (("--resume", "{run}", "train.lr=0.1"), "train.lr is 0.002 there, not 0.1"),
         (("--resume", "{run}", "train.keeep=1"), "nearest: 'train.keep'"),
     ],
 )
