@@ -111,9 +111,10 @@ def test_v1_training_checkpoint(small: Network, tmp_path: Path, mmengine_object:
     (V0_META | {"CLASSES": ("one",)}, lambda sd: None, "1 class names"),
     (V0_META, lambda sd: sd.pop("bbox_head.retina_cls.weight"), "no head or no FPN"),
     (V0_META, lambda sd: sd.pop("neck.fpn_convs.0.conv.weight"), "no head or no FPN"),
+    (V0_META, lambda sd: sd.update({"neck.fpn_convs.0.conv.weight": torch.zeros(())}), "no head or no FPN"),
     (V0_META, lambda sd: sd.pop("backbone.stages.2.5.gamma"), None),  # found when loaded into the model
     (V0_META, lambda sd: [sd.pop(k) for k in list(sd) if "backbone.stages.2.5" in k], "a ConvNeXt of (2, 2, 5, 2)"),
-], ids=["classes", "head", "fpn", "one-key", "block"])  # fmt: skip
+], ids=["classes", "head", "fpn", "fpn-scalar", "one-key", "block"])  # fmt: skip
 def test_detector_refused(
     small: Network, tmp_path: Path, meta: dict[str, Any], change: Callable[..., Any], named: str | None
 ) -> None:

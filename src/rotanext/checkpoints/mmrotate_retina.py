@@ -48,7 +48,8 @@ def config_values(weights: StateDict, anchors: Convention, path: Any) -> dict[st
 
     Raises UserError for weights without a head or a pyramid, or of a backbone that cannot be built here.
     """
-    if not {"head.cls_out.weight", "head.reg_out.weight", "neck.output.0.weight"} <= weights.keys():
+    kernels = ("head.cls_out.weight", "head.reg_out.weight", "neck.output.0.weight")
+    if any(key not in weights or weights[key].dim() != 4 for key in kernels):
         raise UserError(explain(path, "no head or no FPN", "a rotated RetinaNet", "Its weights are incomplete."))
     kind, backbone = infer_backbone(weights, path)
     if kind not in PUBLISHED:
