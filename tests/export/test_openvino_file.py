@@ -12,6 +12,7 @@ from rotanext.config import load_config
 from rotanext.errors import UserError
 from rotanext.export.metadata import Metadata
 from rotanext.export.openvino_file import check_openvino, open_openvino, sealed, weights_of, write_openvino
+from rotanext.system.signals import signal_stack
 
 CPU = torch.device("cpu")
 
@@ -72,6 +73,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_computes_on_any_number_of_images_of_any_size(written: Path) -> None:
+    before = signal_stack()
     assert weights_of(written).is_file()
     run, metadata, device = open_openvino(written, CPU)
     assert (metadata.class_names, metadata.precision, device) == (CLASSES, "fp32", CPU)
@@ -80,6 +82,7 @@ def test_it_computes_on_any_number_of_images_of_any_size(written: Path) -> None:
         logits, boxes = run(images)
         np.testing.assert_array_equal(logits, images.astype(np.float32))
         np.testing.assert_array_equal(boxes, -images.astype(np.float32))
+    assert signal_stack() == before, "OpenVINO's own is freed later: the next signal would end the program"
 
 
 def test_results_stay_when_the_next_image_is_computed(written: Path) -> None:

@@ -1,14 +1,16 @@
 """Ctrl-C and SIGTERM ask first; a second Ctrl-C ends the program."""
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
 
 from rotanext.system import signals
-from rotanext.system.signals import asked_to_stop
+from rotanext.system.signals import asked_to_stop, keeping_signal_stack, signal_stack
 
 
 class Asked:
@@ -75,3 +77,13 @@ def test_other_threads_leave_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems lay the structure out in another way")
+def test_a_signal_stack_that_a_library_replaced_is_put_back() -> None:
+    libc, memory = ctypes.CDLL(None), ctypes.create_string_buffer(1 << 16)
+    before = signal_stack()
+    with keeping_signal_stack():
+        libc.sigaltstack(ctypes.byref(signals._SignalStack(ctypes.addressof(memory), 0, len(memory))), None)
+        assert signal_stack() == (ctypes.addressof(memory), 0, len(memory))
+    assert signal_stack() == before

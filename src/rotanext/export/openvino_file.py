@@ -11,6 +11,7 @@ from rotanext.errors import UserError, explain, shortened
 from rotanext.export.graph import OUTPUTS
 from rotanext.export.metadata import PREFIX, Metadata, read_metadata
 from rotanext.export.onnx_file import _DAMAGED, Run, _unusable, need
+from rotanext.system.signals import keeping_signal_stack
 
 _MARK = b"\n<!-- rotanext sha256 "  # behind the document, of everything before it and of the weights
 _END = b" -->\n"
@@ -76,7 +77,8 @@ def open_openvino(path: Path, device: torch.device | None) -> tuple[Run, Metadat
         options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
         if metadata.precision != "int8":
             options["INFERENCE_PRECISION_HINT"] = "f32"
-        request = core.compile_model(model, "CPU", options).create_infer_request()
+        with keeping_signal_stack():
+            request = core.compile_model(model, "CPU", options).create_infer_request()
         names = [sorted(port.get_names()) for port in (*model.inputs, *model.outputs)]
     except UserError:
         raise
@@ -87,7 +89,8 @@ def open_openvino(path: Path, device: torch.device | None) -> tuple[Run, Metadat
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
-            found = request.infer({metadata.input: images})
+            with keeping_signal_stack():
+                found = request.infer({metadata.input: images})
         except Exception as error:
             raise UserError(_unusable(path, "OpenVINO", error)) from None
         return found[OUTPUTS[0]].copy(), found[OUTPUTS[1]].copy()

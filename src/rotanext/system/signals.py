@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM as requests instead of exceptions."""
 
+import ctypes
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,3 +33,33 @@ def asked_to_stop(ask: Callable[[], bool]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class _SignalStack(ctypes.Structure):
+    """Linux's `stack_t`: the memory on which this thread's signal handlers run, where it was set aside."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack() -> tuple[int | None, int, int]:
+    """Address, flags and size of this thread's alternate signal stack; on other systems than Linux (None, 0, 0)."""
+    if sys.platform != "linux":
+        return None, 0, 0
+    found = _SignalStack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+    return found.address, found.flags, found.size
+
+
+@contextmanager
+def keeping_signal_stack() -> Iterator[None]:
+    """Puts this thread's alternate signal stack back, for libraries that replace it.
+
+    OpenVINO (2026) does when it first computes, and frees its own later: from then on any signal, Ctrl-C included, would end the
+    program by a segmentation fault without a word, as Python's handlers run on that stack.
+    """
+    before = signal_stack()
+    try:
+        yield
+    finally:
+        if sys.platform == "linux" and signal_stack() != before:
+            ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(*before)), None)
