@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _SAME_KEY_PRESS = 1.0  # seconds: a terminal and a launcher may both hand on one Ctrl-C
 
 
@@ -43,10 +44,10 @@ class _SignalStack(ctypes.Structure):
 
 def signal_stack() -> tuple[int | None, int, int]:
     """Address, flags and size of this thread's alternate signal stack; on other systems than Linux (None, 0, 0)."""
-    if sys.platform != "linux":
+    if _LIBC is None:
         return None, 0, 0
     found = _SignalStack()
-    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+    _LIBC.sigaltstack(None, ctypes.byref(found))
     return found.address, found.flags, found.size
 
 
@@ -61,5 +62,5 @@ def keeping_signal_stack() -> Iterator[None]:
     try:
         yield
     finally:
-        if sys.platform == "linux" and signal_stack() != before:
-            ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(*before)), None)
+        if _LIBC is not None and signal_stack() != before:
+            _LIBC.sigaltstack(ctypes.byref(_SignalStack(*before)), None)
