@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rotanext.boxes import regularize
 from rotanext.heads import points as grids
-from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, nothing_to_learn, rows
+from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, joined, nothing_to_learn, rows
 from rotanext.heads.losses import rotated_iou_loss
 from rotanext.heads.task_aligned import Assigned, Grid, assign
 from rotanext.layers import conv_norm
@@ -102,7 +102,7 @@ class AlignedHead(nn.Module):
     def assign(self, raw: Raw, targets: Targets) -> Assigned:
         """What each point learns, by what it predicts."""
         config = self.config
-        logits, numbers = _joined(raw, self.num_classes)
+        logits, numbers = joined(raw, self.num_classes, NUMBERS)
         image = torch.repeat_interleave(torch.tensor([len(b) for b in targets.boxes], device=logits.device))
         return assign(
             Grid(_sizes(raw), self.strides, OFFSET),
@@ -139,7 +139,7 @@ class AlignedHead(nn.Module):
 
         A batch without objects gives box losses of zero that still depend on the outputs: each parameter has a (zero) gradient.
         """
-        logits, numbers = _joined(raw, self.num_classes)
+        logits, numbers = joined(raw, self.num_classes, NUMBERS)
         boxes, labels = torch.cat(list(targets.boxes))[assigned.object], torch.cat(list(targets.labels))[assigned.object]
         scores = torch.zeros_like(logits)
         scores[assigned.image, assigned.point, labels] = assigned.target
@@ -189,8 +189,3 @@ def _output(channels: int, numbers: int, bias: float) -> nn.Conv2d:
 
 def _sizes(raw: Raw) -> list[tuple[int, int]]:
     return [(level.shape[2], level.shape[3]) for level in raw.geometry]
-
-
-def _joined(raw: Raw, classes: int) -> tuple[Tensor, Tensor]:
-    """Logits `[B, P, C]` and numbers `[B, P, 6]` of all levels, float32."""
-    return torch.cat(rows(raw.logits, classes), 1).float(), torch.cat(rows(raw.geometry, NUMBERS), 1).float()

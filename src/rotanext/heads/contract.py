@@ -127,6 +127,11 @@ def rows(maps: Sequence[Tensor], numbers: int) -> list[Tensor]:
     return [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, numbers) for level in maps]
 
 
+def joined(raw: Raw, classes: int, numbers: int) -> tuple[Tensor, Tensor]:
+    """Logits `[B, P, classes]` and geometry `[B, P, numbers]` of the priors of all levels, float32."""
+    return torch.cat(rows(raw.logits, classes), 1).float(), torch.cat(rows(raw.geometry, numbers), 1).float()
+
+
 def nothing_to_learn(raw: Raw) -> Tensor:
     """A zero that depends on every output, of a batch without images."""
     return torch.stack([level.sum() for maps in raw for level in maps]).sum().float()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rotanext.heads.anchors import AnchorRule, Convention
 from rotanext.heads.coding import at_clamp, decode
-from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, nothing_to_learn, rows
+from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, joined, nothing_to_learn, rows
 from rotanext.heads.losses import REGRESSION_LOSSES, focal_loss
 from rotanext.heads.reach import reach
 from rotanext.ops import assign_anchors
@@ -156,8 +156,7 @@ def assigned_losses(raw: Raw, assigned: Assigned, num_classes: int, box_loss: st
 
     A batch without objects gives a box loss of zero that still depends on the deltas: each parameter has a (zero) gradient.
     """
-    logits = torch.cat(rows(raw.logits, num_classes), 1).float()
-    deltas = torch.cat(rows(raw.geometry, NUMBERS), 1).float()
+    logits, deltas = joined(raw, num_classes, NUMBERS)
     positive = assigned.objects > 0
     wanted = torch.zeros_like(logits)
     image, anchor = positive.nonzero(as_tuple=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rotanext.boxes import regularize
 from rotanext.heads import points as grids
-from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, nothing_to_learn, rows
+from rotanext.heads.contract import Candidates, Losses, Raw, Reach, Targets, Term, joined, nothing_to_learn, rows
 from rotanext.heads.losses import quality_focal_loss, rotated_iou_loss
 from rotanext.heads.points import NUMBERS
 from rotanext.layers import BatchNorm2d, folded
@@ -136,7 +136,7 @@ class RTMDetHead(nn.Module):
     @torch.no_grad()
     def assign(self, raw: Raw, targets: Targets) -> Assigned:
         """What each point learns, by what it predicts."""
-        logits, numbers = _joined(raw, self.num_classes)
+        logits, numbers = joined(raw, self.num_classes, NUMBERS)
         points, strides = self._grid(raw)
         boxes = grids.decode(points, self.distances(numbers, strides))
         found = [
@@ -163,7 +163,7 @@ class RTMDetHead(nn.Module):
 
         A batch without objects gives a box loss of zero that still depends on the outputs: each parameter has a (zero) gradient.
         """
-        logits, numbers = _joined(raw, self.num_classes)
+        logits, numbers = joined(raw, self.num_classes, NUMBERS)
         points, strides = self._grid(raw)
         image, point = (assigned.objects > 0).nonzero(as_tuple=True)
         labels, quality = torch.zeros_like(assigned.objects), torch.zeros_like(logits[..., 0])
@@ -179,8 +179,3 @@ def _stacked(x: Tensor, convs: Iterator[nn.Module], norms: Iterator[nn.Module]) 
     for conv, norm in zip(convs, norms, strict=True):
         x = F.silu(norm(conv(x)), inplace=not torch.is_grad_enabled())
     return x
-
-
-def _joined(raw: Raw, classes: int) -> tuple[Tensor, Tensor]:
-    """Logits `[B, P, C]` and numbers `[B, P, 5]` of all levels, float32."""
-    return torch.cat(rows(raw.logits, classes), 1).float(), torch.cat(rows(raw.geometry, NUMBERS), 1).float()
